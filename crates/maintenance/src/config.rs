@@ -1,0 +1,451 @@
+//! The `[maintenance]` table, in two stages: [`File`] is what the operator wrote,
+//! [`Settings`] is what has been checked. Nothing downstream validates again.
+//!
+//! [`Settings::check`] reads every key before it gives up, so that all problems are
+//! reported at once, unknown keys among them, and it reads a disabled table as strictly as
+//! an enabled one: a slip shows when it is made, not on the night it matters. Each default
+//! and each bound stands beside its key in the `read` functions below, and the reason for a
+//! bound beside the bound. `config/tracker.toml` shows every key with its default, and a test
+//! holds it to that.
+//!
+//! Where the table comes from is [`Source`]'s affair.
+
+mod file;
+mod source;
+mod table;
+mod value;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use self::file::File;
+use self::file::TABLE;
+pub use self::source::{Error, Source};
+use self::table::{Fault, Read, Table};
+pub use self::table::{Problem, Problems};
+use crate::schedule::{self, Schedule};
+
+/// The checked configuration. Only this module builds one (hence `non_exhaustive`), so
+/// a value that exists is valid.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Settings {
+    /// When windows begin and how long they last.
+    pub schedule: Schedule,
+    /// Whether a window missed while the process was down is made up at start.
+    pub catch_up: bool,
+    /// What to do with the database's journal mode at start.
+    pub journal_mode: JournalMode,
+    /// What happens to announces while the file is copied.
+    pub announces: Announces,
+    /// Load `completed` counters at start if the estimated memory is at most this many
+    /// bytes; `None`: do not load them (as upstream).
+    pub load_completed: Option<u64>,
+    /// Limits on the closed gate.
+    pub gate: Gate,
+    /// How a backup is made and kept.
+    pub backup: Backup,
+    /// The endpoint and the touch-file; `None`: neither.
+    pub readiness: Option<Readiness>,
+}
+
+/// `journal_mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JournalMode {
+    /// Leave the database as it is.
+    Keep,
+    /// Switch to write-ahead logging before the service opens the file.
+    Wal,
+    /// Switch back to a rollback journal before the service opens the file.
+    Delete,
+}
+
+/// `announces`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Announces {
+    /// Serve while copying in WAL, pause on a rollback journal.
+    Auto,
+    /// Hold everything from ready until the copy ends.
+    Pause,
+    /// Serve while copying; refused on a rollback journal.
+    Serve,
+}
+
+/// `[maintenance.gate]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Gate {
+    /// Hard limit on a closed gate.
+    pub hold_for: Duration,
+    /// Most UDP announces held at once.
+    pub hold_udp: usize,
+    /// Most HTTP requests (announces and REST writes together) held at once.
+    pub hold_http: usize,
+}
+
+/// `backup.taken_by`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TakenBy {
+    /// This process copies, verifies and publishes.
+    Tracker,
+    /// Another process copies while the pin holds.
+    Sidecar,
+}
+
+/// `backup.method`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// `File` where it can be, else `Pages`.
+    Auto,
+    /// Read the pinned file through a descriptor that is never closed.
+    File,
+    /// `SQLite`'s online backup API from the pinned connection.
+    Pages,
+}
+
+/// `backup.compression`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// The database is stored as it is.
+    None,
+    /// zstd at this level (1-19; 3 unless set).
+    Zstd(i32),
+}
+
+/// How deep a structural check goes.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Depth {
+    /// `PRAGMA quick_check`: everything but index-to-table consistency.
+    Quick,
+    /// `PRAGMA integrity_check`.
+    Full,
+}
+
+/// `[maintenance.backup]`.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Backup {
+    /// Who copies.
+    pub taken_by: TakenBy,
+    /// The catalogue's directory.
+    pub directory: PathBuf,
+    /// How the pinned database is read.
+    pub method: Method,
+    /// How the artifact is compressed.
+    pub compression: Compression,
+    /// The structural check every backup must pass before it is published.
+    pub verify: Depth,
+    /// What retention keeps.
+    pub keep: Keep,
+    /// Bytes of WAL growth under the pin past which a run is given up.
+    pub wal_limit: u64,
+    /// Bytes a second the raw copy may read; `None`: as fast as it can.
+    pub bandwidth: Option<u64>,
+    /// Other files every backup holds. Empty in this version.
+    pub files: Vec<PathBuf>,
+}
+
+/// `backup.keep`: how many of each period's newest backups stay. 0 keeps none for that
+/// period; the newest good backup always stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Keep {
+    /// The newest N backups.
+    pub last: usize,
+    /// The newest backup of each of the last N days that have one (UTC).
+    pub daily: usize,
+    /// The newest backup of each of the last N ISO weeks that have one.
+    pub weekly: usize,
+    /// The newest backup of each of the last N months that have one.
+    pub monthly: usize,
+}
+
+/// `[maintenance.readiness]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Readiness {
+    /// Where the endpoint listens.
+    pub bind_address: SocketAddr,
+    /// The file that exists exactly while the database may be copied.
+    pub touch_file: Option<PathBuf>,
+    /// A file with the token every request must carry. Always `None` in this version.
+    pub token_file: Option<PathBuf>,
+    /// How long a sidecar's lease lasts unless it is renewed.
+    pub ttl: Duration,
+    /// How long a run waits, ready, for a sidecar to claim it.
+    pub claim_within: Duration,
+}
+
+impl Settings {
+    /// Checks what was written. `None` if it is disabled.
+    ///
+    /// # Errors
+    ///
+    /// All problems, also those of a disabled table.
+    pub fn check(file: &File) -> Result<Option<Self>, Problems> {
+        let (settings, read) = Self::read(file);
+        Problems::of(read.problems).map_or(Ok(settings), Err)
+    }
+
+    fn read(file: &File) -> (Option<Self>, Read) {
+        Table::read(TABLE.to_owned(), Some(&file.0), |table| {
+            let enabled = table.optional("enabled", value::flag);
+            if !table.has("enabled") {
+                let hint = "write true or false: a table that is there says which is meant";
+                table.object("enabled", Fault::new("is missing", hint));
+            }
+            let enabled = enabled.unwrap_or(false);
+            let schedule = read_schedule(table, enabled);
+            let catch_up = table.or("catch_up", false, value::flag);
+            let modes = [
+                ("keep", JournalMode::Keep),
+                ("wal", JournalMode::Wal),
+                ("delete", JournalMode::Delete),
+            ];
+            let journal_mode = table.or("journal_mode", JournalMode::Keep, value::choice(&modes));
+            let policies = [
+                ("auto", Announces::Auto),
+                ("pause", Announces::Pause),
+                ("serve", Announces::Serve),
+            ];
+            let announces = table.or("announces", Announces::Auto, value::choice(&policies));
+            let load_completed = read_load_completed(table);
+            let gate = table.table("gate", Gate::read);
+            let backup = table.table("backup", Backup::read);
+            let readiness = table.table("readiness", Readiness::read);
+
+            if announces == Announces::Serve && journal_mode == JournalMode::Delete {
+                let what = r#"cannot go with journal_mode = "delete""#;
+                let hint = r#"write "auto" or "pause": a rollback journal lets nobody write during the copy"#;
+                table.object("announces", Fault::new(what, hint));
+            }
+            not_yet(table, &backup, readiness.as_ref());
+
+            let schedule = schedule.filter(|_| enabled)?;
+            Some(Self {
+                schedule,
+                catch_up,
+                journal_mode,
+                announces,
+                load_completed,
+                gate,
+                backup,
+                readiness,
+            })
+        })
+    }
+}
+
+/// What parses but has no effect yet. A setting without its effect would be a promise broken
+/// in silence, so it is refused; an issue that brings the effect removes its lines here.
+fn not_yet(table: &mut Table<'_>, backup: &Backup, readiness: Option<&Readiness>) {
+    let mut object = |key, hint| {
+        table.object(
+            key,
+            Fault::new("is not supported by this version yet", hint),
+        );
+    };
+    if backup.taken_by == TakenBy::Sidecar {
+        object("backup.taken_by", r#"write "tracker""#);
+    }
+    if !backup.files.is_empty() {
+        object("backup.files", "leave the list empty");
+    }
+    if let Some(readiness) = readiness {
+        if !readiness.bind_address.ip().is_loopback() {
+            // Off loopback a token is required.
+            object(
+                "readiness.bind_address",
+                "write a loopback address, such as 127.0.0.1",
+            );
+        }
+        if readiness.token_file.is_some() {
+            object(
+                "readiness.token_file",
+                "remove it, and keep to a loopback address",
+            );
+        }
+    }
+}
+
+/// `window`, or `schedule` and `duration`. `None` if there is a problem, or nothing is written
+/// and nothing `needed`.
+fn read_schedule(table: &mut Table<'_>, needed: bool) -> Option<Schedule> {
+    let daily = table.optional("window", value::window);
+    let line = table.optional("schedule", value::text);
+    let duration = table.optional("duration", value::duration);
+    let [has_window, has_line, has_duration] =
+        ["window", "schedule", "duration"].map(|key| table.has(key));
+
+    // Without its duration a line can still be told right from wrong.
+    let crontab = line.and_then(|line| {
+        let shortest = Duration::from_secs(1);
+        match Schedule::crontab(&line, duration.unwrap_or(shortest)) {
+            Ok(schedule) => Some(schedule),
+            Err(error) => {
+                use schedule::Error as Why;
+                let key = match error {
+                    Why::Duration(_) | Why::Overlapping { .. } => "duration",
+                    _ => "schedule",
+                };
+                table.object(key, Fault::because(&error));
+                None
+            }
+        }
+    });
+
+    let mut missing = |key, hint| table.object(key, Fault::new("is missing", hint));
+    match (has_window, has_line, has_duration) {
+        (true, false, false) => return daily,
+        (false, true, true) => return crontab,
+        (false, true, false) => missing(
+            "duration",
+            r#"write how long a window lasts, such as "30m""#,
+        ),
+        (false, false, true) => missing(
+            "schedule",
+            r#"write when windows begin, such as "0 3 * * 0""#,
+        ),
+        (false, false, false) if needed => missing(
+            "window",
+            r#"write one, such as "03:00-03:05", or a schedule and a duration"#,
+        ),
+        (false, false, false) => {}
+        (true, ..) => {
+            let hint = "remove it, or else schedule and duration";
+            table.object(
+                "window",
+                Fault::new("says a second time when windows are", hint),
+            );
+        }
+    }
+    None
+}
+
+fn read_load_completed(table: &mut Table<'_>) -> Option<u64> {
+    let load = table.or("load_completed", false, value::flag);
+    let limit = table.or("load_completed_limit", 2 * GIB, value::size(MIB));
+    load.then_some(limit)
+}
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+
+impl Gate {
+    fn read(table: &mut Table<'_>) -> Self {
+        // Less than a second is less than a busy database may take to flush. More than ten
+        // minutes, and the tracker forgets peers it did not let announce (after 15).
+        let bounds = Duration::from_secs(1)..=Duration::from_secs(600);
+        let hold_for = table.or(
+            "hold_for",
+            Duration::from_secs(90),
+            value::duration_in(bounds),
+        );
+        let (hold_udp, hold_http) = table.table("hold_at_most", |table| {
+            // A held datagram takes memory, a held connection a file descriptor too.
+            let udp = table.or("udp", 65_536, value::whole(1..=4_194_304));
+            let http = table.or("http", 500, value::whole(1..=65_536));
+            (udp, http)
+        });
+        Self {
+            hold_for,
+            hold_udp,
+            hold_http,
+        }
+    }
+}
+
+impl Backup {
+    fn read(table: &mut Table<'_>) -> Self {
+        let taken_by = [("tracker", TakenBy::Tracker), ("sidecar", TakenBy::Sidecar)];
+        let method = [
+            ("auto", Method::Auto),
+            ("file", Method::File),
+            ("pages", Method::Pages),
+        ];
+        let verify = [("quick", Depth::Quick), ("full", Depth::Full)];
+        Self {
+            taken_by: table.or("taken_by", TakenBy::Tracker, value::choice(&taken_by)),
+            directory: table.or(
+                "directory",
+                "./storage/tracker/lib/backups".into(),
+                value::path,
+            ),
+            method: table.or("method", Method::Auto, value::choice(&method)),
+            compression: Compression::read(table),
+            verify: table.or("verify", Depth::Quick, value::choice(&verify)),
+            keep: table.table("keep", Keep::read),
+            files: table.or("files", Vec::new(), value::paths),
+            // Below the least a run would be given up by the first announces it lets through.
+            // There is no "unlimited": the disk is not.
+            wal_limit: table.or("wal_limit", GIB, value::size(MIB)),
+            // Below the least a figure is a slip of the unit: a gigabyte would take five hours.
+            bandwidth: table.or("bandwidth", None, value::limit(64 * KIB)),
+        }
+    }
+}
+
+impl Compression {
+    /// Two keys, so that the level has a place whatever the method.
+    fn read(table: &mut Table<'_>) -> Self {
+        let compressed = [("zstd", true), ("none", false)];
+        let compressed = table.or("compression", true, value::choice(&compressed));
+        // Above 19 zstd needs memory by the gigabyte, to restore as well.
+        let level = table.or("compression_level", 3, value::whole(1..=19));
+        if compressed {
+            return Self::Zstd(level);
+        }
+        if table.has("compression_level") {
+            let what = r#"has no meaning with compression = "none""#;
+            table.object("compression_level", Fault::new(what, "remove it"));
+        }
+        Self::None
+    }
+}
+
+impl Keep {
+    fn read(table: &mut Table<'_>) -> Self {
+        let mut count = |key, default| table.or(key, default, value::whole(0..=10_000));
+        Self {
+            last: count("last", 1),
+            daily: count("daily", 7),
+            weekly: count("weekly", 4),
+            monthly: count("monthly", 6),
+        }
+    }
+}
+
+impl Readiness {
+    fn read(table: &mut Table<'_>) -> Option<Self> {
+        let enabled = table.or("enabled", true, value::flag);
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 1414));
+        let second = Duration::from_secs(1);
+        let readiness = Self {
+            bind_address: table.or("bind_address", loopback, value::address),
+            touch_file: table.optional("touch_file", value::path),
+            token_file: table.optional("token_file", value::path),
+            // A lease that is too short is lost to a slow disk, one too long holds the pin for
+            // a sidecar that died.
+            ttl: table.or(
+                "ttl",
+                45 * second,
+                value::duration_in(5 * second..=600 * second),
+            ),
+            claim_within: table.or(
+                "claim_within",
+                60 * second,
+                value::duration_in(second..=3600 * second),
+            ),
+        };
+        enabled.then_some(readiness)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,14 @@
+//! A maintenance window for a service that must not stop: close the gate for
+//! milliseconds, flush, pin a consistent `SQLite` file, copy it while the service goes on,
+//! verify, publish, prune.
+//!
+//! The library knows nothing of the service it is linked into. A service gives it a
+//! database path and lets its requests pass a [`gate::Gate`]; everything else follows
+//! from the configuration. `docs/linking.md` shows a whole `main`; `docs/ARCHITECTURE.md`
+//! has the code map and the invariants.
+
+pub mod config;
+pub mod schedule;
+
+/// Version of this library, as manifests and `/api/v1/status` state it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
