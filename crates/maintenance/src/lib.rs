@@ -9,6 +9,7 @@
 
 pub mod config;
 pub mod schedule;
+pub mod window;
 
 /// Version of this library, as manifests and `/api/v1/status` state it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
