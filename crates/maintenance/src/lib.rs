@@ -8,6 +8,7 @@
 //! has the code map and the invariants.
 
 pub mod config;
+pub mod gate;
 pub mod schedule;
 pub mod window;
 

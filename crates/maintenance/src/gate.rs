@@ -1,0 +1,384 @@
+//! The switch every announce passes.
+//!
+//! ```text
+//!            try_enter / enter                     close(until)
+//!   door ───────────────────────▶ [ open ] ───────────────────────▶ [ closed, until ]
+//!     ▲                              ▲                                    │
+//!     └── Pass dropped: one less     └── open() · until reached · Keeper dropped
+//!         in flight
+//! ```
+//!
+//! Open or closed and the number in flight live in one word, so entering is one atomic
+//! add whose result also says whether the gate was closed: no announce can slip in
+//! between a check and a count. Whoever adds to a closed gate takes its share back and
+//! waits; whoever takes the last share of a closed gate back wakes [`Keeper::drained`].
+//!
+//! # What must never happen: a gate that stays closed
+//!
+//! - There is no way to close it without an instant at which it opens by itself.
+//! - That instant is kept by a thread of its own, the watchdog, which needs neither the
+//!   driver nor the async runtime to be alive. When it had to act, [`Gate::forced`] says
+//!   so, because then something else is broken.
+//! - The only value that can close it is the [`Keeper`], of which there is one, and
+//!   dropping it (a driver that returned, or panicked) opens the gate for good.
+//! - Nothing about it is stored: a process that starts is open.
+//!
+//! A waiting request is woken through a `watch` channel, which remembers its last value:
+//! a gate that opened between the check and the wait is seen.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, watch};
+
+/// The bit of [`Inner::word`] that says closed; the count in flight starts above it.
+const CLOSED: u64 = 1;
+const ONE_PASS: u64 = 2;
+
+/// The doors' end: cheap to clone, enters and waits, can neither open nor close.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    inner: Arc<Inner>,
+}
+
+/// The driver's end, of which there is one. Dropping it opens the gate for good.
+#[derive(Debug)]
+pub struct Keeper {
+    gate: Gate,
+}
+
+/// One request in flight. While a pass lives a closed gate is not drained.
+#[derive(Debug)]
+#[must_use = "a pass that is dropped at once lets the gate drain while its request runs"]
+pub struct Pass<'a> {
+    inner: &'a Inner,
+}
+
+/// Which kind of request a [`Counters`] is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// UDP announces.
+    Udp,
+    /// HTTP announces and REST writes.
+    Http,
+}
+
+/// What a door did while the gate was closed.
+#[derive(Debug, Default)]
+pub struct Counters {
+    held: AtomicU64,
+    released: AtomicU64,
+    merged: AtomicU64,
+    turned_away: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Inner {
+    word: AtomicU64,
+    /// Woken when the last pass of a closed gate is given back.
+    idle: Notify,
+    /// `true` while open, for those who wait.
+    open: watch::Sender<bool>,
+    watchdog: Mutex<Watchdog>,
+    /// Wakes the watchdog thread when its instructions change.
+    changed: Condvar,
+    forced: AtomicU64,
+    udp: Counters,
+    http: Counters,
+}
+
+#[derive(Debug)]
+struct Watchdog {
+    closed: Option<Closure>,
+    last_closure: Duration,
+    finished: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Closure {
+    since: Instant,
+    until: Instant,
+}
+
+impl Gate {
+    /// An open gate and its one keeper. Starts the watchdog thread, which ends with the
+    /// keeper.
+    ///
+    /// # Errors
+    ///
+    /// When the operating system gives no thread.
+    pub fn new() -> std::io::Result<(Self, Keeper)> {
+        let gate = Self {
+            inner: Arc::new(Inner {
+                word: AtomicU64::new(0),
+                idle: Notify::new(),
+                open: watch::Sender::new(true),
+                watchdog: Mutex::new(Watchdog {
+                    closed: None,
+                    last_closure: Duration::ZERO,
+                    finished: false,
+                }),
+                changed: Condvar::new(),
+                forced: AtomicU64::new(0),
+                udp: Counters::default(),
+                http: Counters::default(),
+            }),
+        };
+        let inner = Arc::clone(&gate.inner);
+        std::thread::Builder::new()
+            .name("gate-watchdog".into())
+            .spawn(move || inner.watch())?;
+        let keeper = Keeper { gate: gate.clone() };
+        Ok((gate, keeper))
+    }
+
+    /// A pass, or `None` while the gate is closed. Never waits.
+    #[must_use]
+    pub fn try_enter(&self) -> Option<Pass<'_>> {
+        let before = self.inner.word.fetch_add(ONE_PASS, Ordering::AcqRel);
+        let pass = Pass { inner: &self.inner };
+        // Dropping the pass takes the share back, which is also what wakes the keeper
+        // should this refused share have been the last one it saw.
+        (before & CLOSED == 0).then_some(pass)
+    }
+
+    /// A pass, waiting for the gate to open. Cancel safe: a dropped future holds nothing.
+    ///
+    /// While the gate is open this does not wait, so a task that does nothing else in a loop
+    /// never yields.
+    pub async fn enter(&self) -> Pass<'_> {
+        loop {
+            if let Some(pass) = self.try_enter() {
+                return pass;
+            }
+            self.opened().await;
+        }
+    }
+
+    /// Whether the gate is open at this moment.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.inner.word.load(Ordering::Acquire) & CLOSED == 0
+    }
+
+    /// Requests that hold a pass at this moment.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.inner.word.load(Ordering::Acquire) / ONE_PASS
+    }
+
+    /// Waits until the gate is open; it may have closed again when this returns.
+    pub async fn opened(&self) {
+        self.wait_for(true).await;
+    }
+
+    /// Waits until the gate is closed; it may have opened again when this returns.
+    pub async fn closed(&self) {
+        self.wait_for(false).await;
+    }
+
+    /// The counters of a door.
+    #[must_use]
+    pub fn counters(&self, door: Door) -> &Counters {
+        match door {
+            Door::Udp => &self.inner.udp,
+            Door::Http => &self.inner.http,
+        }
+    }
+
+    /// How often the watchdog had to open the gate because nobody else did.
+    #[must_use]
+    pub fn forced(&self) -> u64 {
+        self.inner.forced.load(Ordering::Relaxed)
+    }
+
+    /// How long the gate has been closed; `None` while it is open.
+    #[must_use]
+    pub fn closed_for(&self) -> Option<Duration> {
+        let closure = self.inner.lock().closed?;
+        Some(monotonic_now().saturating_duration_since(closure.since))
+    }
+
+    async fn wait_for(&self, open: bool) {
+        self.inner
+            .open
+            .subscribe()
+            .wait_for(|now| *now == open)
+            .await
+            .expect("the sender lives in the gate that is borrowed here");
+    }
+}
+
+impl Keeper {
+    /// Closes the gate, to open by itself at `until` at the latest. On a closed gate this
+    /// moves the deadline only, in either direction.
+    pub fn close(&self, until: Instant) {
+        self.gate.inner.close(until);
+    }
+
+    /// Opens the gate, if it is not open, and returns how long the last closure lasted,
+    /// whoever ended it.
+    #[expect(
+        clippy::must_use_candidate,
+        reason = "opening is the point; the length is by the way"
+    )]
+    pub fn open(&self) -> Duration {
+        let mut watchdog = self.gate.inner.lock();
+        self.gate.inner.open(&mut watchdog);
+        watchdog.last_closure
+    }
+
+    /// Waits until no pass is out. Only on a closed gate does that stay so.
+    pub async fn drained(&self) {
+        loop {
+            let idle = self.gate.inner.idle.notified();
+            tokio::pin!(idle);
+            // Registered before the check, or the last pass could leave in between.
+            idle.as_mut().enable();
+            if self.gate.in_flight() == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    /// The doors' end.
+    #[must_use]
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        let inner = &self.gate.inner;
+        let mut watchdog = inner.lock();
+        inner.open(&mut watchdog);
+        watchdog.finished = true;
+        inner.changed.notify_all();
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        let before = self.inner.word.fetch_sub(ONE_PASS, Ordering::AcqRel);
+        if before == ONE_PASS | CLOSED {
+            self.inner.idle.notify_waiters();
+        }
+    }
+}
+
+impl Inner {
+    fn close(&self, until: Instant) {
+        let mut watchdog = self.lock();
+        let since = watchdog
+            .closed
+            .map_or_else(monotonic_now, |closure| closure.since);
+        watchdog.closed = Some(Closure { since, until });
+        self.word.fetch_or(CLOSED, Ordering::AcqRel);
+        self.open.send_replace(false);
+        self.changed.notify_all();
+    }
+
+    /// Takes the guard so that opening and the watchdog's decision to open exclude each
+    /// other: a gate closed anew is never opened for the deadline of its last closure.
+    fn open(&self, watchdog: &mut Watchdog) {
+        let Some(closure) = watchdog.closed.take() else {
+            return;
+        };
+        watchdog.last_closure = monotonic_now().saturating_duration_since(closure.since);
+        self.word.fetch_and(!CLOSED, Ordering::AcqRel);
+        self.open.send_replace(true);
+    }
+
+    /// The watchdog thread.
+    fn watch(&self) {
+        let mut watchdog = self.lock();
+        while !watchdog.finished {
+            let left = watchdog
+                .closed
+                .map(|closure| closure.until.saturating_duration_since(monotonic_now()));
+            watchdog = match left {
+                None => self
+                    .changed
+                    .wait(watchdog)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => {
+                    self.open(&mut watchdog);
+                    self.forced.fetch_add(1, Ordering::Relaxed);
+                    watchdog
+                }
+                Some(left) => {
+                    self.changed
+                        .wait_timeout(watchdog, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+            };
+        }
+    }
+
+    /// A panic elsewhere must not take the way to open the gate with it.
+    fn lock(&self) -> MutexGuard<'_, Watchdog> {
+        self.watchdog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the watchdog exists because the driver, which reads the clock for everybody else, may be the one that hangs"
+)]
+fn monotonic_now() -> Instant {
+    Instant::now()
+}
+
+impl Counters {
+    /// A request began to wait.
+    pub fn hold(&self) {
+        self.held.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request that waited went on.
+    pub fn release(&self) {
+        self.held.fetch_sub(1, Ordering::Relaxed);
+        self.released.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request took the place of a waiting one of the same peer.
+    pub fn merge(&self) {
+        self.merged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request was refused because too many were waiting.
+    pub fn turn_away(&self) {
+        self.turned_away.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests waiting at this moment.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Requests that waited and went on, since the start.
+    #[must_use]
+    pub fn released(&self) -> u64 {
+        self.released.load(Ordering::Relaxed)
+    }
+
+    /// Resends that were merged with a waiting request, since the start.
+    #[must_use]
+    pub fn merged(&self) -> u64 {
+        self.merged.load(Ordering::Relaxed)
+    }
+
+    /// Requests refused because too many were waiting, since the start.
+    #[must_use]
+    pub fn turned_away(&self) -> u64 {
+        self.turned_away.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests;
