@@ -8,7 +8,9 @@
 //! has the code map and the invariants.
 
 pub mod config;
+pub mod door;
 pub mod gate;
+pub mod hold;
 pub mod schedule;
 pub mod window;
 
