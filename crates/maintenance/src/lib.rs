@@ -8,6 +8,7 @@
 //! has the code map and the invariants.
 
 pub mod config;
+pub mod disk;
 pub mod door;
 pub mod gate;
 pub mod hold;

@@ -1,0 +1,577 @@
+//! The seam to the file system: the only module that creates, renames and removes files.
+//!
+//! Everything a run, a prune or a restore does to a disk passes one counter in here, so a
+//! test can let the n-th operation fail ([`Disk::failing_at`]) or the machine go down
+//! before it ([`Disk::crashing_at`]), for every n there is, and then look at what is left.
+//! That costs one relaxed atomic add per operation and is always compiled in, because the
+//! end-to-end tests use it too.
+//!
+//! Two rules are kept here so that nobody has to remember them. A file is opened only if
+//! it is a regular one and not the live database, and nothing of that is created, replaced
+//! or removed, whatever a configuration names by mistake ([`Disk::guarding`]). And
+//! unfinished work
+//! lives in a directory its owner holds a lock on ([`Claim`]), so that a sweep can tell
+//! what a dead process left from what a living one is still writing.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is the module the others are sent to"
+)]
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::Advice;
+use rustix::io::Errno;
+
+pub use self::claim::Claim;
+pub use self::fault::Loss;
+use self::fault::{Fault, Seam};
+use self::guard::Guard;
+pub use self::lock::Lock;
+
+mod claim;
+mod fault;
+mod guard;
+mod lock;
+
+/// Symbolic links in a row before they are taken for a circle, as in Linux.
+const LINKS: u32 = 40;
+
+/// A handle on the file system; clones share the operation counter and the fault.
+#[derive(Debug, Clone, Default)]
+pub struct Disk {
+    seam: Arc<Seam>,
+    guarded: Option<Arc<Guard>>,
+}
+
+/// What could not be done, to which file, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {doing} {}: {source}{}", .path.display(), self.tip())]
+pub struct Error {
+    /// The operation, as it reads after "could not".
+    pub doing: &'static str,
+    /// The file or directory it was for.
+    pub path: PathBuf,
+    /// What the operating system said.
+    pub source: io::Error,
+}
+
+impl Error {
+    /// An error of doing something else to a file of this module.
+    #[must_use]
+    pub fn new(doing: &'static str, path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        Self {
+            doing,
+            path,
+            source,
+        }
+    }
+
+    /// What the operator can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self.source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Some("free space or choose another directory")
+            }
+            io::ErrorKind::PermissionDenied => {
+                Some("check the owner and the mode, or choose another directory")
+            }
+            io::ErrorKind::ReadOnlyFilesystem => {
+                Some("mount it read-write or choose another directory")
+            }
+            _ => None,
+        }
+    }
+
+    fn tip(&self) -> String {
+        self.hint()
+            .map(|hint| format!(" ({hint})"))
+            .unwrap_or_default()
+    }
+}
+
+impl Disk {
+    /// For tests: the operation with index `n`, counted from 0, fails as on a full disk;
+    /// a failing write leaves half of its bytes. Everything else works.
+    #[must_use]
+    pub fn failing_at(n: usize) -> Self {
+        Self::with_fault(Fault::Fail { at: n })
+    }
+
+    /// For tests: the machine goes down just before the operation with index `n`, counted
+    /// from 0. What was not synced is lost as `loss` says, in the real directories, and
+    /// every operation from then on fails.
+    ///
+    /// `stash` is an existing directory of the test on the same file system; what has been
+    /// removed is kept there, to come back when its directory was never synced. Of file
+    /// contents only what was written through this seam is lost, not what `SQLite` wrote.
+    ///
+    /// # Errors
+    ///
+    /// If `stash` cannot be opened.
+    pub fn crashing_at(n: usize, loss: Loss, stash: &Path) -> Result<Self, Error> {
+        let fault =
+            Fault::crash(n, loss, stash).map_err(|source| Error::new("open", stash, source))?;
+        Ok(Self::with_fault(fault))
+    }
+
+    fn with_fault(fault: Fault) -> Self {
+        let seam = Arc::new(Seam::new(fault));
+        Self {
+            seam,
+            guarded: None,
+        }
+    }
+
+    /// The same disk, refusing to open, create, replace or remove `database` or a file
+    /// `SQLite` keeps beside it, under whatever name or link: closing any descriptor of
+    /// such a file drops the POSIX locks of every `SQLite` connection this process has to
+    /// it (<https://www.sqlite.org/howtocorrupt.html>, section 2.2), and one taken from
+    /// beside a database takes commits along (the same, section 4.2). Links are resolved
+    /// here and now; the files need not exist yet.
+    #[must_use]
+    pub fn guarding(mut self, database: &Path) -> Self {
+        self.guarded = Some(Arc::new(Guard::new(database)));
+        self
+    }
+
+    /// How many operations there have been, failed ones included.
+    #[must_use]
+    pub fn operations(&self) -> usize {
+        self.seam.operations()
+    }
+
+    /// Creates one directory (mode 0750). Its parent must exist, it must not.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says.
+    pub fn create_dir(&self, path: &Path) -> Result<(), Error> {
+        self.step("create directory", path, || {
+            self.check_name(path)?;
+            DirBuilder::new().mode(0o750).create(path)?;
+            self.seam.created(path)
+        })
+    }
+
+    /// Creates a file (mode 0640) for writing and reading back. It must not exist.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says; also under a name of the guarded database.
+    pub fn create(&self, path: &Path) -> Result<File, Error> {
+        let inner = self.step("create", path, || {
+            self.check_name(path)?;
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .mode(0o640)
+                .open(path)?;
+            self.seam.created(path)?;
+            self.seam.begun(&file)?;
+            Ok(file)
+        })?;
+        Ok(self.file(path, inner))
+    }
+
+    /// Opens a regular file for reading. Never for a live database, see [`Self::guarding`].
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says; also for a directory, a pipe or a device, and for the
+    /// guarded database.
+    pub fn open(&self, path: &Path) -> Result<File, Error> {
+        let inner = self.step("open", path, || {
+            self.check_openable(path)?;
+            fs::File::open(path)
+        })?;
+        Ok(self.file(path, inner))
+    }
+
+    /// The contents of a small file.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`]; also if the file is longer than `limit` bytes.
+    pub fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
+        let file = self.open(path)?;
+        let mut bytes = Vec::new();
+        file.take(limit.saturating_add(1))
+            .read_to_end(&mut bytes)
+            .map_err(|source| Error::new("read", path, source))?;
+        if bytes.len() as u64 > limit {
+            let long = io::Error::other(format!("it is longer than {limit} bytes"));
+            return Err(Error::new("read", path, long));
+        }
+        Ok(bytes)
+    }
+
+    /// Renames, replacing `to` if it is a file.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says, and for the guarded database under either name; a
+    /// directory is never replaced unless it is empty.
+    pub fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
+        self.step("rename", from, || {
+            self.check_name(from)?;
+            self.check_name(to)?;
+            let replaced = self.seam.set_aside(to)?;
+            fs::rename(from, to)?;
+            self.seam.renamed(from, to, replaced)
+        })
+    }
+
+    /// Gives a file a second name (a hard link). It must not exist.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says; some file systems have no hard links.
+    pub fn link(&self, from: &Path, to: &Path) -> Result<(), Error> {
+        self.step("link", from, || {
+            self.check_name(from)?;
+            self.check_name(to)?;
+            fs::hard_link(from, to)?;
+            self.seam.created(to)
+        })
+    }
+
+    /// Removes a file or a symbolic link.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says; also for the guarded database.
+    pub fn remove_file(&self, path: &Path) -> Result<(), Error> {
+        self.step("remove", path, || {
+            self.check_name(path)?;
+            let kept = self.seam.set_aside(path)?;
+            fs::remove_file(path)?;
+            self.seam.removed(path, kept)
+        })
+    }
+
+    /// Removes a directory and everything in it; follows no symbolic link. Each entry is
+    /// an operation of its own: on an error part of it is gone.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says.
+    pub fn remove_dir_all(&self, path: &Path) -> Result<(), Error> {
+        for name in self.list(path)? {
+            let entry = path.join(name);
+            if is_dir(&entry).map_err(|source| Error::new("remove", &entry, source))? {
+                self.remove_dir_all(&entry)?;
+            } else {
+                self.remove_file(&entry)?;
+            }
+        }
+        self.step("remove", path, || {
+            if !self.seam.stash_dir(path)? {
+                fs::remove_dir(path)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes what was created, renamed and removed in a directory durable.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says.
+    pub fn sync_dir(&self, path: &Path) -> Result<(), Error> {
+        self.step("sync directory", path, || {
+            self.check_identity(path)?;
+            let directory = fs::File::open(path)?;
+            directory.sync_all()?;
+            self.seam.dir_synced(&directory)
+        })
+    }
+
+    /// Makes a file durable that something else has written, `SQLite` for one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`] and [`File::sync_all`].
+    pub fn sync_file(&self, path: &Path) -> Result<(), Error> {
+        self.open(path)?
+            .sync_all()
+            .map_err(|source| Error::new("sync", path, source))
+    }
+
+    /// The names in a directory, sorted.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says.
+    pub fn list(&self, path: &Path) -> Result<Vec<OsString>, Error> {
+        self.step("list", path, || {
+            let mut names = fs::read_dir(path)?
+                .map(|entry| entry.map(|entry| entry.file_name()))
+                .collect::<io::Result<Vec<_>>>()?;
+            names.sort();
+            Ok(names)
+        })
+    }
+
+    /// Puts a whole file in place or none of it: written beside under a temporary name
+    /// ([`temporary_of`]), synced, renamed over `path`, the directory synced.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says, and for the guarded database. `path` then has its old contents; only when the last
+    /// sync failed it has the new ones, which a power cut may still undo.
+    pub fn write_atomically(&self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+        let temporary = temporary_of(path);
+        let written = self
+            .create_over(&temporary)
+            .and_then(|mut file| file.fill(bytes))
+            .and_then(|()| self.rename(&temporary, path));
+        if written.is_err() {
+            // The write's own error says more than that of tidying up after it.
+            let _ = self.remove_file(&temporary);
+        }
+        written?;
+        self.sync_dir(parent(path))
+    }
+
+    /// Creates a file in place of what a process that died has left under its name.
+    fn create_over(&self, path: &Path) -> Result<File, Error> {
+        match self.create(path) {
+            Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists => {
+                self.remove_file(path)?;
+                self.create(path)
+            }
+            result => result,
+        }
+    }
+
+    /// Bytes an unprivileged process may still write to the file system `path` is on
+    /// (`f_bavail` of POSIX `statvfs`).
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says.
+    pub fn free_bytes(&self, path: &Path) -> Result<u64, Error> {
+        self.step("measure free space at", path, || {
+            let file_system = rustix::fs::statvfs(path)?;
+            Ok(file_system.f_bavail.saturating_mul(file_system.f_frsize))
+        })
+    }
+
+    fn check_openable(&self, path: &Path) -> io::Result<()> {
+        let candidate = fs::metadata(path)?;
+        if !candidate.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        self.check_identity(path)
+    }
+
+    /// That opening `path` is not opening the guarded database.
+    fn check_identity(&self, path: &Path) -> io::Result<()> {
+        self.guarded
+            .as_ref()
+            .map_or(Ok(()), |guard| guard.check_identity(path))
+    }
+
+    /// That what has, or would have, the name `path` is not part of the guarded database.
+    fn check_name(&self, path: &Path) -> io::Result<()> {
+        self.guarded
+            .as_ref()
+            .map_or(Ok(()), |guard| guard.check_name(path))
+    }
+
+    fn file(&self, path: &Path, inner: fs::File) -> File {
+        File {
+            inner,
+            path: path.to_owned(),
+            seam: Arc::clone(&self.seam),
+        }
+    }
+
+    fn step<T>(
+        &self,
+        doing: &'static str,
+        path: &Path,
+        action: impl FnOnce() -> io::Result<T>,
+    ) -> Result<T, Error> {
+        self.seam
+            .count()
+            .and_then(|()| action())
+            .map_err(|source| Error::new(doing, path, source))
+    }
+}
+
+/// An open file whose reads, writes and syncs are operations of its [`Disk`].
+#[derive(Debug)]
+pub struct File {
+    inner: fs::File,
+    path: PathBuf,
+    seam: Arc<Seam>,
+}
+
+impl File {
+    /// The path it was opened or created under.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its length in bytes.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says.
+    pub fn size(&self) -> Result<u64, Error> {
+        self.seam
+            .count()
+            .and_then(|()| self.inner.metadata())
+            .map(|metadata| metadata.len())
+            .map_err(|source| Error::new("measure", &self.path, source))
+    }
+
+    /// Makes the contents durable (`fdatasync`).
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says. What was written before may then be lost for good: a
+    /// later success means nothing.
+    pub fn sync_data(&self) -> io::Result<()> {
+        self.seam.count()?;
+        self.inner.sync_data()?;
+        self.seam.synced(&self.inner)
+    }
+
+    /// Makes contents and metadata durable (`fsync`).
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::sync_data`].
+    pub fn sync_all(&self) -> io::Result<()> {
+        self.seam.count()?;
+        self.inner.sync_all()?;
+        self.seam.synced(&self.inner)
+    }
+
+    /// Writes all of a new file and makes it durable.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says.
+    pub fn fill(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.write_all(bytes)
+            .and_then(|()| self.sync_all())
+            .map_err(|source| Error::new("write", &self.path, source))
+    }
+
+    /// Gives it the owner and the mode of another file.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says; only root may give a file to somebody else.
+    pub fn adopt(&self, like: &Path) -> Result<(), Error> {
+        self.seam
+            .count()
+            .and_then(|()| fs::metadata(like))
+            .and_then(|like| {
+                let mine = self.inner.metadata()?;
+                if (mine.uid(), mine.gid()) != (like.uid(), like.gid()) {
+                    fchown(&self.inner, Some(like.uid()), Some(like.gid()))?;
+                }
+                self.inner.set_permissions(like.permissions())
+            })
+            .map_err(|source| Error::new("set the owner and the mode of", &self.path, source))
+    }
+
+    /// Asks the kernel to drop this file's pages from its cache: so that a read-back comes
+    /// from the device, and so that a backup does not push out the pages of the database
+    /// in service. Advice only: what is not synced stays, and a refusal changes nothing.
+    pub fn forget_cached(&self) {
+        let _ = rustix::fs::fadvise(&self.inner, 0, None, Advice::DontNeed);
+    }
+}
+
+impl Read for File {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.seam.count()?;
+        self.inner.read(buffer)
+    }
+}
+
+impl Write for File {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        if let Err(error) = self.seam.count() {
+            if self.seam.tears_writes() {
+                self.inner.write_all(&buffer[..buffer.len() / 2])?;
+            }
+            return Err(error);
+        }
+        self.inner.write(buffer)
+    }
+
+    /// Nothing is buffered on this side of the kernel.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Seek for File {
+    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+        self.seam.count()?;
+        self.inner.seek(position)
+    }
+}
+
+/// The directory a path is in; `.` for a bare name.
+#[must_use]
+pub fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Where [`Disk::write_atomically`] prepares a file: beside it, hidden.
+#[must_use]
+pub fn temporary_of(path: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".tmp");
+    path.with_file_name(name)
+}
+
+/// The path with links resolved, of a file that need not exist, in a directory that must:
+/// the name under which it would be created.
+///
+/// # Errors
+///
+/// As the operating system says.
+pub fn resolve(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS {
+        match (fs::canonicalize(&path), path.file_name()) {
+            (Err(error), Some(name)) if error.kind() == io::ErrorKind::NotFound => {
+                match fs::read_link(&path) {
+                    Ok(target) => path = parent(&path).join(target),
+                    Err(_) => return Ok(fs::canonicalize(parent(&path))?.join(name)),
+                }
+            }
+            (resolved, _) => return resolved,
+        }
+    }
+    Err(Errno::LOOP.into())
+}
+
+fn is_dir(path: &Path) -> io::Result<bool> {
+    Ok(fs::symlink_metadata(path)?.is_dir())
+}
+
+#[cfg(test)]
+mod tests;

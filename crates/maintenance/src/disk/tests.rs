@@ -1,0 +1,391 @@
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests look at files behind the seam's back"
+)]
+
+use std::os::unix::fs::symlink;
+
+use tempfile::TempDir;
+
+use super::*;
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+/// A directory to work in and one to stash in, on one file system.
+struct Bench {
+    root: TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        fs::create_dir(root.path().join("work")).expect("a fresh directory");
+        fs::create_dir(root.path().join("stash")).expect("a fresh directory");
+        Self { root }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join("work").join(name)
+    }
+
+    fn crashing_at(&self, n: usize, loss: Loss) -> Disk {
+        Disk::crashing_at(n, loss, &self.root.path().join("stash")).expect("a stash")
+    }
+
+    fn names(&self) -> Vec<String> {
+        let listed = Disk::default().list(&self.path("")).expect("a directory");
+        listed
+            .iter()
+            .map(|name| name.to_string_lossy().into_owned())
+            .collect()
+    }
+}
+
+#[test]
+fn an_atomic_write_leaves_the_old_or_the_new_whatever_operation_fails() {
+    let mut cases = 0;
+    for n in 0.. {
+        let bench = Bench::new();
+        let path = bench.path("file");
+        fs::write(&path, "old").expect("a writable directory");
+        let disk = Disk::failing_at(n);
+        let result = disk.write_atomically(&path, b"new contents");
+        let found = fs::read_to_string(&path).expect("the file is always there");
+        assert!(found == "old" || found == "new contents", "{n}: {found}");
+        assert_eq!(bench.names(), ["file"], "{n}: a temporary file is left");
+        cases += 1;
+        if disk.operations() <= n {
+            assert!(result.is_ok() && found == "new contents");
+            break;
+        }
+        assert!(result.is_err(), "{n}");
+    }
+    println!("{cases} cases");
+    assert!(cases > 4);
+}
+
+#[test]
+fn an_atomic_write_leaves_the_old_or_the_new_wherever_the_machine_goes_down() {
+    let mut cases = 0;
+    for loss in Loss::ALL {
+        for n in 0.. {
+            let bench = Bench::new();
+            let path = bench.path("file");
+            fs::write(&path, "old").expect("a writable directory");
+            let disk = bench.crashing_at(n, loss);
+            let result = disk.write_atomically(&path, b"new contents");
+            let found = fs::read_to_string(&path).expect("the file is always there");
+            assert!(
+                found == "old" || found == "new contents",
+                "{loss:?} {n}: {found}"
+            );
+            // What is left over is no obstacle to the next write.
+            Disk::default()
+                .write_atomically(&path, b"newer")
+                .expect("the disk is well again");
+            assert_eq!(bench.names(), ["file"], "{loss:?} {n}");
+            cases += 1;
+            if result.is_ok() {
+                assert_eq!(found, "new contents");
+                assert_eq!(disk.operations(), n);
+                break;
+            }
+        }
+    }
+    println!("{cases} cases");
+}
+
+/// Drives the model of a power cut itself: were it too kind, the tests above and those of
+/// the catalogue would show nothing.
+#[test]
+fn a_power_cut_takes_what_was_not_synced_and_nothing_else() -> Outcome {
+    for loss in Loss::ALL {
+        let names = matches!(loss, Loss::Names | Loss::Everything);
+        let contents = matches!(loss, Loss::Contents | Loss::Everything);
+        let bench = Bench::new();
+        fs::write(bench.path("removed"), "r")?;
+        fs::write(bench.path("replaced"), "before")?;
+        fs::create_dir(bench.path("emptied"))?;
+        fs::write(bench.path("emptied/inner"), "i")?;
+
+        let disk = bench.crashing_at(24, loss);
+        let mut kept = disk.create(&bench.path("kept"))?; // 0
+        kept.write_all(b"synced")?; // 1
+        kept.sync_data()?; // 2
+        kept.write_all(b" not")?; // 3
+        disk.create_dir(&bench.path("dir"))?; // 4
+        disk.create(&bench.path("dir/durable"))?.fill(b"d")?; // 5, 6, 7
+        disk.sync_dir(&bench.path("dir"))?; // 8
+        disk.sync_dir(&bench.path(""))?; // 9
+        disk.create(&bench.path("dir/volatile"))?; // 10
+        disk.rename(&bench.path("dir"), &bench.path("renamed"))?; // 11
+        disk.remove_file(&bench.path("removed"))?; // 12
+        disk.create(&bench.path("new"))?.fill(b"after")?; // 13, 14, 15
+        disk.rename(&bench.path("new"), &bench.path("replaced"))?; // 16
+        disk.remove_dir_all(&bench.path("emptied"))?; // 17, 18, 19
+        while disk.operations() < 24 {
+            disk.list(&bench.path(""))?;
+        }
+        assert!(disk.list(&bench.path("")).is_err());
+
+        let expected: &[&str] = if names {
+            &["dir", "emptied", "kept", "removed", "replaced"]
+        } else {
+            &["kept", "renamed", "replaced"]
+        };
+        assert_eq!(bench.names(), expected, "{loss:?}");
+        let text = |name: &str| fs::read_to_string(bench.path(name));
+        assert_eq!(
+            text("kept")?,
+            if contents { "synced" } else { "synced not" }
+        );
+        assert_eq!(text("replaced")?, if names { "before" } else { "after" });
+        let dir = if names { "dir" } else { "renamed" };
+        assert_eq!(text(&format!("{dir}/durable"))?, "d");
+        assert_eq!(
+            fs::exists(bench.path(&format!("{dir}/volatile")))?,
+            !names,
+            "{loss:?}"
+        );
+        if names {
+            assert_eq!(text("emptied/inner")?, "i");
+        }
+        assert!(
+            disk.rename(&bench.path("kept"), &bench.path("x")).is_err(),
+            "a machine that is down does nothing more"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_synced_rename_keeps_a_directory_whose_entries_are_still_volatile() -> Outcome {
+    let bench = Bench::new();
+    let disk = bench.crashing_at(5, Loss::Names);
+    disk.create_dir(&bench.path("a"))?;
+    disk.create(&bench.path("a/inner"))?;
+    disk.rename(&bench.path("a"), &bench.path("b"))?;
+    disk.sync_dir(&bench.path(""))?;
+    disk.list(&bench.path("b"))?;
+    assert!(disk.list(&bench.path("b")).is_err());
+    assert_eq!(bench.names(), ["b"]);
+    assert!(!fs::exists(bench.path("b/inner"))?);
+    Ok(())
+}
+
+#[test]
+fn a_failing_write_leaves_half_of_it() -> Outcome {
+    let bench = Bench::new();
+    let mut file = Disk::failing_at(1).create(&bench.path("file"))?;
+    let error = file.fill(b"12345678").expect_err("the write fails");
+    assert_eq!(error.source.kind(), io::ErrorKind::StorageFull);
+    assert_eq!(fs::read_to_string(bench.path("file"))?, "1234");
+    Ok(())
+}
+
+#[test]
+fn an_error_says_what_was_done_to_what_and_what_to_do() {
+    let path = Path::new("/data/backups/file");
+    let shown = |kind: io::ErrorKind| Error::new("create", path, kind.into()).to_string();
+    assert_eq!(
+        shown(io::ErrorKind::StorageFull),
+        "could not create /data/backups/file: no storage space \
+         (free space or choose another directory)"
+    );
+    assert_eq!(
+        shown(io::ErrorKind::NotFound),
+        "could not create /data/backups/file: entity not found"
+    );
+}
+
+#[test]
+fn the_guarded_database_is_refused_under_any_name() -> Outcome {
+    let bench = Bench::new();
+    let database = bench.path("tracker.db");
+    for suffix in guard::SUFFIXES {
+        fs::write(bench.path(&format!("tracker.db{suffix}")), "live")?;
+    }
+    fs::write(bench.path("other"), "fine")?;
+    symlink(&database, bench.path("symlink"))?;
+    fs::hard_link(bench.path("tracker.db-shm"), bench.path("hardlink"))?;
+    let disk = Disk::default().guarding(&database);
+    for name in [
+        "tracker.db",
+        "tracker.db-wal",
+        "tracker.db-shm",
+        "tracker.db-journal",
+        "symlink",
+        "hardlink",
+    ] {
+        let error = disk
+            .clone()
+            .open(&bench.path(name))
+            .expect_err("a live database");
+        assert!(error.to_string().contains("would drop its locks"), "{name}");
+    }
+    assert_eq!(disk.read(&bench.path("other"), 4)?, b"fine");
+    Ok(())
+}
+
+#[test]
+fn the_guarded_database_is_never_created_replaced_or_removed() -> Outcome {
+    let bench = Bench::new();
+    fs::create_dir(bench.path("real"))?;
+    symlink("real", bench.path("linked"))?;
+    let database = bench.path("real/tracker.db");
+    symlink("real/tracker.db", bench.path("configured.db"))?;
+    // Guarded before there is a file, through a link that leads nowhere yet.
+    let disk = Disk::default().guarding(&bench.path("configured.db"));
+    fs::write(bench.path("other"), "other")?;
+    let everything_is_refused = |path: &Path| {
+        let other = bench.path("other");
+        let refusals = [
+            disk.create(path).map(drop),
+            disk.create_dir(path),
+            disk.rename(path, &bench.path("away")),
+            disk.rename(&other, path),
+            disk.link(&other, path),
+            disk.link(path, &bench.path("away")),
+            disk.remove_file(path),
+            disk.write_atomically(path, b"x"),
+        ];
+        for refused in refusals {
+            let error = refused.expect_err("a live database").to_string();
+            assert!(error.contains("has open as a database"), "{error}");
+        }
+    };
+    for exists in [false, true] {
+        for suffix in guard::SUFFIXES {
+            for name in ["real/tracker.db", "linked/tracker.db", "configured.db"] {
+                everything_is_refused(&bench.path(&format!("{name}{suffix}")));
+            }
+        }
+        if !exists {
+            for suffix in guard::SUFFIXES {
+                fs::write(bench.path(&format!("real/tracker.db{suffix}")), "live")?;
+            }
+        }
+    }
+    fs::hard_link(&database, bench.path("hardlink"))?;
+    everything_is_refused(&bench.path("hardlink"));
+    assert!(disk.remove_dir_all(&bench.path("real")).is_err());
+    assert_eq!(fs::read_to_string(&database)?, "live");
+    assert_eq!(fs::read_dir(bench.path("real"))?.count(), 4);
+
+    // A link to it is only a link; other names in its directory are free.
+    symlink(&database, bench.path("link"))?;
+    disk.remove_file(&bench.path("link"))?;
+    disk.write_atomically(&bench.path("real/tracker.db.lock"), b"x")?;
+    disk.write_atomically(&bench.path("other"), b"x")?;
+    Ok(())
+}
+
+#[test]
+fn a_path_is_resolved_to_where_the_file_is_or_would_be() -> Outcome {
+    let bench = Bench::new();
+    let real = bench.path("real").canonicalize().unwrap_or_default();
+    assert_eq!(real, PathBuf::new());
+    fs::create_dir(bench.path("real"))?;
+    symlink("real", bench.path("linked"))?;
+    symlink("linked/b", bench.path("to-b"))?;
+    symlink("circle", bench.path("circle"))?;
+    let real = bench.path("real").canonicalize()?;
+    for (path, expected) in [("linked/a", "a"), ("to-b", "b"), ("real/c", "c")] {
+        for _ in 0..2 {
+            assert_eq!(resolve(&bench.path(path))?, real.join(expected), "{path}");
+            fs::write(bench.path(path), "now it exists")?;
+        }
+    }
+    assert!(resolve(&bench.path("circle")).is_err());
+    assert!(resolve(&bench.path("missing/a")).is_err());
+    Ok(())
+}
+
+#[test]
+fn a_lock_file_made_by_root_belongs_to_whom_the_database_belongs_to() -> Outcome {
+    let bench = Bench::new();
+    let (lock, like) = (bench.path("db.lock"), bench.path("db"));
+    fs::write(&like, "")?;
+    let root = rustix::process::geteuid().is_root();
+    if root {
+        std::os::unix::fs::chown(&like, Some(4242), Some(4343))?;
+    }
+    let disk = Disk::default();
+    let held = disk.lock_file(&lock, &like)?;
+    assert!(held.is_some());
+    assert!(disk.lock_file(&lock, &like)?.is_none());
+    let (of_lock, of_like) = (fs::metadata(&lock)?, fs::metadata(&like)?);
+    assert_eq!(
+        (of_lock.uid(), of_lock.gid()),
+        (of_like.uid(), of_like.gid())
+    );
+    assert_eq!(of_lock.mode() & 0o777 & !0o640, 0, "no more than 0640");
+
+    // What somebody else put there is neither followed nor given away.
+    symlink(&like, bench.path("link.lock"))?;
+    assert!(disk.lock_file(&bench.path("link.lock"), &like).is_err());
+    fs::write(bench.path("old.lock"), "")?;
+    let before = fs::metadata(bench.path("old.lock"))?.uid();
+    assert!(disk.lock_file(&bench.path("old.lock"), &like)?.is_some());
+    assert_eq!(fs::metadata(bench.path("old.lock"))?.uid(), before);
+    Ok(())
+}
+
+#[test]
+fn only_regular_files_are_opened_and_only_short_ones_read_whole() -> Outcome {
+    let bench = Bench::new();
+    let disk = Disk::default();
+    assert!(disk.open(&bench.path("")).is_err());
+    assert!(disk.open(Path::new("/dev/zero")).is_err());
+    fs::write(bench.path("long"), "12345")?;
+    assert!(disk.read(&bench.path("long"), 4).is_err());
+    assert_eq!(disk.read(&bench.path("long"), 5)?, b"12345");
+    Ok(())
+}
+
+#[test]
+fn a_sweep_takes_the_work_of_the_dead_and_leaves_that_of_the_living() -> Outcome {
+    let bench = Bench::new();
+    let disk = Disk::default();
+    let claim = disk.claim(&bench.path("living"))?;
+    fs::write(claim.path().join("work"), "w")?;
+    fs::create_dir_all(bench.path("dead/deeper"))?;
+    fs::write(bench.path("dead/deeper/work"), "w")?;
+    symlink(claim.path(), bench.path("dead/link"))?;
+    fs::write(bench.path("file"), "w")?;
+
+    assert!(!disk.sweep(&bench.path("living"))?);
+    assert!(disk.sweep(&bench.path("dead"))?);
+    assert!(disk.sweep(&bench.path("file"))?);
+    assert_eq!(bench.names(), ["living"]);
+    assert!(fs::exists(bench.path("living/work"))?);
+    drop(claim);
+    assert_eq!(bench.names(), [""; 0]);
+    Ok(())
+}
+
+#[test]
+fn a_claim_is_kept_under_its_final_name_or_removed() {
+    for n in 0.. {
+        let bench = Bench::new();
+        let disk = Disk::failing_at(n);
+        let result = disk
+            .claim(&bench.path("partial"))
+            .and_then(|claim| claim.promote(&bench.path("final")));
+        if disk.operations() <= n {
+            assert!(result.is_ok());
+            assert_eq!(bench.names(), ["final"]);
+            break;
+        }
+        assert!(result.is_err());
+        assert_eq!(bench.names(), [""; 0], "{n}");
+    }
+}
+
+#[test]
+fn free_space_is_that_of_the_file_system() -> Outcome {
+    let bench = Bench::new();
+    assert!(Disk::default().free_bytes(&bench.path(""))? > 0);
+    assert!(Disk::default().free_bytes(&bench.path("missing")).is_err());
+    Ok(())
+}
