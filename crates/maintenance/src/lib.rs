@@ -13,6 +13,8 @@ pub mod door;
 pub mod gate;
 pub mod hold;
 pub mod schedule;
+pub mod snapshot;
+pub mod sqlite;
 pub mod window;
 
 /// Version of this library, as manifests and `/api/v1/status` state it.

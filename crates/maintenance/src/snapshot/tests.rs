@@ -1,0 +1,265 @@
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests handle files as no other code here may"
+)]
+
+use std::fs;
+use std::thread;
+
+use rusqlite::Connection;
+use sha2::{Digest, Sha256};
+
+use super::*;
+use crate::sqlite::tests::{Fixture, OtherProcess, insert};
+
+const BOTH: [Method; 2] = [Method::File, Method::Pages];
+
+fn run(fixture: &Fixture, pin: Pin, method: Method, name: &str) -> Result<RawCopy, Error> {
+    let raw = fixture.directory.path().join(name);
+    copy(pin, method, &raw, &Disk::default(), None, &Watch::default())
+}
+
+/// That the copy is a sound database, and how many rows it has.
+fn rows(copy: &RawCopy) -> i64 {
+    assert_eq!(
+        fs::metadata(&copy.path).expect("it exists").len(),
+        copy.bytes
+    );
+    let database = Connection::open(&copy.path).expect("a database");
+    let check: String = database
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .expect("an answer");
+    assert_eq!(check, "ok");
+    let rows = database.query_row("SELECT count(*) FROM torrents", [], |row| row.get(0));
+    rows.expect("the table")
+}
+
+#[test]
+fn a_copy_is_the_pinned_database_whatever_writers_do() {
+    for method in BOTH {
+        let fixture = Fixture::wal();
+        // More than a few chunks, and a last one that is not full.
+        fixture.sql(&insert(60_000));
+        let pin = fixture.pin();
+        let expected = fixture.rows();
+        let before = fixture.bytes();
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let writer = thread::spawn({
+            let path = fixture.path.clone();
+            let mut other = OtherProcess::open(&path);
+            move || {
+                let here = Connection::open(path).expect("the database exists");
+                while stopped.try_recv() != Err(std::sync::mpsc::TryRecvError::Disconnected) {
+                    here.execute_batch(&insert(50)).expect("a commit");
+                    other.sql(&insert(50));
+                    other
+                        .sql("DELETE FROM torrents WHERE id IN (SELECT id FROM torrents LIMIT 10)");
+                    other.sql("PRAGMA wal_checkpoint(TRUNCATE)");
+                }
+                other.sql("VACUUM");
+                other.close();
+            }
+        });
+        let raw = fixture.directory.path().join("raw");
+        let watch = Watch::default();
+        let copied = copy_pinned(&pin, method, &raw, &Disk::default(), None, &watch);
+        drop(stop);
+        writer.join().expect("every commit went through");
+        assert!(fixture.bytes() == before, "the file changed under the pin");
+        pin.release(&watch);
+
+        let copied = copied.expect("nothing fails");
+        assert_eq!(copied.method, method);
+        assert_eq!(copied.bytes, before.len() as u64);
+        let progress = watch.progress().expect("it copied");
+        assert_eq!(
+            (progress.done, progress.total),
+            (copied.bytes, Some(copied.bytes))
+        );
+        let read = fs::read(&raw).expect("it exists");
+        match &copied.sha256 {
+            Some(sum) => {
+                assert!(read == before, "bytes of the copy differ");
+                assert_eq!(*sum, format!("{:x}", Sha256::digest(&before)));
+            }
+            None => assert_eq!(method, Method::Pages),
+        }
+        assert_eq!(rows(&copied), expected);
+    }
+}
+
+#[test]
+fn on_a_rollback_journal_a_copy_is_the_same() {
+    for method in BOTH {
+        let fixture = Fixture::rollback();
+        let copied = run(&fixture, fixture.pin(), method, "raw").expect("nothing fails");
+        assert_eq!(rows(&copied), 1000);
+        fixture.assert_writable();
+    }
+}
+
+#[test]
+fn the_methods_differ_in_counters_of_the_header_alone() {
+    for fixture in [Fixture::wal(), Fixture::rollback()] {
+        let file = run(&fixture, fixture.pin(), Method::File, "file").expect("nothing fails");
+        // A second pin writes a frame: let both see the same file.
+        let pin = fixture.pin();
+        let pinned = fixture.bytes();
+        let pages = run(&fixture, pin, Method::Pages, "pages").expect("nothing fails");
+        assert_eq!(file.bytes, pages.bytes);
+        let pages = fs::read(&pages.path).expect("it exists");
+        // https://www.sqlite.org/fileformat.html, 1.3: change counter at 24, schema cookie
+        // at 40, version-valid-for at 92, library version at 96; four bytes each.
+        let counters = [24..28, 40..44, 92..96, 96..100];
+        let differing: Vec<usize> = (0..pinned.len())
+            .filter(|i| pinned[*i] != pages[*i])
+            .collect();
+        assert!(
+            differing
+                .iter()
+                .all(|i| counters.iter().any(|c| c.contains(i))),
+            "{differing:?}"
+        );
+    }
+}
+
+#[test]
+fn every_page_size_and_an_empty_database_can_be_copied() {
+    for method in BOTH {
+        for size in [512, 1024, 65536] {
+            let fixture = Fixture::new(&format!(
+                "PRAGMA page_size = {size}; PRAGMA journal_mode = WAL"
+            ));
+            let copied = run(&fixture, fixture.pin(), method, "raw").expect("nothing fails");
+            assert_eq!(rows(&copied), 1000);
+        }
+        let directory = tempfile::TempDir::new().expect("a temporary directory");
+        let path = directory.path().join("empty.db");
+        fs::write(&path, b"").expect("a writable directory");
+        let database = sqlite::Database::open(&path).expect("a database nothing was written to");
+        let pin = database
+            .pin(Duration::from_secs(20), &Watch::default())
+            .expect("idle");
+        let raw = directory.path().join("raw");
+        let copied = copy(pin, method, &raw, &Disk::default(), None, &Watch::default());
+        assert_eq!(copied.expect("nothing fails").bytes, 0);
+    }
+}
+
+#[test]
+fn auto_reads_the_file_unless_it_is_not_as_long_as_its_pages() {
+    let fixture = Fixture::rollback();
+    let copied = run(&fixture, fixture.pin(), Method::Auto, "first").expect("nothing fails");
+    assert_eq!(copied.method, Method::File);
+
+    // By another process, which cannot harm our locks.
+    let longer = std::process::Command::new("truncate")
+        .args(["--size", "+8192"])
+        .arg(&fixture.path)
+        .status()
+        .expect("truncate can be run");
+    assert!(longer.success());
+    let refused = run(&fixture, fixture.pin(), Method::File, "second");
+    assert!(
+        matches!(refused, Err(Error::Size { expected, found, .. }) if found == expected + 8192),
+        "{refused:?}"
+    );
+    let copied = run(&fixture, fixture.pin(), Method::Auto, "third").expect("nothing fails");
+    assert_eq!(copied.method, Method::Pages);
+    assert_eq!(rows(&copied), 1000);
+}
+
+#[test]
+fn cancelling_in_the_middle_ends_the_copy_and_the_pin() {
+    for method in BOTH {
+        let fixture = Fixture::rollback();
+        fixture.sql(&insert(60_000));
+        let pin = fixture.pin();
+        let watch = Watch::default();
+        let copying = thread::spawn({
+            let watch = watch.clone();
+            let raw = fixture.directory.path().join("raw");
+            // Years for the second chunk: only the watch can end this.
+            move || copy(pin, method, &raw, &Disk::default(), Some(1), &watch)
+        });
+        while watch.progress().is_none_or(|progress| progress.done == 0) {
+            thread::yield_now();
+        }
+        watch.cancel("the window ended");
+        let result = copying.join().expect("no panic");
+        assert!(
+            matches!(&result, Err(Error::Cancelled(why)) if why == "the window ended"),
+            "{result:?}"
+        );
+        fixture.assert_writable();
+    }
+}
+
+#[test]
+fn a_pin_that_is_ended_under_a_copy_is_gone_at_once_and_the_copy_fails() {
+    for method in BOTH {
+        let fixture = Fixture::rollback();
+        fixture.sql(&insert(60_000));
+        let pin = fixture.pin();
+        let handle = pin.handle();
+        let watch = Watch::default();
+        let copying = thread::spawn({
+            let watch = watch.clone();
+            let raw = fixture.directory.path().join("raw");
+            // Years for the second chunk, and nobody cancels the watch.
+            move || copy(pin, method, &raw, &Disk::default(), Some(1), &watch)
+        });
+        while watch.progress().is_none_or(|progress| progress.done == 0) {
+            thread::yield_now();
+        }
+        assert!(handle.end(Duration::from_secs(20)));
+        fixture.assert_writable();
+        let result = copying.join().expect("no panic");
+        assert!(matches!(result, Err(Error::Ended)), "{result:?}");
+    }
+}
+
+#[test]
+fn nothing_is_copied_from_a_pin_that_was_ended() {
+    for method in [Method::Auto, Method::File, Method::Pages] {
+        for set_up in ["PRAGMA journal_mode = WAL", "PRAGMA journal_mode = DELETE"] {
+            let fixture = Fixture::new(set_up);
+            let pin = fixture.pin();
+            assert!(pin.handle().end(Duration::ZERO));
+            let result = run(&fixture, pin, method, "raw");
+            assert!(matches!(result, Err(Error::Ended)), "{result:?}");
+            fixture.assert_writable();
+        }
+    }
+}
+
+#[test]
+fn a_target_that_exists_is_not_touched_and_the_pin_ends() {
+    for method in BOTH {
+        let fixture = Fixture::rollback();
+        let raw = fixture.directory.path().join("raw");
+        fs::write(&raw, "precious").expect("a writable directory");
+        let refused = run(&fixture, fixture.pin(), method, "raw");
+        assert!(matches!(refused, Err(Error::Disk(_))), "{refused:?}");
+        assert_eq!(fs::read_to_string(&raw).expect("still there"), "precious");
+        fixture.assert_writable();
+    }
+}
+
+#[test]
+fn a_bandwidth_says_when_bytes_are_due() {
+    let watch = Watch::default();
+    let fixture = Fixture::rollback();
+    let pin = fixture.pin();
+    let pace = |bandwidth| Pace::new(bandwidth, &pin, &watch);
+    assert_eq!(pace(None).due(1 << 40), None);
+    assert_eq!(
+        pace(Some(1000)).due(2500),
+        Some(Duration::from_millis(2500))
+    );
+    assert_eq!(pace(Some(0)).due(3), Some(Duration::from_secs(3)));
+    assert_eq!(
+        pace(Some(1)).due(u64::MAX),
+        Some(Duration::from_nanos(u64::MAX))
+    );
+}
