@@ -7,14 +7,18 @@
 //! from the configuration. `docs/linking.md` shows a whole `main`; `docs/ARCHITECTURE.md`
 //! has the code map and the invariants.
 
+pub mod catalogue;
 pub mod config;
 pub mod disk;
 pub mod door;
 pub mod gate;
 pub mod hold;
+pub mod restore;
+pub mod retention;
 pub mod schedule;
 pub mod snapshot;
 pub mod sqlite;
+pub mod verify;
 pub mod window;
 
 /// Version of this library, as manifests and `/api/v1/status` state it.

@@ -1,0 +1,115 @@
+//! `manifest.json`: what a backup is, how it was made and what was checked. Written once;
+//! what is learned later (verifications, protection) goes beside it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::BackupId;
+use crate::config::{Depth, Method};
+use crate::window::RunId;
+
+/// Version of the manifest this library writes and the newest it reads. It grows when an
+/// older reader would misunderstand; a field more is no reason, readers ignore those.
+pub const MANIFEST_FORMAT: u32 = 1;
+
+/// `manifest.json`: what a backup is, how it was made and what was checked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`MANIFEST_FORMAT`] at writing.
+    pub format: u32,
+    /// The backup's own id.
+    pub id: BackupId,
+    /// The run that made it.
+    pub run: RunId,
+    /// When the run began.
+    pub began: DateTime<Utc>,
+    /// The instant the backup shows: the pin was taken.
+    pub pinned: DateTime<Utc>,
+    /// When it was published.
+    pub published: DateTime<Utc>,
+    /// The service and its version, as the binary states them.
+    pub service: String,
+    /// Version of this library.
+    pub library: String,
+    /// `SQLite` version linked.
+    pub sqlite: String,
+    /// Database driver, `sqlite3`.
+    pub driver: String,
+    /// Path of the database that was copied.
+    pub source: PathBuf,
+    /// Journal mode found: `wal`, `delete`, `truncate` or `persist`.
+    pub journal_mode: String,
+    /// Whether the pin was on read mark 0, where every writer pays while it lasts.
+    /// `None`: rollback journal, or it could not be told.
+    pub read_mark_zero: Option<bool>,
+    /// Bytes in a page.
+    pub page_size: u32,
+    /// Pages in the database.
+    pub page_count: u64,
+    /// How it was read.
+    pub method: Method,
+    /// Milliseconds the gate was closed, all closures of the run together.
+    pub pause_ms: f64,
+    /// Seconds from ready to the durable raw copy.
+    pub copy_seconds: f64,
+    /// Bytes a second the copy was limited to, if it was.
+    #[serde(default)]
+    pub bandwidth: Option<u64>,
+    /// The stored file.
+    pub database: Artifact,
+    /// Rows of each table.
+    pub rows: BTreeMap<String, u64>,
+    /// The structural check it passed before it was published.
+    pub verified: Depth,
+    /// What the operator should look at, though the backup is good.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// One stored file of a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// Name inside the backup's directory, `database.sqlite3.zst`.
+    pub name: String,
+    /// Bytes as stored.
+    pub stored_bytes: u64,
+    /// SHA-256 of the stored bytes, lower-case hex.
+    pub stored_sha256: String,
+    /// Bytes of the database inside.
+    pub raw_bytes: u64,
+    /// SHA-256 of the database inside, lower-case hex.
+    pub raw_sha256: String,
+    /// `zstd` or `none`.
+    pub compression: String,
+}
+
+impl Manifest {
+    /// Reads a manifest, or says what is wrong with it.
+    pub(super) fn parse(json: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let Format { format } = serde_json::from_slice(json)
+            .map_err(|error| format!("manifest.json does not parse: {error}"))?;
+        match format {
+            MANIFEST_FORMAT => serde_json::from_slice(json)
+                .map_err(|error| format!("manifest.json does not parse: {error}")),
+            newer if newer > MANIFEST_FORMAT => Err(format!(
+                "written by a newer version (manifest format {newer}, this one reads up to \
+                 {MANIFEST_FORMAT}): use that version"
+            )),
+            unknown => Err(format!("manifest format {unknown} has never existed")),
+        }
+    }
+
+    /// As it is stored: JSON for people, one line's end at its end.
+    pub(super) fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+        let mut json = serde_json::to_vec_pretty(self)?;
+        json.push(b'\n');
+        Ok(json)
+    }
+}

@@ -1,0 +1,601 @@
+//! Putting a backup back in place: plan, look, execute.
+//!
+//! ```text
+//!  plan      where to · what is there · who uses it · is there room    (changes nothing)
+//!  execute   hold ─ unpack beside ─ verify ─ settle the old ─ keep it aside ─ swap ─ sync
+//! ```
+//!
+//! **At every instant the target is a whole database**, the old one or the new one, so
+//! that a service started at the wrong moment, or after a power cut, finds no half and no
+//! empty file. The new one is unpacked beside the target and verified there: checksums,
+//! structure, row counts. The old one gets a second name, under which it is kept, and then
+//! the new one is renamed over it.
+//!
+//! **What `SQLite` keeps beside a database** belongs to the old one. Left in place, a
+//! `-wal` or a `-journal` would be played into the new one and wreck it; removed too early,
+//! the old one would be broken. So before anything is swapped, `SQLite` itself brings the
+//! old database to rest (a hot journal is rolled back, a log is checkpointed), after which
+//! the one file is all there is. Only if it cannot, because the old one is damaged, and only
+//! by force, are those files kept aside as they are and taken away first.
+//!
+//! **Nobody may use the database meanwhile.** A service linked with this library holds a
+//! lock file beside it for life ([`hold`]). Others are found by their POSIX locks: in WAL
+//! mode always, on a rollback journal only while they are in a transaction. Such a database
+//! is therefore replaced only by force; the operator knows what is running.
+//!
+//! What fails before the swap leaves the target as it was. What a power cut leaves beside
+//! it, `.<name>.restoring`, the next restore removes.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use rusqlite::{Connection, OpenFlags};
+use serde::Serialize;
+
+use crate::catalogue::{Backup, Foreign};
+use crate::config::Depth;
+use crate::disk::{self, Disk, File, Lock};
+use crate::snapshot::Watch;
+use crate::verify::{self, Report};
+
+/// The files `SQLite` keeps beside a database that hold part of it.
+const PARTS: [&str; 2] = ["-wal", "-journal"];
+/// The index of a `-wal`; made anew whenever it is missing.
+const INDEX: &str = "-shm";
+/// How a database file begins.
+const MAGIC: &[u8] = b"SQLite format 3\0";
+/// Room beyond the database itself, for the file system's own.
+const MARGIN: u64 = 1 << 20;
+
+/// What can be restored.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A backup from the catalogue.
+    Backup(Box<Backup>),
+    /// A database in the catalogue's directory that was not made here. It has no manifest
+    /// to be compared with: its structure is all that is verified.
+    Foreign(Foreign),
+}
+
+impl From<Backup> for Source {
+    fn from(backup: Backup) -> Self {
+        Self::Backup(Box::new(backup))
+    }
+}
+
+impl From<Foreign> for Source {
+    fn from(foreign: Foreign) -> Self {
+        Self::Foreign(foreign)
+    }
+}
+
+/// What a restore would do.
+#[derive(Debug, Serialize)]
+pub struct RestorePlan {
+    /// The backup's id, or the name of the file that was not made here.
+    pub source: String,
+    /// The instant the backup shows. Of a file that was not made here, when it was last
+    /// written to, which is later; `None` if that cannot be told.
+    pub pinned: Option<DateTime<Utc>>,
+    /// The file it becomes, with links resolved.
+    pub target: PathBuf,
+    /// The name the present database is kept under, if there is one.
+    pub kept_as: Option<PathBuf>,
+    /// Bytes of the restored database; of one that was not made here, at least.
+    pub bytes: u64,
+    /// What speaks against it.
+    pub objections: Vec<Objection>,
+    #[serde(skip)]
+    from: Source,
+    /// Keeps others away from the present database while the plan lives.
+    #[serde(skip)]
+    present: Option<File>,
+}
+
+/// What speaks against a restore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub enum Objection {
+    /// A process has the database open.
+    InUse,
+    /// On a rollback journal an idle user of the database cannot be seen.
+    UsersUnseen,
+    /// The database was written to after the backup was taken.
+    Newer {
+        /// When it last was.
+        written: DateTime<Utc>,
+    },
+    /// There is not enough room beside the target.
+    NoRoom {
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes there are.
+        free: u64,
+    },
+    /// What is there is not a database.
+    NotADatabase,
+}
+
+impl Objection {
+    /// Whether the operator may overrule it.
+    #[must_use]
+    pub fn yields_to_force(&self) -> bool {
+        match self {
+            Self::InUse | Self::NoRoom { .. } => false,
+            Self::UsersUnseen | Self::Newer { .. } | Self::NotADatabase => true,
+        }
+    }
+}
+
+impl fmt::Display for Objection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InUse => f.write_str("a process has it open; stop that first"),
+            Self::UsersUnseen => f.write_str(
+                "it is on a rollback journal, where a service that has it open cannot be seen; \
+                 make sure that none is running, then use --force",
+            ),
+            Self::Newer { written } => write!(
+                f,
+                "it was written to at {}, after the backup was taken; to lose what came since \
+                 (the present database is kept aside), use --force",
+                written.to_rfc3339_opts(SecondsFormat::Secs, true)
+            ),
+            Self::NoRoom { needed, free } => write!(
+                f,
+                "{needed} bytes are needed beside it and {free} are free; free space"
+            ),
+            Self::NotADatabase => f.write_str(
+                "what is there is not an SQLite database; to replace it (it is kept aside), \
+                 use --force",
+            ),
+        }
+    }
+}
+
+/// A restore that was carried out.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Restored {
+    /// The restored database.
+    pub target: PathBuf,
+    /// Where the former one is, if there was one.
+    pub kept_as: Option<PathBuf>,
+    /// What was verified before the swap.
+    pub report: Report,
+}
+
+/// Why nothing was restored. The target is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The plan has objections that were not, or cannot be, overruled.
+    #[error("{} is not replaced: {}", .target.display(), list(.objections))]
+    Refused {
+        /// The target.
+        target: PathBuf,
+        /// What speaks against it.
+        objections: Vec<Objection>,
+    },
+    /// The target cannot be one.
+    #[error("{} cannot be restored to: {why}", .path.display())]
+    Unusable {
+        /// The target.
+        path: PathBuf,
+        /// What is wrong and how to mend it.
+        why: &'static str,
+    },
+    /// The backup is not good.
+    #[error(transparent)]
+    Verify(#[from] verify::Error),
+    /// The file system refused.
+    #[error(transparent)]
+    Disk(#[from] disk::Error),
+    /// The present database could not be brought to rest.
+    #[error(
+        "{} has a log or a journal that SQLite cannot take back ({source}); to keep its files \
+         aside as they are, use --force", .path.display()
+    )]
+    Unsettled {
+        /// The present database.
+        path: PathBuf,
+        /// What `SQLite` said.
+        source: rusqlite::Error,
+    },
+}
+
+/// Tells every later [`RestorePlan::execute`] that a service uses this database, until the
+/// value is dropped or the process ends. For a service to call before it opens the file,
+/// and keep for life; `None`: another process does already, or a restore is under way.
+///
+/// The lock file, `<database>.lock`, lies beside the file itself, not beside a link to it;
+/// created by root, it belongs to whom the database belongs to, or else its directory.
+///
+/// # Errors
+///
+/// If the lock file cannot be created.
+pub fn hold(database: &Path, disk: &Disk) -> Result<Option<Lock>, disk::Error> {
+    let database = disk::resolve(database)
+        .map_err(|source| disk::Error::new("find the directory of", database, source))?;
+    let like = if database.exists() {
+        &database
+    } else {
+        disk::parent(&database)
+    };
+    disk.lock_file(&beside(&database, "", ".lock"), like)
+}
+
+/// Looks at what is to be restored and at what is at `target`, which is kept from others as long as
+/// the plan lives. `now` names the file the present database is kept under.
+///
+/// # Errors
+///
+/// If there is no directory for the target, it is no file, or cannot be looked at, or what
+/// is to be restored is no database. That a restore should not be done is no error but an
+/// objection in the plan.
+pub fn plan(
+    from: impl Into<Source>,
+    target: &Path,
+    now: DateTime<Utc>,
+    disk: &Disk,
+) -> Result<RestorePlan, Error> {
+    let from = from.into();
+    let target = resolve(target)?;
+    let (source, pinned, bytes) = match &from {
+        Source::Backup(backup) => {
+            let manifest = &backup.manifest;
+            let bytes = manifest.database.raw_bytes;
+            (manifest.id.to_string(), Some(manifest.pinned), bytes)
+        }
+        Source::Foreign(foreign) => {
+            let bytes = verify::unpacked_size(foreign, disk)?;
+            (foreign.name.clone(), foreign.written, bytes)
+        }
+    };
+    let mut objections = Vec::new();
+    let exists = target.exists();
+    let present = exists.then(|| disk.lock_database(&target)).transpose()?;
+    let in_use = matches!(present, Some(None)) || is_held(&target, disk)?;
+    if in_use {
+        objections.push(Objection::InUse);
+    }
+    let mut present = present.flatten();
+    if let Some(file) = &mut present {
+        objections.extend(header(file)?);
+    }
+    let written = last_written(&target).filter(|written| Some(*written) > pinned);
+    if let Some(written) = written {
+        objections.push(Objection::Newer { written });
+    }
+    let needed = bytes.saturating_add(MARGIN);
+    let free = disk.free_bytes(disk::parent(&target))?;
+    if free < needed {
+        objections.push(Objection::NoRoom { needed, free });
+    }
+    Ok(RestorePlan {
+        source,
+        pinned,
+        kept_as: exists.then(|| aside(&target, now)),
+        bytes,
+        target,
+        objections,
+        from,
+        present,
+    })
+}
+
+impl RestorePlan {
+    /// The objections that are not overruled, in the order they were found.
+    #[must_use]
+    pub fn standing(&self, force: bool) -> Vec<Objection> {
+        let stands = |objection: &&Objection| !force || !objection.yields_to_force();
+        self.objections.iter().filter(stands).cloned().collect()
+    }
+
+    /// Carries it out. `force` overrules the objections that yield to it.
+    ///
+    /// # Errors
+    ///
+    /// If an objection stands, the backup does not verify, the present database cannot be
+    /// brought to rest, or the file system refuses. The target is then as it was; only when
+    /// the very last sync failed it is the restored one, which a power cut may still undo.
+    pub fn execute(
+        self,
+        force: bool,
+        depth: Depth,
+        disk: &Disk,
+        watch: &Watch,
+    ) -> Result<Restored, Error> {
+        let objections = self.standing(force);
+        if !objections.is_empty() {
+            return Err(self.refused(objections));
+        }
+        let Some(_held) = hold(&self.target, disk)? else {
+            return Err(self.refused(vec![Objection::InUse]));
+        };
+        if self.kept_as.is_none() && self.target.exists() {
+            // Somebody has made it since the plan was; nobody has looked at it.
+            return Err(self.refused(vec![Objection::InUse]));
+        }
+
+        let restoring = beside(&self.target, ".", ".restoring");
+        if restoring.exists() {
+            disk.remove_file(&restoring)?;
+        }
+        let swapped = self
+            .unpack(&restoring, depth, disk, watch)
+            .and_then(|report| {
+                self.swap(&restoring, force, disk)?;
+                Ok(report)
+            });
+        if swapped.is_err() && restoring.exists() {
+            // The cause says more than that of tidying up after it.
+            let _ = disk.remove_file(&restoring);
+        }
+        Ok(Restored {
+            report: swapped?,
+            target: self.target,
+            kept_as: self.kept_as,
+        })
+    }
+
+    /// The new database, durable and verified, under a temporary name.
+    fn unpack(
+        &self,
+        restoring: &Path,
+        depth: Depth,
+        disk: &Disk,
+        watch: &Watch,
+    ) -> Result<Report, Error> {
+        let report = match &self.from {
+            Source::Backup(backup) => {
+                verify::unpack_checked(backup, restoring, depth, disk, watch)?
+            }
+            Source::Foreign(foreign) => {
+                verify::unpack_foreign(foreign, restoring, depth, disk, watch)?
+            }
+        };
+        if self.present.is_some() {
+            let new = disk.open(restoring)?;
+            new.adopt(&self.target)?;
+            new.sync_all()
+                .map_err(|source| disk::Error::new("sync", restoring, source))?;
+        }
+        Ok(report)
+    }
+
+    /// Keeps the present database aside, if there is one, and puts the new one in its place.
+    fn swap(&self, restoring: &Path, force: bool, disk: &Disk) -> Result<(), Error> {
+        let whole = match (&self.present, &self.kept_as) {
+            (Some(present), Some(kept_as)) => self.bring_to_rest(present, kept_as, force, disk)?,
+            _ => false,
+        };
+        let directory = disk::parent(&self.target);
+        let kept = match &self.kept_as {
+            Some(kept_as) => disk.link(&self.target, kept_as),
+            None => Ok(()),
+        };
+        let placed = kept
+            .and_then(|()| disk.sync_dir(directory))
+            .and_then(|()| remove_parts(&self.target, disk))
+            .and_then(|()| disk.sync_dir(directory))
+            .and_then(|()| disk.rename(restoring, &self.target));
+        if let (Err(_), true, Some(kept_as)) = (&placed, whole, &self.kept_as) {
+            // The whole database is still in place; its second name is of no use.
+            let _ = disk.remove_file(kept_as);
+        }
+        placed?;
+        Ok(disk.sync_dir(directory)?)
+    }
+
+    /// Leaves of the present database one file, and says so; or by force its parts, with
+    /// second names beside `kept_as`.
+    fn bring_to_rest(
+        &self,
+        present: &File,
+        kept_as: &Path,
+        force: bool,
+        disk: &Disk,
+    ) -> Result<bool, Error> {
+        // First, because SQLite removes these even if it can make nothing of them.
+        let parts = Parts::keep(&self.target, kept_as, disk)?;
+        let settled = settle(&self.target, disk);
+        // SQLite has dropped the lock. Whoever got in may go on with its database, into
+        // which a journal given back now would be rolled.
+        let alone = present.lock_again();
+        let whole = match settled {
+            Ok(()) => {
+                parts.forget(disk)?;
+                true
+            }
+            Err(Error::Unsettled { .. }) if force => false,
+            Err(error) => {
+                if let Ok(true) = alone {
+                    parts.give_back(disk)?;
+                }
+                return Err(error);
+            }
+        };
+        if !alone? {
+            return Err(self.refused(vec![Objection::InUse]));
+        }
+        Ok(whole)
+    }
+
+    fn refused(&self, objections: Vec<Objection>) -> Error {
+        Error::Refused {
+            target: self.target.clone(),
+            objections,
+        }
+    }
+}
+
+/// Second names of what `SQLite` keeps beside a database, with the first ones.
+struct Parts(Vec<(PathBuf, PathBuf)>);
+
+impl Parts {
+    fn keep(database: &Path, kept_as: &Path, disk: &Disk) -> Result<Self, disk::Error> {
+        let mut parts = Self(Vec::new());
+        for suffix in PARTS {
+            let (part, kept) = (beside(database, "", suffix), beside(kept_as, "", suffix));
+            if part.exists() {
+                disk.link(&part, &kept)?;
+                parts.0.push((part, kept));
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Once the database is at rest they say nothing that is not in it. A journal left
+    /// beside it would be rolled back into it again.
+    fn forget(self, disk: &Disk) -> Result<(), disk::Error> {
+        for (_, kept) in &self.0 {
+            disk.remove_file(kept)?;
+        }
+        match self.0.first() {
+            Some((_, kept)) => disk.sync_dir(disk::parent(kept)),
+            None => Ok(()),
+        }
+    }
+
+    fn give_back(self, disk: &Disk) -> Result<(), disk::Error> {
+        for (part, kept) in self.0 {
+            if part.exists() {
+                disk.remove_file(&kept)?;
+            } else {
+                disk.rename(&kept, &part)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// With no database these belong to nothing; otherwise they are empty, or kept.
+fn remove_parts(database: &Path, disk: &Disk) -> Result<(), disk::Error> {
+    for suffix in PARTS.into_iter().chain([INDEX]) {
+        let part = beside(database, "", suffix);
+        if part.exists() {
+            disk.remove_file(&part)?;
+        }
+    }
+    Ok(())
+}
+
+/// Has `SQLite` bring everything that belongs to a database into the one file.
+fn settle(database: &Path, disk: &Disk) -> Result<(), Error> {
+    if !PARTS.iter().any(|part| beside(database, "", part).exists()) {
+        return Ok(());
+    }
+    let unsettled = |source| Error::Unsettled {
+        path: database.to_owned(),
+        source,
+    };
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(database, flags).map_err(unsettled)?;
+    take_back(&connection).map_err(unsettled)?;
+    connection.close().map_err(|(_, error)| unsettled(error))?;
+    disk.sync_file(database)?;
+    Ok(())
+}
+
+/// Closing then removes the log, since nobody else has the database open.
+fn take_back(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(std::time::Duration::ZERO)?;
+    connection.pragma_update(None, "locking_mode", "exclusive")?;
+    // Rolls a hot journal back, reads a log.
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+}
+
+/// The file behind a link, so that it is replaced and not the link.
+fn resolve(target: &Path) -> Result<PathBuf, Error> {
+    let unusable = |why| Error::Unusable {
+        path: target.to_owned(),
+        why,
+    };
+    match fs::symlink_metadata(target) {
+        Ok(_) => {
+            let resolved = target
+                .canonicalize()
+                .map_err(|_| unusable("it is a link to nothing"))?;
+            if !resolved.is_file() {
+                return Err(unusable("it is not a file"));
+            }
+            Ok(resolved)
+        }
+        Err(_) if target.file_name().is_none() => Err(unusable("it is not a file")),
+        Err(_) if !disk::parent(target).is_dir() => Err(unusable(
+            "the directory it would be in does not exist; create that first",
+        )),
+        Err(_) => disk::resolve(target).map_err(|_| unusable("its directory cannot be found")),
+    }
+}
+
+/// Whether a service says that it uses the database. Creates no lock file to find out.
+fn is_held(database: &Path, disk: &Disk) -> Result<bool, Error> {
+    let lock = beside(database, "", ".lock");
+    Ok(lock.exists() && disk.lock_file(&lock, database)?.is_none())
+}
+
+/// What the header of the present database has against it
+/// (<https://www.sqlite.org/fileformat2.html>, 1.3: the magic, and the write version in byte
+/// 18, which is 2 in WAL mode).
+fn header(file: &mut File) -> Result<Option<Objection>, disk::Error> {
+    let mut header = Vec::new();
+    let path = file.path().to_owned();
+    file.take(19)
+        .read_to_end(&mut header)
+        .map_err(|error| disk::Error::new("read", &path, error))?;
+    Ok(match header.as_slice() {
+        [] => None,
+        [.., 2] if header.starts_with(MAGIC) => None,
+        [..] if header.starts_with(MAGIC) => Some(Objection::UsersUnseen),
+        _ => Some(Objection::NotADatabase),
+    })
+}
+
+/// When the database, if there is one, or its log was last written to.
+fn last_written(database: &Path) -> Option<DateTime<Utc>> {
+    if !database.exists() {
+        return None;
+    }
+    ["", "-wal"]
+        .iter()
+        .filter_map(|suffix| {
+            let metadata = fs::metadata(beside(database, "", suffix)).ok()?;
+            Some(DateTime::from(metadata.modified().ok()?))
+        })
+        .max()
+}
+
+/// A name for the present database that is not taken.
+fn aside(target: &Path, now: DateTime<Utc>) -> PathBuf {
+    let suffix = now.format(".replaced-%Y%m%dT%H%M%SZ").to_string();
+    let first = beside(target, "", &suffix);
+    let more = (2..=u32::MAX).map(|nth| beside(target, "", &format!("{suffix}-{nth}")));
+    std::iter::once(first)
+        .chain(more)
+        .find(|path| {
+            let mut suffixes = PARTS.into_iter().chain([""]);
+            !suffixes.any(|suffix| beside(path, "", suffix).exists())
+        })
+        .expect("fewer than 2^32 restores in one second")
+}
+
+/// The path with something before and after its file name.
+fn beside(path: &Path, before: &str, after: &str) -> PathBuf {
+    let mut name = OsString::from(before);
+    name.push(path.file_name().unwrap_or_default());
+    name.push(after);
+    path.with_file_name(name)
+}
+
+fn list(objections: &[Objection]) -> String {
+    let objections: Vec<_> = objections.iter().map(ToString::to_string).collect();
+    objections.join("; ")
+}
+
+#[cfg(test)]
+mod tests;

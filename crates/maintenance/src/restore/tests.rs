@@ -1,0 +1,696 @@
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests set files up and look at them behind the seam's back"
+)]
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+use std::process::{Command, Stdio};
+
+use chrono::TimeDelta;
+use tempfile::TempDir;
+
+use super::*;
+use crate::catalogue::Catalogue;
+use crate::catalogue::testing::{manifest, memory_dir, time};
+use crate::config::Compression;
+use crate::disk::Loss;
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+/// Rows of the backup and of the database that is in place.
+const NEW: i64 = 300;
+const OLD: i64 = 7;
+
+/// A backup of [`NEW`] rows, a directory to restore to, and one to stash in.
+struct Bench {
+    root: TempDir,
+    backup: Backup,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let root = memory_dir();
+        for name in ["data", "stash"] {
+            fs::create_dir(root.path().join(name)).expect("a fresh directory");
+        }
+        let disk = Disk::default();
+        let catalogue =
+            Catalogue::open(disk.clone(), &root.path().join("backups")).expect("a catalogue");
+        let draft = catalogue.begin(time()).expect("a draft");
+        database(&draft.raw_path(), NEW);
+        let compression = Compression::Zstd(3);
+        let artifact = verify::compress(
+            &draft.raw_path(),
+            &draft.artifact_path(&compression),
+            compression,
+            &disk,
+            &Watch::default(),
+        )
+        .expect("an artifact");
+        let mut manifest = manifest(draft.id(), artifact);
+        manifest.rows = [("t".to_owned(), NEW.cast_unsigned())].into();
+        let backup = draft.publish(&manifest).expect("a backup");
+        Self { root, backup }
+    }
+
+    fn data(&self, name: &str) -> PathBuf {
+        self.root.path().join("data").join(name)
+    }
+
+    fn target(&self) -> PathBuf {
+        self.data("tracker.db")
+    }
+
+    fn names(&self) -> Vec<String> {
+        let names = Disk::default().list(&self.data("")).expect("a directory");
+        names
+            .iter()
+            .map(|name| name.to_string_lossy().into_owned())
+            .filter(|name| name != "tracker.db.lock")
+            .collect()
+    }
+
+    fn plan(&self, disk: &Disk) -> Result<RestorePlan, Error> {
+        plan(self.backup.clone(), &self.target(), time(), disk)
+    }
+
+    fn restore(&self, force: bool, disk: &Disk) -> Result<Restored, Error> {
+        self.plan(disk)?
+            .execute(force, Depth::Quick, disk, &Watch::default())
+    }
+
+    fn objections(&self) -> Vec<Objection> {
+        self.plan(&Disk::default()).expect("a plan").objections
+    }
+}
+
+const KEPT: &str = "tracker.db.replaced-20261122T030000Z";
+
+/// A database of this many rows on a rollback journal.
+fn database(path: &Path, rows: i64) {
+    let connection = Connection::open(path).expect("a fresh database");
+    connection
+        .execute_batch("PRAGMA page_size = 512; CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT);")
+        .expect("a fresh table");
+    insert(&connection, rows);
+}
+
+fn insert(connection: &Connection, rows: i64) {
+    connection
+        .execute_batch(&format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows}) \
+             INSERT INTO t (b) SELECT printf('%040d', i) FROM n;"
+        ))
+        .expect("rows are inserted");
+}
+
+fn rows(path: &Path) -> i64 {
+    let connection = Connection::open(path).expect("a database");
+    let sound: String = connection
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .expect("a check");
+    assert_eq!(sound, "ok", "{}", path.display());
+    connection
+        .query_row("SELECT count(*) FROM t", [], |row| row.get(0))
+        .expect("a count")
+}
+
+/// The state a killed process leaves: [`OLD`] rows, most of them in the log.
+fn wal_database(path: &Path) {
+    let live = path.with_file_name("live.db");
+    database(&live, 1);
+    let connection = Connection::open(&live).expect("a database");
+    let wal = connection.query_row("PRAGMA journal_mode = wal", [], |row| row.get(0));
+    assert_eq!(wal, Ok("wal".to_owned()));
+    insert(&connection, OLD - 1);
+    for suffix in ["", "-wal", "-shm"] {
+        fs::copy(beside(&live, "", suffix), beside(path, "", suffix)).expect("a copy");
+    }
+    drop(connection);
+    fs::remove_file(live).expect("it is there");
+}
+
+/// The state a process killed in a transaction leaves: the file half changed, the way back
+/// in its journal. [`OLD`] rows were committed.
+fn database_with_hot_journal(path: &Path) {
+    let live = path.with_file_name("live.db");
+    database(&live, OLD);
+    let connection = Connection::open(&live).expect("a database");
+    connection
+        .execute_batch("PRAGMA cache_size = 1; BEGIN;")
+        .expect("a transaction");
+    insert(&connection, 1000);
+    for suffix in ["", "-journal"] {
+        fs::copy(beside(&live, "", suffix), beside(path, "", suffix)).expect("a copy");
+    }
+    drop(connection);
+    fs::remove_file(live).expect("it is there");
+}
+
+fn set_written(path: &Path, at: DateTime<Utc>) {
+    fs::File::options()
+        .write(true)
+        .open(path)
+        .and_then(|file| file.set_modified(at.into()))
+        .expect("its time can be set");
+}
+
+/// Long before the backup was taken.
+fn set_old(path: &Path) {
+    set_written(path, time() - TimeDelta::days(1));
+}
+
+#[test]
+fn a_backup_is_restored_where_nothing_is() -> Outcome {
+    let bench = Bench::new();
+    let disk = Disk::default();
+    let plan = bench.plan(&disk)?;
+    assert_eq!(
+        (plan.objections.as_slice(), &plan.kept_as),
+        (&[][..], &None)
+    );
+    assert_eq!(plan.bytes, bench.backup.manifest.database.raw_bytes);
+    assert_eq!(bench.names(), [""; 0], "a plan changes nothing");
+    assert!(!bench.data("tracker.db.lock").exists());
+
+    let restored = plan.execute(false, Depth::Full, &disk, &Watch::default())?;
+    assert_eq!(restored.target, bench.target());
+    assert_eq!(restored.report.rows["t"], 300);
+    assert_eq!(bench.names(), ["tracker.db"]);
+    assert_eq!(rows(&bench.target()), NEW);
+    Ok(())
+}
+
+#[test]
+fn the_present_database_is_kept_aside_with_what_was_in_its_log() -> Outcome {
+    let bench = Bench::new();
+    wal_database(&bench.target());
+    fs::set_permissions(bench.target(), fs::Permissions::from_mode(0o604))?;
+    let restored = bench.restore(true, &Disk::default())?;
+    assert_eq!(restored.kept_as, Some(bench.data(KEPT)));
+    assert_eq!(bench.names(), ["tracker.db", KEPT]);
+    assert_eq!(rows(&bench.target()), NEW);
+    assert_eq!(rows(&bench.data(KEPT)), OLD);
+    let mode = fs::metadata(bench.target())?.permissions().mode();
+    assert_eq!(
+        mode & 0o777,
+        0o604,
+        "it has the mode of the one it replaces"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_present_database_is_kept_aside_without_its_unfinished_transaction() -> Outcome {
+    let bench = Bench::new();
+    database_with_hot_journal(&bench.target());
+    bench.restore(true, &Disk::default())?;
+    assert_eq!(bench.names(), ["tracker.db", KEPT]);
+    assert_eq!(rows(&bench.target()), NEW);
+    assert_eq!(rows(&bench.data(KEPT)), OLD);
+    Ok(())
+}
+
+#[test]
+fn a_log_without_a_database_is_not_played_into_the_new_one() -> Outcome {
+    let bench = Bench::new();
+    wal_database(&bench.target());
+    fs::remove_file(bench.target())?;
+    bench.restore(false, &Disk::default())?;
+    assert_eq!(bench.names(), ["tracker.db"]);
+    assert_eq!(rows(&bench.target()), NEW);
+    Ok(())
+}
+
+#[test]
+fn a_damaged_database_is_kept_aside_as_it_is_by_force_only() -> Outcome {
+    let bench = Bench::new();
+    wal_database(&bench.target());
+    let wal = bench.data("tracker.db-wal");
+    let mut damaged = fs::read(bench.target())?;
+    damaged[100..].fill(0xa5);
+    fs::write(bench.target(), &damaged)?;
+    fs::remove_file(&wal)?;
+    fs::write(&wal, "not a log")?;
+    set_old(&bench.target());
+    set_old(&wal);
+    let error = bench.restore(false, &Disk::default()).expect_err("damaged");
+    assert!(matches!(error, Error::Unsettled { .. }), "{error}");
+    assert_eq!(fs::read(bench.target())?, damaged);
+    assert_eq!(fs::read_to_string(&wal)?, "not a log");
+    assert!(!bench.names().iter().any(|name| name.starts_with(KEPT)));
+
+    bench.restore(true, &Disk::default())?;
+    assert_eq!(rows(&bench.target()), NEW);
+    assert_eq!(fs::read(bench.data(KEPT))?, damaged);
+    assert_eq!(
+        fs::read_to_string(bench.data(&format!("{KEPT}-wal")))?,
+        "not a log"
+    );
+    Ok(())
+}
+
+#[test]
+fn what_is_there_decides_what_speaks_against_it() -> Outcome {
+    let bench = Bench::new();
+    database(&bench.target(), OLD);
+    set_old(&bench.target());
+    assert_eq!(bench.objections(), [Objection::UsersUnseen]);
+
+    let written = bench.backup.manifest.pinned + TimeDelta::seconds(1);
+    set_written(&bench.target(), written);
+    assert_eq!(
+        bench.objections(),
+        [Objection::UsersUnseen, Objection::Newer { written }]
+    );
+    set_written(&bench.target(), bench.backup.manifest.pinned);
+    assert_eq!(bench.objections(), [Objection::UsersUnseen]);
+
+    fs::remove_file(bench.target())?;
+    wal_database(&bench.target());
+    set_old(&bench.target());
+    set_old(&bench.data("tracker.db-wal"));
+    assert_eq!(bench.objections(), []);
+    set_written(&bench.data("tracker.db-wal"), written);
+    assert_eq!(bench.objections(), [Objection::Newer { written }]);
+
+    for contents in ["x", "SQLite format 4\0 and so on, and so forth"] {
+        fs::write(bench.target(), contents)?;
+        set_old(&bench.target());
+        set_old(&bench.data("tracker.db-wal"));
+        assert_eq!(bench.objections(), [Objection::NotADatabase]);
+    }
+    Ok(())
+}
+
+#[test]
+fn objections_stand_unless_they_yield_to_force() -> Outcome {
+    let written = time();
+    for (objection, yields) in [
+        (Objection::InUse, false),
+        (Objection::NoRoom { needed: 2, free: 1 }, false),
+        (Objection::UsersUnseen, true),
+        (Objection::Newer { written }, true),
+        (Objection::NotADatabase, true),
+    ] {
+        let bench = Bench::new();
+        let disk = Disk::default();
+        for force in [false, true] {
+            let mut plan = bench.plan(&disk)?;
+            plan.objections = vec![objection.clone()];
+            let restored = plan.execute(force, Depth::Quick, &disk, &Watch::default());
+            if force && yields {
+                assert_eq!(restored?.report.rows["t"], 300);
+            } else {
+                let error = restored.expect_err("it stands").to_string();
+                assert!(error.contains(" is not replaced: "), "{error}");
+                assert_eq!(bench.names(), [""; 0]);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_backup_that_does_not_fit_is_refused() {
+    let mut bench = Bench::new();
+    bench.backup.manifest.database.raw_bytes = 1 << 60;
+    let objections = bench.objections();
+    assert!(
+        matches!(objections.as_slice(), [Objection::NoRoom { needed, .. }] if *needed > 1 << 60),
+        "{objections:?}"
+    );
+}
+
+#[test]
+fn a_service_that_holds_the_database_is_never_overruled() -> Outcome {
+    let bench = Bench::new();
+    let disk = Disk::default();
+    let plan = bench.plan(&disk)?;
+    let held = hold(&bench.target(), &disk)?.expect("nobody else holds it");
+    assert!(hold(&bench.target(), &disk)?.is_none());
+    assert_eq!(bench.objections(), [Objection::InUse]);
+    // Also one that started after the plan was made.
+    let error = plan
+        .execute(true, Depth::Quick, &disk, &Watch::default())
+        .expect_err("it is held");
+    assert!(error.to_string().contains("stop that first"), "{error}");
+    drop(held);
+    assert_eq!(bench.objections(), []);
+    Ok(())
+}
+
+#[test]
+fn a_database_made_after_the_plan_is_not_overwritten() -> Outcome {
+    let bench = Bench::new();
+    let disk = Disk::default();
+    let plan = bench.plan(&disk)?;
+    database(&bench.target(), OLD);
+    let result = plan.execute(true, Depth::Quick, &disk, &Watch::default());
+    assert!(matches!(result, Err(Error::Refused { .. })), "{result:?}");
+    assert_eq!(rows(&bench.target()), OLD);
+    Ok(())
+}
+
+/// Not a test of its own: what [`another_process_in_wal_mode_is_found`] runs as another
+/// process, since a process cannot see its own POSIX locks.
+#[test]
+fn other_process() {
+    let Some(path) = std::env::var_os("RESTORE_TEST_DATABASE") else {
+        return;
+    };
+    let connection = Connection::open(path).expect("a database");
+    let _rows: i64 = connection
+        .query_row("SELECT count(*) FROM t", [], |row| row.get(0))
+        .expect("a count");
+    println!("\nidle");
+    let _ = std::io::stdin().read_line(&mut String::new());
+}
+
+#[test]
+fn another_process_in_wal_mode_is_found() -> Outcome {
+    let bench = Bench::new();
+    wal_database(&bench.target());
+    let mut other = Command::new(std::env::current_exe()?)
+        .args(["--exact", "restore::tests::other_process", "--nocapture"])
+        .env("RESTORE_TEST_DATABASE", bench.target())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut output = BufReader::new(other.stdout.take().expect("it is piped"));
+    let idle = output
+        .by_ref()
+        .lines()
+        .any(|line| line.is_ok_and(|line| line == "idle"));
+    assert!(idle, "it has the database open");
+    assert!(bench.objections().contains(&Objection::InUse));
+    let error = bench.restore(true, &Disk::default()).expect_err("in use");
+    assert!(matches!(error, Error::Refused { .. }), "{error}");
+    drop(other.stdin.take());
+    assert!(other.wait()?.success());
+    assert!(!bench.objections().contains(&Objection::InUse));
+    Ok(())
+}
+
+#[test]
+fn a_link_is_followed_and_stays() -> Outcome {
+    let bench = Bench::new();
+    fs::create_dir(bench.data("deeper"))?;
+    database(&bench.data("deeper/real.db"), OLD);
+    symlink("deeper/real.db", bench.target())?;
+    let restored = bench.restore(true, &Disk::default())?;
+    assert_eq!(
+        restored.target,
+        bench.data("deeper/real.db").canonicalize()?
+    );
+    assert!(fs::symlink_metadata(bench.target())?.is_symlink());
+    assert_eq!(rows(&bench.target()), NEW);
+    Ok(())
+}
+
+#[test]
+fn a_lock_made_by_root_belongs_to_the_owner_of_the_database_or_its_directory() -> Outcome {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let bench = Bench::new();
+    let disk = Disk::default();
+    let owner = |path: &Path| fs::metadata(path).map(|found| (found.uid(), found.gid()));
+    chown(bench.data(""), Some(4242), Some(4343))?;
+    drop(hold(&bench.data("new.db"), &disk)?);
+    assert_eq!(owner(&bench.data("new.db.lock"))?, (4242, 4343));
+    database(&bench.target(), OLD);
+    chown(bench.target(), Some(4444), Some(4545))?;
+    drop(hold(&bench.target(), &disk)?);
+    assert_eq!(owner(&bench.data("tracker.db.lock"))?, (4444, 4545));
+    Ok(())
+}
+
+#[test]
+fn a_service_and_a_restore_mean_the_same_file_by_whatever_link() -> Outcome {
+    let bench = Bench::new();
+    let disk = Disk::default();
+    fs::create_dir(bench.data("deeper"))?;
+    symlink("deeper", bench.data("linked"))?;
+    symlink("deeper/real.db", bench.target())?;
+    for exists in [false, true] {
+        if exists {
+            database(&bench.data("deeper/real.db"), OLD);
+        }
+        for service in ["tracker.db", "linked/real.db", "deeper/real.db"] {
+            let held = hold(&bench.data(service), &disk)?.expect("nobody else holds it");
+            for target in ["linked/real.db", "deeper/real.db"] {
+                let plan = plan(bench.backup.clone(), &bench.data(target), time(), &disk)?;
+                assert!(
+                    plan.objections.contains(&Objection::InUse),
+                    "{service} {target}"
+                );
+            }
+            drop(held);
+        }
+    }
+    assert_eq!(bench.names(), ["deeper", "linked", "tracker.db"]);
+    Ok(())
+}
+
+#[test]
+fn a_target_that_cannot_be_one_is_refused_with_the_reason() -> Outcome {
+    let bench = Bench::new();
+    symlink("nothing", bench.data("dangling"))?;
+    for (target, expected) in [
+        (bench.data(""), "it is not a file"),
+        (bench.data("dangling"), "it is a link to nothing"),
+        (bench.data("missing/tracker.db"), "does not exist"),
+        (PathBuf::from("/"), "it is not a file"),
+        (bench.data(".."), "it is not a file"),
+    ] {
+        let result = plan(bench.backup.clone(), &target, time(), &Disk::default());
+        let error = result.expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_damaged_backup_changes_nothing() -> Outcome {
+    let bench = Bench::new();
+    database(&bench.target(), OLD);
+    let before = fs::read(bench.target())?;
+    let stored = bench.backup.dir.join("database.sqlite3.zst");
+    let sound = fs::read(&stored)?;
+    let mut flipped = sound.clone();
+    flipped[sound.len() / 2] ^= 4;
+    for damaged in [&flipped[..], &sound[..sound.len() - 1], b"wrong magic", b""] {
+        fs::write(&stored, damaged)?;
+        let error = bench.restore(true, &Disk::default()).expect_err("damaged");
+        assert!(
+            matches!(error, Error::Verify(verify::Error::Corrupt { .. })),
+            "{error}"
+        );
+        assert_eq!(bench.names(), ["tracker.db"]);
+        assert_eq!(fs::read(bench.target())?, before);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_restore_that_is_cancelled_changes_nothing() -> Outcome {
+    let bench = Bench::new();
+    database(&bench.target(), OLD);
+    let disk = Disk::default();
+    let watch = Watch::default();
+    watch.cancel("the operator pressed Ctrl-C");
+    let cancelled = bench
+        .plan(&disk)?
+        .execute(true, Depth::Quick, &disk, &watch);
+    assert!(matches!(
+        cancelled,
+        Err(Error::Verify(verify::Error::Cancelled { .. }))
+    ));
+    assert_eq!(bench.names(), ["tracker.db"]);
+    assert_eq!(rows(&bench.target()), OLD);
+    Ok(())
+}
+
+#[test]
+fn names_aside_are_never_used_twice() -> Outcome {
+    let bench = Bench::new();
+    for (nth, expected) in [(1, KEPT.to_owned()), (2, format!("{KEPT}-2"))] {
+        wal_database(&bench.target());
+        let restored = bench.restore(true, &Disk::default())?;
+        assert_eq!(restored.kept_as, Some(bench.data(&expected)), "{nth}");
+    }
+    assert_eq!(
+        bench.names(),
+        [
+            "tracker.db".to_owned(),
+            KEPT.to_owned(),
+            format!("{KEPT}-2")
+        ]
+    );
+    Ok(())
+}
+
+/// After whatever went wrong: in place is the old database or the new one, whole; if it is
+/// the new one, the old one is whole beside it; and the next restore works.
+fn check_invariants(bench: &Bench, case: &str) -> bool {
+    let found = rows(&bench.target());
+    let restored = match found {
+        NEW => true,
+        OLD => false,
+        other => panic!("{case}: {other} rows"),
+    };
+    if restored {
+        assert_eq!(rows(&bench.data(KEPT)), OLD, "{case}");
+    }
+    bench.restore(true, &Disk::default()).expect(case);
+    assert_eq!(rows(&bench.target()), NEW, "{case}");
+    let kept = bench.names();
+    assert!(
+        kept.iter().all(|name| name.starts_with("tracker.db")),
+        "{case}: {kept:?}"
+    );
+    restored
+}
+
+#[test]
+fn whatever_operation_of_a_restore_fails_a_whole_database_is_in_place() {
+    let mut cases = 0;
+    for set_up in [wal_database, database_with_hot_journal] {
+        for n in 0.. {
+            let bench = Bench::new();
+            set_up(&bench.target());
+            let disk = Disk::failing_at(n);
+            let restored = bench.restore(true, &disk);
+            let case = format!("operation {n}");
+            if disk.operations() <= n {
+                assert!(restored.is_ok());
+                break;
+            }
+            let left = bench.names();
+            let new_in_place = check_invariants(&bench, &case);
+            if let (Err(error), false) = (restored, new_in_place) {
+                // Only if removing a second name fails is it left, beside the first.
+                let tidy = left.iter().all(|name| !name.contains("replaced"));
+                let error = error.to_string();
+                assert!(
+                    tidy || error.starts_with("could not remove "),
+                    "{case}: {error}, and {left:?} is left"
+                );
+                assert!(left.iter().all(|name| name.starts_with("tracker.db")));
+            }
+            cases += 1;
+        }
+    }
+    println!("restoring on a failing disk: {cases} cases");
+    assert!(cases > 40, "{cases}");
+}
+
+#[test]
+fn wherever_the_machine_goes_down_in_a_restore_a_whole_database_is_in_place() {
+    let mut cases = 0;
+    for loss in Loss::ALL {
+        for n in 0.. {
+            let bench = Bench::new();
+            wal_database(&bench.target());
+            let stash = bench.root.path().join("stash");
+            let disk = Disk::crashing_at(n, loss, &stash).expect("a stash");
+            let restored = bench.restore(true, &disk);
+            let done = disk.operations() <= n;
+            if done {
+                // What was reported as done is there after a power cut at any later time.
+                disk.list(&bench.data("")).expect_err("it goes down now");
+            }
+            let case = format!("{loss:?} before operation {n}");
+            let new_in_place = check_invariants(&bench, &case);
+            assert!(restored.is_err() || new_in_place, "{case}");
+            cases += 1;
+            if done {
+                break;
+            }
+        }
+    }
+    println!("restoring on a crashing machine: {cases} cases");
+}
+
+/// The directory of backups with a database that was not made here, of [`OLD`] rows.
+fn foreign(bench: &Bench, name: &str) -> Foreign {
+    let directory = bench.root.path().join("backups");
+    let plain = directory.join("plain.db");
+    database(&plain, OLD);
+    if name != "plain.db" {
+        let packed = fs::File::create(directory.join(name)).expect("a writable directory");
+        let mut encoder = flate2::write::GzEncoder::new(packed, flate2::Compression::fast());
+        let mut bytes = fs::File::open(&plain).expect("it is there");
+        std::io::copy(&mut bytes, &mut encoder).expect("a copy");
+        encoder.finish().expect("a writable file");
+        fs::remove_file(plain).expect("it is there");
+    }
+    let catalogue = Catalogue::open(Disk::default(), &directory).expect("a catalogue");
+    catalogue.foreign(name).expect("it is there")
+}
+
+#[test]
+fn a_database_that_was_not_made_here_is_restored() -> Outcome {
+    for name in ["plain.db", "packed.db.gz"] {
+        let bench = Bench::new();
+        let (disk, watch) = (Disk::default(), Watch::default());
+        let source = foreign(&bench, name);
+        set_written(&source.path, time());
+        let source = Foreign {
+            written: Some(time()),
+            ..source
+        };
+        wal_database(&bench.target());
+        set_written(&bench.target(), time() - TimeDelta::days(1));
+        set_old(&bench.data("tracker.db-wal"));
+        let made = plan(source.clone(), &bench.target(), time(), &disk)?;
+        assert_eq!((made.source.as_str(), made.pinned), (name, Some(time())));
+        assert_eq!(made.standing(false), []);
+        let restored = made.execute(false, Depth::Full, &disk, &watch)?;
+        assert_eq!(restored.report.rows["t"], OLD.cast_unsigned());
+        assert_eq!(bench.names(), ["tracker.db", KEPT]);
+        assert!(source.path.exists(), "the source stays");
+    }
+    Ok(())
+}
+
+#[test]
+fn whatever_operation_of_restoring_a_foreign_database_fails_a_whole_one_is_in_place() {
+    let mut cases = 0;
+    for n in 0.. {
+        let bench = Bench::new();
+        let source = foreign(&bench, "packed.db.gz");
+        let disk = Disk::failing_at(n);
+        let restored = plan(source, &bench.target(), time(), &disk)
+            .and_then(|plan| plan.execute(false, Depth::Quick, &disk, &Watch::default()));
+        if disk.operations() <= n {
+            assert!(restored.is_ok());
+            break;
+        }
+        if bench.target().exists() {
+            assert_eq!(rows(&bench.target()), OLD, "operation {n}");
+        } else {
+            assert!(restored.is_err(), "operation {n}");
+        }
+        cases += 1;
+    }
+    println!("restoring a foreign database on a failing disk: {cases} cases");
+    assert!(cases > 10, "{cases}");
+}
+
+#[test]
+fn a_target_on_another_file_system_is_restored_to() -> Outcome {
+    let bench = Bench::new();
+    let elsewhere = tempfile::tempdir()?;
+    let target = elsewhere.path().join("tracker.db");
+    let restored = plan(bench.backup.clone(), &target, time(), &Disk::default())?.execute(
+        false,
+        Depth::Quick,
+        &Disk::default(),
+        &Watch::default(),
+    )?;
+    assert_eq!(rows(&restored.target), NEW);
+    Ok(())
+}

@@ -1,0 +1,177 @@
+//! Whether a database, an artifact or a whole backup is what it should be.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::artifact::{artifact, compress, unpack};
+pub use self::foreign::{foreign, unpack_foreign, unpacked_size};
+pub use self::structure::structure;
+use crate::catalogue::{self, Backup, MANIFEST, SUMS};
+use crate::config::Depth;
+use crate::disk::{self, Disk};
+use crate::snapshot::Watch;
+
+mod artifact;
+mod foreign;
+mod structure;
+
+/// What a check has seen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// How deep it went.
+    pub depth: Depth,
+    /// Rows of each table.
+    pub rows: BTreeMap<String, u64>,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+}
+
+/// Why something could not be verified, or what is wrong with it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It was read, and it is not what it should be.
+    #[error("{} is damaged: {}", .path.display(), .findings.join("; "))]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it; at most 100 findings.
+        findings: Vec<String>,
+    },
+    /// It was asked to end before it was done.
+    #[error("verification was given up: {why}")]
+    Cancelled {
+        /// Why it was asked to.
+        why: String,
+    },
+    /// The file system refused.
+    #[error(transparent)]
+    Disk(#[from] disk::Error),
+    /// `SQLite` could not read it, for a reason other than damage.
+    #[error("could not check {}: {source}", .path.display())]
+    Sqlite {
+        /// The database.
+        path: PathBuf,
+        /// What it said.
+        source: rusqlite::Error,
+    },
+}
+
+impl Error {
+    fn corrupt(path: &Path, finding: impl Into<String>) -> Self {
+        Self::Corrupt {
+            path: path.to_owned(),
+            findings: vec![finding.into()],
+        }
+    }
+}
+
+/// Verifies a whole backup: that manifest and checksums are those that were published,
+/// that the artifact is; and with a depth, that the database inside is sound and its
+/// tables have the rows the manifest says.
+///
+/// For that the database is unpacked into the directory `scratch`, as
+/// `<id>.unpacked.sqlite3`, and removed again; one stored uncompressed is checked in place.
+///
+/// # Errors
+///
+/// [`Error::Corrupt`] with what is wrong; or if it cannot be read, `scratch` not be
+/// written, or `watch` is cancelled.
+pub fn backup(
+    backup: &Backup,
+    depth: Option<Depth>,
+    scratch: &Path,
+    disk: &Disk,
+    watch: &Watch,
+) -> Result<Option<Report>, Error> {
+    let expected = &backup.manifest.database;
+    let stored = backup.dir.join(&expected.name);
+    match depth {
+        None => {
+            published(backup, disk)?;
+            artifact(&stored, expected, disk, watch)?;
+            Ok(None)
+        }
+        Some(depth) if expected.compression == "none" => {
+            published(backup, disk)?;
+            artifact(&stored, expected, disk, watch)?;
+            database(&stored, backup, depth, watch).map(Some)
+        }
+        Some(depth) => {
+            let unpacked = scratch.join(format!("{}.unpacked.sqlite3", backup.manifest.id));
+            let checked = unpack_checked(backup, &unpacked, depth, disk, watch);
+            if unpacked.exists() {
+                let removed = disk.remove_file(&unpacked);
+                // A finding is worth more than the trouble of tidying up after it.
+                return checked.and_then(|report| Ok(removed.map(|()| Some(report))?));
+            }
+            checked.map(Some)
+        }
+    }
+}
+
+/// Unpacks the database of a backup into the new file `to` and verifies everything there
+/// is to verify on the way: what was published, the artifact, the structure, the rows.
+///
+/// # Errors
+///
+/// As [`backup`]. What was written of `to` is left and not to be trusted.
+pub fn unpack_checked(
+    backup: &Backup,
+    to: &Path,
+    depth: Depth,
+    disk: &Disk,
+    watch: &Watch,
+) -> Result<Report, Error> {
+    let expected = &backup.manifest.database;
+    published(backup, disk)?;
+    unpack(&backup.dir.join(&expected.name), expected, to, disk, watch)?;
+    database(to, backup, depth, watch)
+}
+
+/// Whether an unpacked database is sound and has the rows its manifest says.
+fn database(path: &Path, backup: &Backup, depth: Depth, watch: &Watch) -> Result<Report, Error> {
+    let report = structure(path, depth, watch)?;
+    if report.rows == backup.manifest.rows {
+        return Ok(report);
+    }
+    Err(Error::Corrupt {
+        path: path.to_owned(),
+        findings: differing_rows(&backup.manifest.rows, &report.rows),
+    })
+}
+
+/// Whether manifest and checksums are, byte for byte, those that were published.
+fn published(backup: &Backup, disk: &Disk) -> Result<(), Error> {
+    let (manifest, sums) = (backup.dir.join(MANIFEST), backup.dir.join(SUMS));
+    let json = disk.read(&manifest, catalogue::SMALL_FILE)?;
+    let found = disk.read(&sums, catalogue::SMALL_FILE)?;
+    if found != catalogue::sums(&json, &backup.manifest.database).as_bytes() {
+        let finding = format!("it does not agree with {MANIFEST}; one of the two has changed");
+        return Err(Error::corrupt(&sums, finding));
+    }
+    Ok(())
+}
+
+fn differing_rows(expected: &BTreeMap<String, u64>, found: &BTreeMap<String, u64>) -> Vec<String> {
+    let rows = |count: Option<&u64>| match count {
+        Some(rows) => format!("{rows} rows"),
+        None => "none".to_owned(),
+    };
+    let tables: BTreeSet<_> = expected.keys().chain(found.keys()).collect();
+    tables
+        .into_iter()
+        .filter(|table| expected.get(*table) != found.get(*table))
+        .map(|table| {
+            format!(
+                "table {table}: {} in the manifest, {} in the database",
+                rows(expected.get(table)),
+                rows(found.get(table))
+            )
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

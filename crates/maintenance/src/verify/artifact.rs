@@ -1,0 +1,357 @@
+//! The stored form of a database: written, read back and unpacked as a stream, with sizes
+//! and checksums taken on the way.
+
+use std::io::{self, BufRead as _, BufReader, Read, Write};
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+use zstd::zstd_safe::{CParameter, DParameter};
+
+use super::Error;
+use crate::catalogue::Artifact;
+use crate::config::Compression;
+use crate::disk::{self, Disk, File};
+use crate::snapshot::Watch;
+
+/// Bytes moved at a time. A fixed buffer: memory must not grow with the database.
+const CHUNK: usize = 256 << 10;
+/// Bytes written between two syncs. Many small ones, because one sync of gigabytes makes
+/// every commit of the database in service wait for it.
+const SYNC_EVERY: u64 = 16 << 20;
+/// Largest zstd window written (4 MiB, as its base-2 logarithm), and read back.
+const WINDOW_LOG: u32 = 22;
+
+/// Stores the database `raw` at `artifact`, checksums both on the way and makes the
+/// result durable. With [`Compression::None`], `raw` itself becomes the artifact: it is
+/// renamed, which costs neither time nor room.
+///
+/// Compression is done by the calling thread alone. One core is what a machine with a
+/// tracker on it can spare, and zstd's own threads would each add buffers of several
+/// megabytes; at level 3 about 4 MiB are used, at no level more than 32 MiB, whatever the
+/// size of the database. The frame carries the content's size and checksum, so `zstd -d`
+/// checks what it restores.
+///
+/// # Errors
+///
+/// If a file cannot be read or written, or `watch` is cancelled. Part of the artifact may
+/// be left.
+pub fn compress(
+    raw: &Path,
+    artifact: &Path,
+    compression: Compression,
+    disk: &Disk,
+    watch: &Watch,
+) -> Result<Artifact, Error> {
+    let name = artifact.file_name().unwrap_or_default().to_string_lossy();
+    let (raw, stored, method) = match compression {
+        Compression::None => {
+            disk.rename(raw, artifact)?;
+            let raw = checksum(disk, artifact, watch)?;
+            disk.sync_file(artifact)?;
+            (raw.clone(), raw, "none")
+        }
+        Compression::Zstd(level) => {
+            let (raw, stored) = encode(raw, artifact, level, disk, watch)?;
+            (raw, stored, "zstd")
+        }
+    };
+    Ok(Artifact {
+        name: name.into_owned(),
+        stored_bytes: stored.bytes,
+        stored_sha256: stored.sha256,
+        raw_bytes: raw.bytes,
+        raw_sha256: raw.sha256,
+        compression: method.to_owned(),
+    })
+}
+
+/// Reads an artifact back, decompresses it and compares sizes and checksums, those of the
+/// stored bytes and those of the database inside.
+///
+/// # Errors
+///
+/// [`Error::Corrupt`] if anything differs; or if it cannot be read, or `watch` is cancelled.
+pub fn artifact(path: &Path, expected: &Artifact, disk: &Disk, watch: &Watch) -> Result<(), Error> {
+    decode(path, expected, io::sink(), disk, watch)
+}
+
+/// Decompresses an artifact into the new file `to`, checking it as [`artifact`] does, and
+/// makes it durable.
+///
+/// # Errors
+///
+/// As [`artifact`]; also if `to` exists or cannot be written. What was written of it is
+/// left and not to be trusted.
+pub fn unpack(
+    path: &Path,
+    expected: &Artifact,
+    to: &Path,
+    disk: &Disk,
+    watch: &Watch,
+) -> Result<(), Error> {
+    let mut sink = Synced::new(disk.create(to)?);
+    decode(path, expected, &mut sink, disk, watch)?;
+    Ok(sink.finish()?)
+}
+
+/// A length and a SHA-256 in lower-case hex.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Sum {
+    bytes: u64,
+    sha256: String,
+}
+
+/// Passes bytes through and sums them up.
+struct Summed<T> {
+    inner: T,
+    bytes: u64,
+    hasher: Sha256,
+}
+
+impl<T> Summed<T> {
+    fn new(inner: T) -> Self {
+        Self {
+            inner,
+            bytes: 0,
+            hasher: Sha256::new(),
+        }
+    }
+
+    fn sum(self) -> (T, Sum) {
+        let sha256 = format!("{:x}", self.hasher.finalize());
+        let bytes = self.bytes;
+        (self.inner, Sum { bytes, sha256 })
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        self.hasher.update(bytes);
+    }
+}
+
+impl<T: Read> Read for Summed<T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.add(&buffer[..read]);
+        Ok(read)
+    }
+}
+
+impl<T: Write> Write for Summed<T> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(buffer)?;
+        self.add(&buffer[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// Writes a file and syncs it every [`SYNC_EVERY`] bytes.
+pub(super) struct Synced {
+    file: File,
+    unsynced: u64,
+}
+
+impl Synced {
+    pub(super) fn new(file: File) -> Self {
+        Self { file, unsynced: 0 }
+    }
+
+    pub(super) fn finish(self) -> Result<(), disk::Error> {
+        let path = self.file.path();
+        self.file
+            .sync_all()
+            .map_err(|error| disk::Error::new("sync", path, error))?;
+        self.file.forget_cached();
+        Ok(())
+    }
+}
+
+impl Write for Synced {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(buffer)?;
+        self.unsynced += written as u64;
+        if self.unsynced >= SYNC_EVERY {
+            self.unsynced = 0;
+            self.file.sync_data()?;
+            self.file.forget_cached();
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// What stopped [`pump`].
+pub(super) enum Stopped {
+    Reading(io::Error),
+    Writing(io::Error),
+    Cancelled(String),
+}
+
+/// Moves everything from one to the other and says how it is going.
+pub(super) fn pump(
+    from: &mut impl Read,
+    to: &mut impl Write,
+    watch: &Watch,
+) -> Result<(), Stopped> {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        if let Some(why) = watch.cancelled() {
+            return Err(Stopped::Cancelled(why));
+        }
+        let read = match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Stopped::Reading(error)),
+        };
+        to.write_all(&buffer[..read]).map_err(Stopped::Writing)?;
+        watch.advance(read as u64);
+    }
+}
+
+fn checksum(disk: &Disk, path: &Path, watch: &Watch) -> Result<Sum, Error> {
+    let mut file = Summed::new(disk.open(path)?);
+    watch.begin("checksumming", Some(file.inner.size()?));
+    pump(&mut file, &mut io::sink(), watch).map_err(|stopped| match stopped {
+        Stopped::Cancelled(why) => Error::Cancelled { why },
+        Stopped::Reading(error) | Stopped::Writing(error) => {
+            disk::Error::new("read", path, error).into()
+        }
+    })?;
+    Ok(file.sum().1)
+}
+
+fn encode(
+    raw: &Path,
+    artifact: &Path,
+    level: i32,
+    disk: &Disk,
+    watch: &Watch,
+) -> Result<(Sum, Sum), Error> {
+    let writing = |error| disk::Error::new("write", artifact, error);
+    let mut from = Summed::new(disk.open(raw)?);
+    let size = from.inner.size()?;
+    watch.begin("compressing", Some(size));
+
+    let to = Summed::new(Synced::new(disk.create(artifact)?));
+    let mut encoder = encoder(to, level, size).map_err(writing)?;
+    pump(&mut from, &mut encoder, watch).map_err(|stopped| match stopped {
+        Stopped::Cancelled(why) => Error::Cancelled { why },
+        Stopped::Reading(error) => disk::Error::new("read", raw, error).into(),
+        Stopped::Writing(error) => writing(error).into(),
+    })?;
+    let (to, stored) = encoder.finish().map_err(writing)?.sum();
+    to.finish()?;
+    Ok((from.sum().1, stored))
+}
+
+fn encoder<W: Write>(to: W, level: i32, size: u64) -> io::Result<zstd::Encoder<'static, W>> {
+    let mut encoder = zstd::Encoder::new(to, level)?;
+    encoder.set_pledged_src_size(Some(size))?;
+    encoder.include_contentsize(true)?;
+    encoder.include_checksum(true)?;
+    if level >= 10 {
+        // From here on zstd's own tables alone grow past 32 MiB, to 90 at level 19.
+        encoder.set_parameter(CParameter::WindowLog(WINDOW_LOG))?;
+        encoder.set_parameter(CParameter::HashLog(21))?;
+        encoder.set_parameter(CParameter::ChainLog(21))?;
+    }
+    Ok(encoder)
+}
+
+fn decode(
+    path: &Path,
+    expected: &Artifact,
+    to: impl Write,
+    disk: &Disk,
+    watch: &Watch,
+) -> Result<(), Error> {
+    let file = disk.open(path)?;
+    // What has been written a moment ago would otherwise be compared with memory.
+    file.forget_cached();
+    let size = file.size()?;
+    if size != expected.stored_bytes {
+        let finding = format!("it has {size} bytes, not {}", expected.stored_bytes);
+        return Err(Error::corrupt(path, finding));
+    }
+    watch.begin("reading back", Some(expected.raw_bytes));
+
+    let stored = Summed::new(file);
+    // One byte more than expected shows that there is too much; reading on would only let
+    // a forged frame fill the disk.
+    let limit = expected.raw_bytes.saturating_add(1);
+    let mut raw = Summed::new(to);
+    let (file, stored) = match expected.compression.as_str() {
+        "none" => {
+            let mut from = stored.take(limit);
+            pump(&mut from, &mut raw, watch).map_err(|stopped| failed(path, stopped))?;
+            from.into_inner().sum()
+        }
+        "zstd" => {
+            let reading = |error| failed(path, Stopped::Reading(error));
+            let mut decoder = zstd::Decoder::new(stored).map_err(reading)?.single_frame();
+            decoder
+                .set_parameter(DParameter::WindowLogMax(WINDOW_LOG))
+                .map_err(reading)?;
+            let mut from = decoder.take(limit);
+            pump(&mut from, &mut raw, watch).map_err(|stopped| failed(path, stopped))?;
+            // `zstd -d` would go on with what follows the frame, or skip it.
+            let mut rest: BufReader<_> = from.into_inner().finish();
+            if raw.bytes < limit && !rest.fill_buf().map_err(reading)?.is_empty() {
+                return Err(Error::corrupt(path, "more follows the end of its frame"));
+            }
+            rest.into_inner().sum()
+        }
+        unknown => {
+            let finding = format!("its compression `{unknown}` is unknown");
+            return Err(Error::corrupt(path, finding));
+        }
+    };
+    file.forget_cached();
+    raw.flush()
+        .map_err(|error| failed(path, Stopped::Writing(error)))?;
+    compare(path, expected, &stored, &raw.sum().1)
+}
+
+fn compare(path: &Path, expected: &Artifact, stored: &Sum, raw: &Sum) -> Result<(), Error> {
+    let same = |what: &str, found: &Sum, bytes: u64, sha256: &str| {
+        if found.bytes != bytes {
+            return Some(format!("{what}: {} bytes, not {bytes}", found.bytes));
+        }
+        (found.sha256 != sha256)
+            .then(|| format!("{what}: SHA-256 is {}, not {sha256}", found.sha256))
+    };
+    let (name, inside) = ("the file", "the database inside");
+    let findings: Vec<_> = [
+        same(name, stored, expected.stored_bytes, &expected.stored_sha256),
+        same(inside, raw, expected.raw_bytes, &expected.raw_sha256),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if findings.is_empty() {
+        return Ok(());
+    }
+    let path = path.to_owned();
+    Err(Error::Corrupt { path, findings })
+}
+
+/// What the operating system says is trouble with the disk; what the decoder says is
+/// damage.
+pub(super) fn failed(path: &Path, stopped: Stopped) -> Error {
+    match stopped {
+        Stopped::Cancelled(why) => Error::Cancelled { why },
+        Stopped::Reading(error) if error.raw_os_error().is_none() => {
+            Error::corrupt(path, format!("it does not decompress: {error}"))
+        }
+        Stopped::Reading(error) => disk::Error::new("read", path, error).into(),
+        Stopped::Writing(error) => disk::Error::new("unpack", path, error).into(),
+    }
+}
