@@ -11,13 +11,17 @@ pub mod catalogue;
 pub mod config;
 pub mod disk;
 pub mod door;
+pub mod driver;
 pub mod gate;
 pub mod hold;
+pub mod readiness;
 pub mod restore;
 pub mod retention;
 pub mod schedule;
 pub mod snapshot;
 pub mod sqlite;
+pub mod status;
+pub mod touch_file;
 pub mod verify;
 pub mod window;
 

@@ -1,0 +1,1116 @@
+//! The one loop that moves the gate.
+//!
+//! ```text
+//!            ┌──────────────────────────────────────────────────────────┐
+//!            ▼                                                          │
+//!   reconcile: what the state projects is made so                       │
+//!     1. a job that is no longer wanted is cancelled and waited for     │
+//!     2. a pin that is no longer wanted ends                            │
+//!     3. the gate is closed or opened                                   │
+//!     4. files that are no longer wanted are removed                    │
+//!     5. the job that is wanted is started                              │
+//!     6. status and touch-file say so                                   │
+//!            │                                                          │
+//!            ▼                                                          │
+//!   wait: a job ended · a command · nothing in flight · time ───▶ step ─┘
+//! ```
+//!
+//! The order of 1 to 3 is invariant 2 of the design: the write lock is gone, then the pin,
+//! then the gate opens. The readiness signal is withdrawn before any of them, so that
+//! nobody is told "you may copy" of a file that is no longer pinned.
+//!
+//! # What a run owns
+//!
+//! A draft (its temporary directory), a pin and a raw copy move from job to job and, in
+//! between, lie here. Each cleans up after itself when dropped, so ending a run in any
+//! state is dropping what is left of it.
+//!
+//! # Jobs that hang
+//!
+//! Jobs block, so each has a thread of its own. A cancelled job is waited for, but not
+//! for long ([`Rules::grace`] while announces wait): a thread stuck in a dead disk must not
+//! keep the gate closed. It is left behind, still owning what it was given, and no new run begins until
+//! it has ended: two copies at once would be worse than none. What it hands in then is
+//! dropped.
+//!
+//! # Panics
+//!
+//! A job that panics has failed, like any other. Should the loop itself panic, its `Drop`
+//! withdraws the signal, ends the pin, opens the gate and says that it is gone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::catalogue::BackupId;
+use crate::gate::{Gate, Keeper};
+use crate::readiness;
+use crate::snapshot::Watch;
+use crate::status::{
+    DatabaseStatus, GateStatus, Published as PublishedStatus, RUNS_KEPT, RunReport, RunStatus,
+    Status, milliseconds,
+};
+use crate::touch_file::{self, Signal, TouchFile};
+use crate::window::{
+    Attempt, Cause, Completion, Event, Failure, GateWanted, Job, Now, Outcome, Pause, Phase, Rules,
+    Run, RunId, Trigger, Window,
+};
+
+/// Log target of everything the driver says, in the style of the services beside it.
+pub const LOG_TARGET: &str = "MAINTENANCE";
+
+/// The longest sleep. Clocks jump and machines are suspended; asking again costs nothing.
+const NAP: Duration = Duration::from_secs(60);
+
+/// How often a pinned database's write-ahead log is looked at.
+const PINNED_NAP: Duration = Duration::from_millis(250);
+
+/// How long a job that was given up is waited for while announces flow.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a run does, in the order of the phases. Every method blocks and is called on a
+/// thread of its own; each is to return soon after `watch` is cancelled.
+pub trait Engine: Send + Sync + 'static {
+    /// What a run writes to before it is published; dropping it removes it.
+    type Draft: Send + 'static;
+    /// The read transaction that keeps the file still; dropping it ends it.
+    type Pin: Send + 'static;
+    /// The durable raw copy.
+    type Copy: Send + 'static;
+
+    /// Everything that can be done, or found impossible, while announces flow.
+    ///
+    /// # Errors
+    ///
+    /// When the run cannot succeed.
+    fn prepare(&self, run: &Run, watch: &Watch) -> Result<(Pause, Self::Draft), Failure>;
+
+    /// Flushes and pins, within `limit`. The gate is closed and nothing is in flight. On
+    /// return no write lock is held.
+    ///
+    /// # Errors
+    ///
+    /// When the pin could not be taken, now or at all.
+    fn pin(&self, run: &Run, limit: Duration, watch: &Watch) -> Result<Self::Pin, NotPinned>;
+
+    /// Copies the pinned file. The pin stays: the readiness signal is withdrawn before it.
+    ///
+    /// # Errors
+    ///
+    /// When the copy did not become complete and durable.
+    fn copy(
+        &self,
+        run: &Run,
+        draft: &Self::Draft,
+        pin: &Self::Pin,
+        watch: &Watch,
+    ) -> Result<Self::Copy, Failure>;
+
+    /// Ends a pin under which the service wrote, and tidies up what that left. May take
+    /// long. Where nothing was written, dropping the pin is enough.
+    fn release(&self, pin: Self::Pin);
+
+    /// Ends the pin of a copy that hangs, from outside, within the time given. Says
+    /// whether writers are free to write.
+    fn end_pin(&self, within: Duration) -> bool;
+
+    /// Verifies, compresses, publishes and prunes.
+    ///
+    /// # Errors
+    ///
+    /// When nothing was published.
+    fn finish(
+        &self,
+        run: &Run,
+        draft: Self::Draft,
+        copy: Self::Copy,
+        pauses: Pauses,
+        watch: &Watch,
+    ) -> Result<Published, Failure>;
+
+    /// A reason to give up a pinned run, looked for several times a second: cheap.
+    fn pinned_too_long(&self) -> Option<Failure>;
+
+    /// The journal mode last seen.
+    fn journal_mode(&self) -> String;
+}
+
+/// Why there is no pin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotPinned {
+    /// Something was in the way that may be gone next time.
+    Busy(String),
+    /// It will not work next time either.
+    Failed(Failure),
+}
+
+/// For how long a run kept the gate closed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pauses {
+    /// All its closures together.
+    pub total: Duration,
+    /// The longest.
+    pub longest: Duration,
+}
+
+/// What a run published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// The backup.
+    pub backup: BackupId,
+    /// What to look at though it is good.
+    pub warnings: Vec<String>,
+}
+
+/// What the driver can be asked for.
+#[derive(Debug)]
+pub enum Command {
+    /// Begin a run now, window or not.
+    Start {
+        /// Told the run's id, or why there is none.
+        reply: oneshot::Sender<Result<RunId, Refused>>,
+    },
+}
+
+/// Why the driver did not do as it was asked. A value, not an error: nothing broke.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Another run is in progress.
+    #[error("run {run} is in progress ({phase}); wait for it to end")]
+    Busy {
+        /// The run in the way.
+        run: RunId,
+        /// What it is doing.
+        phase: Phase,
+    },
+    /// A job that was given up has not ended.
+    #[error(
+        "run {run} was given up but its thread has not ended, which points at a disk that does \
+         not answer; no run begins until it has"
+    )]
+    Stuck {
+        /// The run it belongs to.
+        run: RunId,
+    },
+    /// The process is going down.
+    #[error("the service is shutting down")]
+    ShuttingDown,
+}
+
+/// What the driver is built from.
+#[derive(Debug)]
+pub struct Parts<E> {
+    /// The work.
+    pub engine: E,
+    /// The gate's one keeper.
+    pub keeper: Keeper,
+    /// What windows keep to.
+    pub rules: Rules,
+    /// The beginning of the newest scheduled window known to have had its run.
+    pub served: Option<DateTime<Utc>>,
+    /// The touch-file, if one is configured.
+    pub touch_file: Option<TouchFile>,
+    /// The service's name and version.
+    pub service: String,
+    /// The database, as configured.
+    pub database: std::path::PathBuf,
+}
+
+/// The loop and everything it owns.
+#[derive(Debug)]
+pub struct Driver<E: Engine> {
+    engine: Arc<E>,
+    rules: Rules,
+    window: Window,
+    signal: Option<Signal>,
+    service: String,
+    database: std::path::PathBuf,
+
+    /// The run in progress, as it will be reported.
+    record: Option<Record>,
+    /// What it owns between two jobs.
+    draft: Option<E::Draft>,
+    pin: Option<E::Pin>,
+    copy: Option<E::Copy>,
+    job: Option<Running>,
+    /// Jobs that were given up and have not ended.
+    stuck: Vec<Attempt>,
+    /// Whether a closure is yet to be counted. Not whether the gate is closed: the
+    /// watchdog may have opened it.
+    closed: bool,
+    /// How often the watchdog is known to have opened the gate.
+    forced: u64,
+    /// Whether the world has been told that the file may be copied.
+    signalled: bool,
+    reports: Vec<RunReport>,
+
+    ends: mpsc::UnboundedReceiver<End<E>>,
+    hand_in: mpsc::UnboundedSender<End<E>>,
+    commands: mpsc::Receiver<Command>,
+    status: watch::Sender<PublishedStatus>,
+    keeper: Keeper,
+}
+
+#[derive(Debug)]
+struct Record {
+    run: Run,
+    pauses: Pauses,
+    published: Option<Published>,
+    warnings: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Running {
+    of: Attempt,
+    job: Job,
+    watch: Watch,
+}
+
+/// What a job's thread hands in.
+struct End<E: Engine> {
+    of: Attempt,
+    job: Job,
+    result: JobResult<E>,
+}
+
+enum JobResult<E: Engine> {
+    Prepared(Pause, E::Draft),
+    Pinned(E::Pin),
+    Busy(String),
+    /// However the copy went, draft and pin come back: the pin ends after the signal is
+    /// withdrawn, and files are removed after the gate has opened.
+    Copied(Result<E::Copy, Failure>, E::Draft, E::Pin),
+    Published(Published),
+    Failed(Failure),
+}
+
+/// What ended a wait.
+enum Woken<E: Engine> {
+    Time,
+    Drained,
+    Ended(End<E>),
+    Asked(Command),
+    ShuttingDown,
+}
+
+/// The ends of a driver's channels that belong to others.
+#[derive(Debug)]
+pub struct Handles {
+    /// Asks it for things.
+    pub commands: mpsc::Sender<Command>,
+    /// Reads what it publishes.
+    pub status: crate::status::Reader,
+}
+
+impl<E: Engine> Driver<E> {
+    /// A driver that serves, and the handles to it.
+    #[must_use]
+    pub fn new(parts: Parts<E>) -> (Self, Handles) {
+        let (hand_in, ends) = mpsc::unbounded_channel();
+        let (ask, commands) = mpsc::channel(16);
+        let gate = parts.keeper.gate().clone();
+        let driver = Self {
+            window: Window::new(parts.served),
+            status: watch::Sender::new(PublishedStatus {
+                status: blank_status(&parts, &gate),
+                job: None,
+            }),
+            engine: Arc::new(parts.engine),
+            keeper: parts.keeper,
+            rules: parts.rules,
+            signal: parts.touch_file.map(Signal::new),
+            service: parts.service,
+            database: parts.database,
+            record: None,
+            draft: None,
+            pin: None,
+            copy: None,
+            job: None,
+            stuck: Vec::new(),
+            closed: false,
+            forced: 0,
+            signalled: false,
+            reports: Vec::new(),
+            ends,
+            hand_in,
+            commands,
+        };
+        let status = crate::status::Reader::new(driver.status.subscribe(), gate);
+        (
+            driver,
+            Handles {
+                commands: ask,
+                status,
+            },
+        )
+    }
+
+    /// Runs until `shutdown` completes. On return the gate is open, nothing is pinned and
+    /// no temporary file is left, unless a job's thread hangs.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
+        tokio::pin!(shutdown);
+        loop {
+            // A run that has ended is seen off before the next one begins.
+            self.reconcile().await;
+            if self.begin_what_is_due() {
+                self.reconcile().await;
+            }
+            let woken = self.wait(shutdown.as_mut()).await;
+            // Whatever woke it, limits come first: what happens after one came too late.
+            self.tick();
+            match woken {
+                Woken::Time => {}
+                Woken::Drained => self.ended_now(Completion::Drained),
+                Woken::Ended(end) => self.take(end),
+                Woken::Asked(Command::Start { reply }) => {
+                    self.reconcile().await;
+                    self.start(reply);
+                }
+                Woken::ShuttingDown => break,
+            }
+        }
+        self.step(Event::Abort {
+            reason: "the service is shutting down".into(),
+        });
+        self.reconcile().await;
+    }
+
+    // ---- events -------------------------------------------------------------------
+
+    fn step(&mut self, event: Event) {
+        let window = std::mem::replace(&mut self.window, Window::new(None));
+        self.window = window.step(&self.rules, now(), event);
+    }
+
+    /// Whether there was anything.
+    fn begin_what_is_due(&mut self) -> bool {
+        let now = now();
+        let Some((trigger, window)) = self.window.due(&self.rules, now.utc) else {
+            return false;
+        };
+        let lasts = (window.ends - now.utc).to_std().unwrap_or_default();
+        let id = RunId::new(now.utc);
+        let stuck = self.stuck.first().cloned();
+        self.begin(id.clone(), trigger, Some(window.begins), lasts);
+        if let Some(stuck) = stuck {
+            let of = Attempt { run: id, number: 1 };
+            let failure = Failure::other(&Refused::Stuck { run: stuck.run });
+            self.step(Event::Ended {
+                of,
+                how: Completion::Failed(failure),
+            });
+        }
+        true
+    }
+
+    fn begin(
+        &mut self,
+        id: RunId,
+        trigger: Trigger,
+        serves: Option<DateTime<Utc>>,
+        lasts: Duration,
+    ) {
+        self.step(Event::Start {
+            id,
+            trigger,
+            serves,
+            lasts,
+        });
+        if let Some(run) = self.window.run() {
+            tracing::info!(target: LOG_TARGET, run = %run.id, ?trigger, "A run begins");
+            self.record = Some(Record {
+                run: run.clone(),
+                pauses: Pauses::default(),
+                published: None,
+                warnings: Vec::new(),
+            });
+        }
+    }
+
+    fn start(&mut self, reply: oneshot::Sender<Result<RunId, Refused>>) {
+        let answer = if let Some(run) = self.window.run() {
+            Err(Refused::Busy {
+                run: run.id.clone(),
+                phase: self.window.phase(),
+            })
+        } else if let Some(stuck) = self.stuck.first() {
+            Err(Refused::Stuck {
+                run: stuck.run.clone(),
+            })
+        } else {
+            let id = RunId::new(now().utc);
+            self.begin(
+                id.clone(),
+                Trigger::Operator,
+                None,
+                self.rules.schedule.duration(),
+            );
+            Ok(id)
+        };
+        // Whoever asked may have hung up; the run goes on.
+        drop(reply.send(answer));
+    }
+
+    fn tick(&mut self) {
+        if self.window.ready()
+            && let Some(failure) = self.engine.pinned_too_long()
+        {
+            self.ended_now(Completion::Failed(failure));
+        }
+        self.step(Event::Tick);
+    }
+
+    /// A completion of the current attempt.
+    fn ended_now(&mut self, how: Completion) {
+        if let Some((of, _)) = self.window.job() {
+            self.step(Event::Ended { of, how });
+        }
+    }
+
+    /// Takes what a job hands in, or drops it if the job was given up.
+    fn take(&mut self, end: End<E>) {
+        let End { of, job, result } = end;
+        self.stuck.retain(|stuck| *stuck != of);
+        if !self
+            .job
+            .as_ref()
+            .is_some_and(|running| running.of == of && running.job == job)
+        {
+            self.take_back(result);
+            return;
+        }
+        self.job = None;
+        let how = match result {
+            JobResult::Prepared(pause, draft) => {
+                self.draft = Some(draft);
+                Completion::Prepared(pause)
+            }
+            JobResult::Pinned(pin) => {
+                self.pin = Some(pin);
+                Completion::Pinned
+            }
+            JobResult::Busy(why) => Completion::Busy(why),
+            JobResult::Copied(copied, draft, pin) => {
+                self.draft = Some(draft);
+                self.pin = Some(pin);
+                match copied {
+                    Ok(copy) => {
+                        self.copy = Some(copy);
+                        Completion::Copied
+                    }
+                    Err(failure) => Completion::Failed(failure),
+                }
+            }
+            JobResult::Published(published) => {
+                if let Some(record) = &mut self.record {
+                    record.published = Some(published);
+                }
+                Completion::Published
+            }
+            JobResult::Failed(failure) => Completion::Failed(failure),
+        };
+        self.step(Event::Ended { of, how });
+    }
+
+    /// Keeps what a job that was given up hands in late, to be let go of in order.
+    fn take_back(&mut self, result: JobResult<E>) {
+        if let JobResult::Copied(copied, draft, pin) = result {
+            self.pin = Some(pin);
+            self.draft = Some(draft);
+            self.copy = copied.ok();
+        }
+    }
+
+    // ---- projections made so --------------------------------------------------------
+
+    async fn reconcile(&mut self) {
+        if !self.window.ready() {
+            self.withdraw_ready().await;
+        }
+        self.stop_unwanted_job().await;
+        self.give_up_beside_a_stuck_job();
+        self.release_unwanted_pin();
+        self.move_gate();
+        self.discard_unwanted_files().await;
+        self.start_wanted_job();
+        if self.window.ready() {
+            self.signal_ready().await;
+        }
+        self.report_ended_run();
+        self.publish();
+    }
+
+    async fn stop_unwanted_job(&mut self) {
+        let wanted = self.window.job();
+        let unwanted = |running: &mut Running| {
+            wanted
+                .as_ref()
+                .is_none_or(|(of, job)| (of, job) != (&running.of, &running.job))
+        };
+        let Some(running) = self.job.take_if(unwanted) else {
+            return;
+        };
+        running.watch.cancel("the run was given up");
+        // While announces wait for it, the gate's own deadline is only the grace away.
+        let closed = !self.keeper.gate().is_open();
+        let patience = if closed {
+            self.rules.grace / 2
+        } else {
+            PATIENCE
+        };
+        if tokio::time::timeout(patience, self.ended(&running.of))
+            .await
+            .is_err()
+        {
+            tracing::error!(
+                target: LOG_TARGET, run = %running.of.run, job = ?running.job,
+                "A job that was given up does not end; no run begins until it does"
+            );
+            // Its pin may keep writers out, and they come as soon as the gate opens.
+            if closed && !self.engine.end_pin(self.rules.grace / 4) {
+                tracing::error!(
+                    target: LOG_TARGET,
+                    "Its pin could not be ended either; on a rollback journal the service's \
+                     writes fail until it is"
+                );
+            }
+            self.stuck.push(running.of);
+        }
+    }
+
+    /// Waits for the end of a job that was given up.
+    async fn ended(&mut self, given_up: &Attempt) {
+        while let Some(End { of, result, .. }) = self.ends.recv().await {
+            self.stuck.retain(|stuck| *stuck != of);
+            self.take_back(result);
+            if of == *given_up {
+                return;
+            }
+        }
+    }
+
+    fn release_unwanted_pin(&mut self) {
+        if !self.window.ready() {
+            self.release_pin();
+        }
+    }
+
+    /// Removes what a run that has ended leaves on the disk. After the gate has opened,
+    /// and off this thread: removing gigabytes takes its time, and a dead disk for ever.
+    async fn discard_unwanted_files(&mut self) {
+        if self.window.phase() != Phase::Serving {
+            return;
+        }
+        let files = (self.draft.take(), self.copy.take());
+        if let (None, None) = files {
+            return;
+        }
+        let discarded = tokio::task::spawn_blocking(move || drop(files));
+        if tokio::time::timeout(PATIENCE, discarded).await.is_err() {
+            tracing::warn!(
+                target: LOG_TARGET,
+                "Temporary files of the run are still being removed; does the disk answer?"
+            );
+        }
+    }
+
+    /// A second attempt beside a thread of the first that hangs would hang as well.
+    fn give_up_beside_a_stuck_job(&mut self) {
+        let Some(run) = self.window.run().map(|run| run.id.clone()) else {
+            return;
+        };
+        if self.stuck.iter().any(|stuck| stuck.run == run) {
+            let reason = Refused::Stuck { run }.to_string();
+            self.step(Event::Abort { reason });
+        }
+    }
+
+    /// With the gate closed nothing was written under the pin, so ending it is quick and
+    /// has to come before the gate opens. With the gate open there is no hurry, and a log
+    /// that has grown.
+    fn release_pin(&mut self) {
+        let Some(pin) = self.pin.take() else { return };
+        if !self.keeper.gate().is_open() {
+            return;
+        }
+        let engine = Arc::clone(&self.engine);
+        let thread = std::thread::Builder::new().name("maintenance-release".into());
+        if let Err(error) = thread.spawn(move || engine.release(pin)) {
+            // The closure is gone, and the pin with it.
+            tracing::warn!(
+                target: LOG_TARGET,
+                "No thread to shrink the write-ahead log ({error}); SQLite will, at some commit"
+            );
+        }
+    }
+
+    fn move_gate(&mut self) {
+        match self.window.gate(&self.rules) {
+            GateWanted::Closed { until } => {
+                self.keeper.close(until);
+                self.closed = true;
+            }
+            GateWanted::Open => {
+                let forced = self.keeper.gate().forced();
+                if forced > self.forced {
+                    self.forced = forced;
+                    tracing::error!(
+                        target: LOG_TARGET,
+                        "The gate had to be opened by its watchdog: the driver was late. This is \
+                         a defect or a machine that stood still; please report it"
+                    );
+                }
+                let closed_for = self.keeper.open();
+                if std::mem::replace(&mut self.closed, false) {
+                    self.count_pause(closed_for);
+                }
+            }
+        }
+    }
+
+    fn count_pause(&mut self, closed_for: Duration) {
+        tracing::info!(
+            target: LOG_TARGET,
+            "Announces resume after {:.1} ms", milliseconds(closed_for)
+        );
+        if let Some(Record { pauses, .. }) = &mut self.record {
+            pauses.total += closed_for;
+            pauses.longest = pauses.longest.max(closed_for);
+        }
+    }
+
+    fn start_wanted_job(&mut self) {
+        let Some((of, job)) = self.window.job() else {
+            return;
+        };
+        if self.job.is_some() {
+            return;
+        }
+        let Some(Record { run, pauses, .. }) = &self.record else {
+            return;
+        };
+        let run = Run {
+            attempt: of.number,
+            ..run.clone()
+        };
+        let pauses = *pauses;
+        let engine = Arc::clone(&self.engine);
+        let watch = Watch::default();
+        let work: Work<E> = match job {
+            // Waited for in `wait`; it needs no thread.
+            Job::Drain => return,
+            Job::Prepare => Box::new(move |watch| match engine.prepare(&run, watch) {
+                Ok((pause, draft)) => JobResult::Prepared(pause, draft),
+                Err(failure) => JobResult::Failed(failure),
+            }),
+            Job::Pin => {
+                let limit = self.time_left();
+                Box::new(move |watch| match engine.pin(&run, limit, watch) {
+                    Ok(pin) => JobResult::Pinned(pin),
+                    Err(NotPinned::Busy(why)) => JobResult::Busy(why),
+                    Err(NotPinned::Failed(failure)) => JobResult::Failed(failure),
+                })
+            }
+            Job::Copy => {
+                let parts = self.draft.take().zip(self.pin.take());
+                Box::new(move |watch| {
+                    let (draft, pin) = parts.expect("Copying is reached with a draft and a pin");
+                    let copied = caught(|| engine.copy(&run, &draft, &pin, watch));
+                    JobResult::Copied(copied.unwrap_or_else(Err), draft, pin)
+                })
+            }
+            Job::Finish => {
+                let parts = self.draft.take().zip(self.copy.take());
+                Box::new(move |watch| {
+                    let (draft, copy) = parts.expect("Finishing is reached with draft and copy");
+                    match engine.finish(&run, draft, copy, pauses, watch) {
+                        Ok(published) => JobResult::Published(published),
+                        Err(failure) => JobResult::Failed(failure),
+                    }
+                })
+            }
+        };
+        self.job = Some(Running {
+            of: of.clone(),
+            job,
+            watch: watch.clone(),
+        });
+        spawn(of, job, watch, work, self.hand_in.clone());
+    }
+
+    fn time_left(&self) -> Duration {
+        let now = now().monotonic;
+        // So that a reason told by the job itself comes before the limit does.
+        let margin = self.rules.grace / 2;
+        self.window
+            .wake_at()
+            .map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
+            .saturating_sub(margin)
+    }
+
+    // ---- what the world is told -------------------------------------------------------
+
+    async fn signal_ready(&mut self) {
+        if std::mem::replace(&mut self.signalled, true) {
+            return;
+        }
+        let (Some(signal), Some(record)) = (&self.signal, &self.record) else {
+            return;
+        };
+        let now = now();
+        let ends = self.window.wake_at().unwrap_or(record.run.ends);
+        let left = ends.saturating_duration_since(now.monotonic);
+        let ready = touch_file::Ready {
+            run: record.run.id.clone(),
+            database: self.database.clone(),
+            driver: readiness::DRIVER.to_owned(),
+            until: now.utc + left,
+        };
+        let shown = signal.show(ready);
+        if let Some(problem) = aside(self.patience(1), shown).await {
+            tracing::warn!(target: LOG_TARGET, "{problem}");
+            if let Some(record) = &mut self.record {
+                record.warnings.push(problem);
+            }
+        }
+    }
+
+    async fn withdraw_ready(&mut self) {
+        if !std::mem::replace(&mut self.signalled, false) {
+            return;
+        }
+        self.status
+            .send_modify(|published| published.status.ready = false);
+        let Some(signal) = &self.signal else { return };
+        if let Some(problem) = aside(self.patience(8), signal.hide()).await {
+            tracing::error!(
+                target: LOG_TARGET,
+                "{problem}; should it stay, remove it by hand: it says that the database may be \
+                 copied, which is no longer so"
+            );
+        }
+    }
+
+    /// How long a file operation is waited for: while announces wait too, a share of what
+    /// the gate has left.
+    fn patience(&self, share: u32) -> Duration {
+        if self.keeper.gate().is_open() {
+            PATIENCE
+        } else {
+            self.rules.grace / share
+        }
+    }
+
+    fn report_ended_run(&mut self) {
+        let Some((id, outcome)) = self.window.last() else {
+            return;
+        };
+        let Some(Record {
+            run,
+            pauses,
+            published,
+            mut warnings,
+        }) = self.record.take_if(|record| record.run.id == *id)
+        else {
+            return;
+        };
+        let (backup, more) = published.map_or((None, Vec::new()), |published| {
+            (Some(published.backup), published.warnings)
+        });
+        warnings.extend(more);
+        warnings.extend(self.missed_meanwhile(&run));
+        let report = RunReport {
+            id: run.id,
+            trigger: run.trigger,
+            began: run.began,
+            ended: now().utc,
+            outcome: outcome.clone(),
+            pause_ms: milliseconds(pauses.total),
+            longest_pause_ms: milliseconds(pauses.longest),
+            backup,
+            warnings,
+        };
+        log(&report);
+        self.reports.insert(0, report);
+        self.reports.truncate(RUNS_KEPT);
+    }
+
+    /// What to say of a window that came and went while this run was on.
+    fn missed_meanwhile(&self, run: &Run) -> Option<String> {
+        let now = now().utc;
+        let window = self.rules.schedule.last_before(now)?;
+        let missed = window.begins > run.began && window.ends <= now;
+        missed.then(|| {
+            format!(
+                "the window that began at {} had no run of its own, because this one was still on",
+                window.begins.format("%F %H:%M")
+            )
+        })
+    }
+
+    fn publish(&self) {
+        let status = Status {
+            version: crate::VERSION.into(),
+            service: self.service.clone(),
+            alive: true,
+            state: self.window.phase(),
+            ready: self.window.ready(),
+            gate: GateStatus::of(self.keeper.gate()),
+            next: self.rules.schedule.next_after(now().utc),
+            run: self.window.run().map(|run| RunStatus {
+                id: run.id.clone(),
+                trigger: run.trigger,
+                began: run.began,
+                attempt: run.attempt,
+                progress: None,
+            }),
+            runs: self.reports.clone(),
+            database: DatabaseStatus {
+                path: self.database.clone(),
+                journal_mode: self.engine.journal_mode(),
+            },
+        };
+        let job = self.job.as_ref().map(|running| running.watch.clone());
+        self.status.send_replace(PublishedStatus { status, job });
+    }
+
+    // ---- waiting ------------------------------------------------------------------------
+
+    async fn wait(&mut self, shutdown: std::pin::Pin<&mut impl Future<Output = ()>>) -> Woken<E> {
+        let nap = self.nap();
+        let draining = matches!(self.window.job(), Some((_, Job::Drain)));
+        let Self {
+            keeper,
+            ends,
+            commands,
+            ..
+        } = self;
+        let drained = async {
+            if draining {
+                keeper.drained().await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = shutdown => Woken::ShuttingDown,
+            // The driver keeps a sender of its own, so this never ends.
+            Some(end) = ends.recv() => Woken::Ended(end),
+            () = drained => Woken::Drained,
+            Some(command) = commands.recv() => Woken::Asked(command),
+            () = tokio::time::sleep(nap) => Woken::Time,
+        }
+    }
+
+    /// How long nothing needs doing, unless something happens.
+    fn nap(&self) -> Duration {
+        let now = now();
+        let mut nap = if self.window.ready() { PINNED_NAP } else { NAP };
+        if let Some(at) = self.window.wake_at() {
+            nap = nap.min(at.saturating_duration_since(now.monotonic));
+        }
+        if let Some(next) = self.rules.schedule.next_after(now.utc) {
+            nap = nap.min((next.begins - now.utc).to_std().unwrap_or_default());
+        }
+        nap
+    }
+}
+
+/// A driver that ends, by return or by panic, leaves nobody waiting and nobody misled: the
+/// signal is withdrawn, the pin goes, and then the gate opens.
+impl<E: Engine> Drop for Driver<E> {
+    fn drop(&mut self) {
+        if std::mem::replace(&mut self.signalled, false)
+            && let Some(signal) = &self.signal
+        {
+            // Only a panic leads here with the signal up; there is nobody left to tell.
+            let _ = signal.hide()();
+        }
+        self.pin = None;
+        if let Some(running) = self.job.take() {
+            running.watch.cancel("the driver is gone");
+            if !self.keeper.gate().is_open() {
+                self.engine.end_pin(self.rules.grace / 4);
+            }
+        }
+        self.keeper.open();
+        let interrupted = self.record.take().filter(|_| std::thread::panicking());
+        self.status.send_modify(|published| {
+            let status = &mut published.status;
+            status.alive = false;
+            status.ready = false;
+            status.next = None;
+            status.run = None;
+            status.state = Phase::Serving;
+            if let Some(record) = interrupted {
+                status.runs.insert(0, broken(record));
+            }
+            published.job = None;
+        });
+    }
+}
+
+/// The report of a run whose driver panicked.
+fn broken(record: Record) -> RunReport {
+    let Record {
+        run,
+        pauses,
+        warnings,
+        ..
+    } = record;
+    RunReport {
+        id: run.id,
+        trigger: run.trigger,
+        began: run.began,
+        ended: now().utc,
+        outcome: Outcome::Failed {
+            phase: Phase::Serving,
+            cause: Cause::Panicked,
+            message: "the maintenance driver broke; there are no more backups until the service \
+                      is restarted; this is a defect, please report it"
+                .to_owned(),
+        },
+        pause_ms: milliseconds(pauses.total),
+        longest_pause_ms: milliseconds(pauses.longest),
+        backup: None,
+        warnings,
+    }
+}
+
+/// Does something with the touch-file on a thread of its own, since its volume may be a
+/// network's and hang, and says what went wrong.
+async fn aside(
+    limit: Duration,
+    work: impl FnOnce() -> Result<(), touch_file::Error> + Send + 'static,
+) -> Option<String> {
+    match tokio::time::timeout(limit, tokio::task::spawn_blocking(work)).await {
+        Ok(Ok(Ok(()))) => None,
+        Ok(Ok(Err(error))) => Some(error.to_string()),
+        Ok(Err(panicked)) => Some(format!("the touch-file was not changed: {panicked}")),
+        Err(_) => Some("the volume of the touch-file does not answer".to_owned()),
+    }
+}
+
+type Work<E> = Box<dyn FnOnce(&Watch) -> JobResult<E> + Send>;
+
+/// Runs a job on a thread of its own, which hands in a result whatever happens.
+fn spawn<E: Engine>(
+    of: Attempt,
+    job: Job,
+    watch: Watch,
+    work: Work<E>,
+    hand_in: mpsc::UnboundedSender<End<E>>,
+) {
+    let failed = hand_in.clone();
+    let failed_of = of.clone();
+    let thread = std::thread::Builder::new().name(format!("maintenance-{job:?}").to_lowercase());
+    let spawned = thread.spawn(move || {
+        let result = caught(|| work(&watch)).unwrap_or_else(JobResult::Failed);
+        // The driver may be gone; then the result is dropped here, and cleans up.
+        drop(hand_in.send(End { of, job, result }));
+    });
+    if let Err(error) = spawned {
+        let message = format!("could not start a thread: {error}; raise the limit on threads");
+        let result = JobResult::Failed(Failure {
+            cause: Cause::Other,
+            message,
+        });
+        drop(failed.send(End {
+            of: failed_of,
+            job,
+            result,
+        }));
+    }
+}
+
+/// What `work` returns, or that it panicked.
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
+        .map_err(|panic| panicked(panic.as_ref()))
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> Failure {
+    let said = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    let message = format!("the job panicked ({said}); this is a defect, please report it");
+    Failure {
+        cause: Cause::Panicked,
+        message,
+    }
+}
+
+fn log(report: &RunReport) {
+    let RunReport {
+        id,
+        outcome,
+        pause_ms,
+        backup,
+        ..
+    } = report;
+    for warning in &report.warnings {
+        tracing::warn!(target: LOG_TARGET, run = %id, "{warning}");
+    }
+    match outcome {
+        Outcome::Done => {
+            let backup = backup.as_ref().map(BackupId::to_string).unwrap_or_default();
+            let seconds = (report.ended - report.began)
+                .to_std()
+                .unwrap_or_default()
+                .as_secs_f64();
+            tracing::info!(
+                target: LOG_TARGET, run = %id,
+                "Backup {backup} published: announces paused {pause_ms:.1} ms, {seconds:.1} s in all"
+            );
+        }
+        Outcome::Failed { phase, message, .. } => tracing::error!(
+            target: LOG_TARGET, run = %id, "The run failed while {phase}: {message}"
+        ),
+        Outcome::WouldNotFit { message } => tracing::error!(
+            target: LOG_TARGET, run = %id, "The run did not begin: {message}"
+        ),
+        Outcome::Deadline { phase, message } => tracing::error!(
+            target: LOG_TARGET, run = %id, "The run was given up while {phase}: {message}"
+        ),
+        Outcome::Aborted { phase, message } => tracing::warn!(
+            target: LOG_TARGET, run = %id, "The run was called off while {phase}: {message}"
+        ),
+    }
+}
+
+fn blank_status<E: Engine>(parts: &Parts<E>, gate: &Gate) -> Status {
+    Status {
+        version: crate::VERSION.into(),
+        service: parts.service.clone(),
+        alive: true,
+        state: Phase::Serving,
+        ready: false,
+        gate: GateStatus::of(gate),
+        next: None,
+        run: None,
+        runs: Vec::new(),
+        database: DatabaseStatus {
+            path: parts.database.clone(),
+            journal_mode: parts.engine.journal_mode(),
+        },
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the driver reads the clocks, once per event, for everybody"
+)]
+fn now() -> Now {
+    // Tokio's reading of the monotonic clock is the one its timers go by.
+    Now {
+        utc: Utc::now(),
+        monotonic: tokio::time::Instant::now().into_std(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,741 @@
+//! The real loop, the real gate and real threads with an engine whose every step does as
+//! it is told. Limits are short; nothing sleeps to wait.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a window is laid around the present"
+)]
+
+use std::collections::HashMap;
+use std::sync::{Condvar, Mutex};
+
+use super::*;
+use crate::schedule::Schedule;
+
+/// What a step of the fake engine does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Act {
+    Succeed,
+    Busy,
+    Fail,
+    Panic,
+    /// Until cancelled, then fail: a job that behaves.
+    WaitForCancel,
+    /// Until [`Script::let_go`], whatever it is told: a thread stuck in a dead disk.
+    Hang,
+}
+
+/// What the engine does and what has been seen.
+#[derive(Debug, Default)]
+struct Script {
+    acts: Mutex<HashMap<Job, Vec<Act>>>,
+    log: Mutex<Vec<String>>,
+    let_go: Mutex<bool>,
+    changed: Condvar,
+    copied_when_open: Mutex<Option<bool>>,
+    too_long: Mutex<bool>,
+    break_driver: Mutex<bool>,
+}
+
+impl Script {
+    fn says(&self, job: Job, acts: &[Act]) {
+        self.acts
+            .lock()
+            .expect("unpoisoned")
+            .insert(job, acts.to_vec());
+    }
+
+    fn note(&self, what: impl Into<String>) {
+        self.log.lock().expect("unpoisoned").push(what.into());
+        self.changed.notify_all();
+    }
+
+    fn noted(&self) -> Vec<String> {
+        self.log.lock().expect("unpoisoned").clone()
+    }
+
+    fn wait_for_note(&self, what: &str) {
+        self.wait_for_notes(what, 1);
+    }
+
+    /// Pins are released on a thread of their own, beside what follows.
+    fn wait_for_notes(&self, what: &str, times: usize) {
+        let noted = |log: &[String]| log.iter().filter(|note| note.starts_with(what)).count();
+        let log = self.log.lock().expect("unpoisoned");
+        let log = self.changed.wait_while(log, |log| noted(log) < times);
+        drop(log.expect("unpoisoned"));
+    }
+
+    fn let_go(&self) {
+        *self.let_go.lock().expect("unpoisoned") = true;
+        self.changed.notify_all();
+    }
+
+    fn act(&self, job: Job, watch: &Watch) -> Result<(), NotPinned> {
+        let act = {
+            let mut acts = self.acts.lock().expect("unpoisoned");
+            match acts.get_mut(&job) {
+                Some(acts) if acts.len() > 1 => acts.remove(0),
+                Some(acts) => acts[0],
+                None => Act::Succeed,
+            }
+        };
+        let failed = |why: &str| NotPinned::Failed(Failure::other(&why));
+        match act {
+            Act::Succeed => Ok(()),
+            Act::Busy => Err(NotPinned::Busy("in the way".into())),
+            Act::Fail => Err(failed("it broke")),
+            Act::Panic => panic!("as told"),
+            Act::WaitForCancel => {
+                let (say, heard) = std::sync::mpsc::channel();
+                watch.on_cancel(move || _ = say.send(()));
+                heard.recv().expect("the watch lives");
+                Err(failed("cancelled"))
+            }
+            Act::Hang => {
+                let let_go = self.let_go.lock().expect("unpoisoned");
+                drop(
+                    self.changed
+                        .wait_while(let_go, |go| !*go)
+                        .expect("unpoisoned"),
+                );
+                Err(failed("let go at last"))
+            }
+        }
+    }
+}
+
+/// A part of a run that says when it is dropped and whether announces waited then.
+#[derive(Debug)]
+struct Part {
+    name: &'static str,
+    script: Arc<Script>,
+    gate: Gate,
+    touch_file: Option<std::path::PathBuf>,
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let gate = if self.gate.is_open() {
+            "open"
+        } else {
+            "closed"
+        };
+        let told = self.touch_file.as_ref().is_some_and(|path| path.exists());
+        let told = if told { ", touch-file there" } else { "" };
+        self.script
+            .note(format!("{} dropped, gate {gate}{told}", self.name));
+    }
+}
+
+#[derive(Debug)]
+struct Fake {
+    script: Arc<Script>,
+    gate: Gate,
+    pause: Pause,
+    touch_file: Option<std::path::PathBuf>,
+}
+
+impl Fake {
+    fn part(&self, name: &'static str) -> Part {
+        Part {
+            name,
+            script: Arc::clone(&self.script),
+            gate: self.gate.clone(),
+            touch_file: self.touch_file.clone(),
+        }
+    }
+
+    fn act(&self, job: Job, watch: &Watch) -> Result<(), Failure> {
+        self.script
+            .act(job, watch)
+            .map_err(|refused| match refused {
+                NotPinned::Busy(message) => Failure {
+                    cause: Cause::Busy,
+                    message,
+                },
+                NotPinned::Failed(failure) => failure,
+            })
+    }
+}
+
+impl Engine for Fake {
+    type Draft = Part;
+    type Pin = Part;
+    type Copy = Part;
+
+    fn prepare(&self, _run: &Run, watch: &Watch) -> Result<(Pause, Part), Failure> {
+        let draft = self.part("draft");
+        self.act(Job::Prepare, watch)?;
+        Ok((self.pause, draft))
+    }
+
+    fn pin(&self, _run: &Run, _limit: Duration, watch: &Watch) -> Result<Part, NotPinned> {
+        assert!(!self.gate.is_open(), "flushed with the gate open");
+        assert_eq!(self.gate.in_flight(), 0, "flushed with announces in flight");
+        let pin = self.part("pin");
+        self.script.act(Job::Pin, watch)?;
+        Ok(pin)
+    }
+
+    fn copy(&self, _: &Run, _: &Part, _: &Part, watch: &Watch) -> Result<Part, Failure> {
+        *self.script.copied_when_open.lock().expect("unpoisoned") = Some(self.gate.is_open());
+        self.script.note("copying");
+        self.act(Job::Copy, watch)?;
+        Ok(self.part("copy"))
+    }
+
+    fn release(&self, pin: Part) {
+        self.script.note("releasing");
+        drop(pin);
+    }
+
+    fn finish(
+        &self,
+        _run: &Run,
+        draft: Part,
+        copy: Part,
+        _pauses: Pauses,
+        watch: &Watch,
+    ) -> Result<Published, Failure> {
+        assert!(self.gate.is_open(), "announces wait for the verification");
+        self.act(Job::Finish, watch)?;
+        drop((draft, copy));
+        let backup = BackupId::try_from("20261122T030000Z".to_owned()).expect("an id");
+        Ok(Published {
+            backup,
+            warnings: vec!["worth a look".into()],
+        })
+    }
+
+    fn end_pin(&self, _within: Duration) -> bool {
+        self.script.note("pin ended from outside");
+        true
+    }
+
+    fn pinned_too_long(&self) -> Option<Failure> {
+        let too_long = *self.script.too_long.lock().expect("unpoisoned");
+        too_long.then(|| Failure {
+            cause: Cause::WalLimit,
+            message: "it grew".into(),
+        })
+    }
+
+    fn journal_mode(&self) -> String {
+        assert!(
+            !*self.script.break_driver.lock().expect("unpoisoned"),
+            "as told"
+        );
+        "wal".into()
+    }
+}
+
+/// A driver under test.
+struct Bench {
+    script: Arc<Script>,
+    gate: Gate,
+    commands: mpsc::Sender<Command>,
+    status: crate::status::Reader,
+    stop: Option<oneshot::Sender<()>>,
+    driver: tokio::task::JoinHandle<()>,
+    touch_file: std::path::PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+fn rules() -> Rules {
+    Rules {
+        // Not due while a test runs, unless it runs on a leap day at dawn.
+        schedule: Schedule::crontab("0 5 29 2 *", Duration::from_secs(60)).expect("a schedule"),
+        catch_up: false,
+        hold_for: Duration::from_millis(400),
+        flush_within: Duration::from_millis(200),
+        attempts: 3,
+        retry_after: Duration::from_millis(1),
+        grace: Duration::from_millis(100),
+        finish_within: Duration::from_secs(60),
+    }
+}
+
+impl Bench {
+    fn new(pause: Pause) -> Self {
+        Self::with(pause, rules())
+    }
+
+    fn with(pause: Pause, rules: Rules) -> Self {
+        Self::begun(pause, rules, |_, _| {})
+    }
+
+    /// With an operator's run that has begun before the first look at the schedule, and
+    /// whose copy does as told; later copies succeed.
+    fn with_operator_run(pause: Pause, rules: Rules, copy: Act) -> Self {
+        Self::begun(pause, rules, |driver, script| {
+            script.says(Job::Copy, &[copy, Act::Succeed]);
+            let lasts = Duration::from_secs(60);
+            driver.begin(RunId::new(Utc::now()), Trigger::Operator, None, lasts);
+        })
+    }
+
+    fn begun(pause: Pause, rules: Rules, begin: impl FnOnce(&mut Driver<Fake>, &Script)) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("ready.json");
+        let (gate, keeper) = Gate::new().expect("a thread");
+        let script = Arc::new(Script::default());
+        let engine = Fake {
+            script: Arc::clone(&script),
+            gate: gate.clone(),
+            pause,
+            touch_file: Some(path.clone()),
+        };
+        let (mut driver, Handles { commands, status }) = Driver::new(Parts {
+            engine,
+            keeper,
+            rules,
+            served: None,
+            touch_file: Some(TouchFile::new(path.clone(), crate::disk::Disk::default())),
+            service: "a service 1.0".into(),
+            database: "db.sqlite3".into(),
+        });
+        begin(&mut driver, &script);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let driver = tokio::spawn(driver.run(async { drop(stopped.await) }));
+        let stop = Some(stop);
+        Self {
+            script,
+            gate,
+            commands,
+            status,
+            stop,
+            driver,
+            touch_file: path,
+            _directory: directory,
+        }
+    }
+
+    async fn ask(&self) -> Result<RunId, Refused> {
+        let (reply, answer) = oneshot::channel();
+        self.commands
+            .send(Command::Start { reply })
+            .await
+            .expect("the driver lives");
+        answer.await.expect("the driver answers")
+    }
+
+    /// Starts a run and waits for its end.
+    async fn run(&mut self) -> RunReport {
+        let id = self.ask().await.expect("nothing is in the way");
+        self.report(id).await
+    }
+
+    async fn report(&mut self, id: RunId) -> RunReport {
+        let ended = |status: &Status| status.runs.first().is_some_and(|report| report.id == id);
+        let mut status = self.status.wait_for(ended).await.expect("the driver lives");
+        status.runs.remove(0)
+    }
+
+    async fn stop(mut self) -> Arc<Script> {
+        drop(self.stop.take());
+        self.driver.await.expect("the driver ends without a panic");
+        assert!(self.gate.is_open());
+        assert!(!self.touch_file.exists());
+        self.script
+    }
+}
+
+const FLOWING: Pause = Pause::UntilPinned;
+const HELD: Pause = Pause::UntilCopied(Duration::from_millis(1));
+
+fn failed_in(report: &RunReport) -> Option<(Phase, Cause)> {
+    match report.outcome {
+        Outcome::Failed { phase, cause, .. } => Some((phase, cause)),
+        _ => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn announces_flow_while_the_file_is_copied_if_they_may() {
+    let mut bench = Bench::new(FLOWING);
+    let report = bench.run().await;
+    assert_eq!(report.outcome, Outcome::Done);
+    assert!(report.pause_ms > 0.0);
+    assert_eq!(report.warnings, ["worth a look"]);
+    let script = bench.stop().await;
+    assert_eq!(
+        *script.copied_when_open.lock().expect("unpoisoned"),
+        Some(true)
+    );
+    script.wait_for_note("pin dropped, gate open");
+    let noted = script.noted();
+    assert_eq!(noted[0], "copying");
+    assert!(noted.contains(&"releasing".to_owned()), "{noted:?}");
+    assert!(
+        !noted.iter().any(|note| note.contains("touch-file there")),
+        "{noted:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn announces_wait_until_the_file_is_copied_if_they_must() {
+    let mut bench = Bench::new(HELD);
+    let report = bench.run().await;
+    assert_eq!(report.outcome, Outcome::Done);
+    let script = bench.stop().await;
+    assert_eq!(
+        *script.copied_when_open.lock().expect("unpoisoned"),
+        Some(false)
+    );
+    assert_eq!(
+        script.noted(),
+        [
+            "copying",
+            "pin dropped, gate closed",
+            "draft dropped, gate open",
+            "copy dropped, gate open"
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_would_not_fit_never_closes_the_gate() {
+    let mut bench = Bench::new(Pause::UntilCopied(Duration::from_secs(90)));
+    let report = bench.run().await;
+    assert!(
+        matches!(report.outcome, Outcome::WouldNotFit { .. }),
+        "{report:?}"
+    );
+    assert_eq!((report.pause_ms, report.longest_pause_ms), (0.0, 0.0));
+    bench.stop().await;
+}
+
+/// Every step fails and panics, with announces flowing and held: the gate is open, nothing
+/// is left over, the reason is told and the next run succeeds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_fails_or_panics_leaves_nothing_behind() {
+    let steps = [
+        (Job::Prepare, Phase::Preparing),
+        (Job::Pin, Phase::Flushing),
+        (Job::Copy, Phase::Copying),
+        (Job::Finish, Phase::Finishing),
+    ];
+    for pause in [FLOWING, HELD] {
+        for (job, phase) in steps {
+            for (act, cause) in [(Act::Fail, Cause::Other), (Act::Panic, Cause::Panicked)] {
+                let mut bench = Bench::new(pause);
+                bench.script.says(job, &[act, Act::Succeed]);
+                let report = bench.run().await;
+                assert_eq!(failed_in(&report), Some((phase, cause)), "{report:?}");
+                assert!(bench.gate.is_open(), "{job:?} {act:?}");
+                assert_eq!(bench.run().await.outcome, Outcome::Done, "{job:?} {act:?}");
+                let script = bench.stop().await;
+                let drops = |name: &str| {
+                    script
+                        .noted()
+                        .iter()
+                        .filter(|note| note.starts_with(name))
+                        .count()
+                };
+                assert_eq!(drops("draft"), 2, "{job:?} {act:?}: {:?}", script.noted());
+                let pins = if job == Job::Prepare { 1 } else { 2 };
+                script.wait_for_notes("pin dropped", pins);
+                assert_eq!(drops("pin"), pins);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_database_is_tried_again_and_the_draft_is_kept() {
+    let mut bench = Bench::new(FLOWING);
+    bench
+        .script
+        .says(Job::Pin, &[Act::Busy, Act::Busy, Act::Succeed]);
+    let report = bench.run().await;
+    assert_eq!(report.outcome, Outcome::Done);
+    assert!(
+        report.longest_pause_ms < report.pause_ms,
+        "three closures: {report:?}"
+    );
+    let drafts = bench
+        .stop()
+        .await
+        .noted()
+        .iter()
+        .filter(|n| n.starts_with("draft"))
+        .count();
+    assert_eq!(drafts, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_stays_busy_ends_the_run() {
+    let mut bench = Bench::new(FLOWING);
+    bench.script.says(Job::Pin, &[Act::Busy]);
+    let report = bench.run().await;
+    assert_eq!(failed_in(&report), Some((Phase::Flushing, Cause::Busy)));
+    bench.stop().await;
+}
+
+/// The order of invariant 2, seen from the pin: it is dropped while announces still wait
+/// and after nobody is told any more that the file may be copied.
+#[tokio::test(flavor = "multi_thread")]
+async fn at_the_deadline_the_signal_goes_then_the_pin_then_the_gate_opens() {
+    let mut bench = Bench::new(HELD);
+    bench.script.says(Job::Copy, &[Act::WaitForCancel]);
+    let report = bench.run().await;
+    assert!(
+        matches!(
+            report.outcome,
+            Outcome::Deadline {
+                phase: Phase::Copying,
+                ..
+            }
+        ),
+        "{report:?}"
+    );
+    assert!(report.longest_pause_ms < 400.0, "{report:?}");
+    assert_eq!(bench.gate.forced(), 0);
+    let noted = bench.stop().await.noted();
+    assert!(
+        noted.contains(&"pin dropped, gate closed".to_owned()),
+        "{noted:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_hangs_does_not_keep_the_gate_closed() {
+    let mut bench = Bench::new(HELD);
+    bench.script.says(Job::Copy, &[Act::Hang, Act::Succeed]);
+    let report = bench.run().await;
+    assert!(
+        matches!(report.outcome, Outcome::Deadline { .. }),
+        "{report:?}"
+    );
+    assert!(bench.gate.is_open());
+    assert!(report.longest_pause_ms < 500.0, "{report:?}");
+
+    let refused = bench.ask().await.expect_err("two copies at once");
+    assert_eq!(refused, Refused::Stuck { run: report.id });
+    let noted = bench.script.noted();
+    assert!(
+        noted.contains(&"pin ended from outside".to_owned()),
+        "{noted:?}"
+    );
+
+    bench.script.let_go();
+    bench.script.wait_for_note("pin dropped, gate open");
+    // What it hands in is taken in some later round; until then a run is refused.
+    let again = loop {
+        match bench.ask().await {
+            Ok(id) => break id,
+            Err(refused) => assert!(matches!(refused, Refused::Stuck { .. }), "{refused}"),
+        }
+    };
+    assert_eq!(bench.report(again).await.outcome, Outcome::Done);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_flushed_before_what_was_in_flight_is_done() {
+    let mut bench = Bench::new(FLOWING);
+    let gate = bench.gate.clone();
+    let pass = gate.try_enter().expect("open");
+    let id = bench.ask().await.expect("nothing is in the way");
+    let draining = |status: &Status| status.state == Phase::Draining;
+    bench
+        .status
+        .wait_for(draining)
+        .await
+        .expect("the driver lives");
+    assert!(gate.try_enter().is_none());
+    drop(pass);
+    // The fake engine asserts that nothing is in flight when it flushes.
+    assert_eq!(bench.report(id).await.outcome, Outcome::Done);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn announces_that_never_finish_end_the_run_not_the_service() {
+    let mut bench = Bench::new(FLOWING);
+    let gate = bench.gate.clone();
+    let _stuck = gate.try_enter().expect("open");
+    let report = bench.run().await;
+    assert_eq!(failed_in(&report), Some((Phase::Draining, Cause::Busy)));
+    assert!(gate.try_enter().is_some());
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_grows_past_its_limit_ends_the_run() {
+    let mut bench = Bench::new(FLOWING);
+    bench.script.says(Job::Copy, &[Act::WaitForCancel]);
+    let id = bench.ask().await.expect("nothing is in the way");
+    bench
+        .status
+        .wait_for(|status| status.ready)
+        .await
+        .expect("the driver lives");
+    assert!(bench.touch_file.exists());
+    *bench.script.too_long.lock().expect("unpoisoned") = true;
+    let report = bench.report(id).await;
+    assert_eq!(failed_in(&report), Some((Phase::Copying, Cause::WalLimit)));
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_run_at_a_time() {
+    let mut bench = Bench::new(FLOWING);
+    bench.script.says(Job::Copy, &[Act::WaitForCancel]);
+    let run = bench.ask().await.expect("nothing is in the way");
+    bench
+        .status
+        .wait_for(|status| status.ready)
+        .await
+        .expect("the driver lives");
+    let refused = bench.ask().await.expect_err("one at a time");
+    assert_eq!(
+        refused,
+        Refused::Busy {
+            run,
+            phase: Phase::Copying
+        }
+    );
+    bench.stop().await;
+}
+
+/// Stopped in every phase: nothing is left over and the gate is open.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_calls_the_run_off_in_any_phase() {
+    for pause in [FLOWING, HELD] {
+        for (job, phase) in [
+            (Job::Prepare, Phase::Preparing),
+            (Job::Pin, Phase::Flushing),
+            (Job::Copy, Phase::Copying),
+            (Job::Finish, Phase::Finishing),
+        ] {
+            let mut bench = Bench::new(pause);
+            bench.script.says(job, &[Act::WaitForCancel]);
+            bench.ask().await.expect("nothing is in the way");
+            bench
+                .status
+                .wait_for(|status| status.state == phase)
+                .await
+                .expect("the driver lives");
+            let noted = bench.stop().await.noted();
+            let draft_dropped = noted.iter().any(|note| note.starts_with("draft dropped"));
+            assert!(draft_dropped, "{phase}: {noted:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_that_breaks_leaves_the_gate_open() {
+    let mut bench = Bench::with(
+        HELD,
+        // The limit is not to come before the break.
+        Rules {
+            hold_for: Duration::from_secs(60),
+            ..rules()
+        },
+    );
+    bench.script.says(Job::Copy, &[Act::WaitForCancel]);
+    bench.ask().await.expect("nothing is in the way");
+    bench
+        .status
+        .wait_for(|status| status.ready)
+        .await
+        .expect("the driver lives");
+    assert!(!bench.gate.is_open());
+    *bench.script.break_driver.lock().expect("unpoisoned") = true;
+    assert!((&mut bench.driver).await.expect_err("it panics").is_panic());
+    assert!(bench.gate.is_open());
+    assert!(!bench.touch_file.exists());
+    let status = bench.status.now();
+    assert!(!status.alive && !status.ready, "{status:?}");
+    let cause = failed_in(&status.runs[0]).map(|(_, cause)| cause);
+    assert_eq!(cause, Some(Cause::Panicked));
+    assert!(
+        bench
+            .script
+            .noted()
+            .contains(&"pin ended from outside".to_owned())
+    );
+}
+
+/// A schedule whose window the present lies in.
+fn due() -> Schedule {
+    let now = Utc::now();
+    let minute = chrono::Duration::minutes(1);
+    let hours = |at: DateTime<Utc>| at.format("%H:%M").to_string();
+    let window = format!("{}-{}", hours(now - minute), hours(now + minute * 3));
+    Schedule::daily(&window).expect("a schedule")
+}
+
+/// A run that ends within a window that is due is seen off before the window's begins: its
+/// pin ends before the gate opens, and its failure is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_ends_in_a_window_that_is_due_is_reported_first() {
+    for (act, copies) in [(Act::Fail, 2), (Act::Hang, 1)] {
+        let schedule = due();
+        let mut bench = Bench::with_operator_run(
+            HELD,
+            Rules {
+                schedule,
+                ..rules()
+            },
+            act,
+        );
+        let two = |status: &Status| status.runs.len() == 2;
+        let status = bench.status.wait_for(two).await.expect("the driver lives");
+        let [second, first] = &status.runs[..] else {
+            panic!("{status:?}")
+        };
+        assert_eq!(
+            (first.trigger, second.trigger),
+            (Trigger::Operator, Trigger::Schedule)
+        );
+        assert_ne!(first.outcome, Outcome::Done);
+        let noted = bench.script.noted();
+        if act == Act::Fail {
+            assert_eq!(second.outcome, Outcome::Done, "{second:?}");
+            let gone = noted.iter().find(|note| note.starts_with("pin dropped"));
+            assert_eq!(
+                gone.map(String::as_str),
+                Some("pin dropped, gate closed"),
+                "{noted:?}"
+            );
+        } else {
+            // The thread of the first still hangs: no second copy beside it.
+            assert!(failed_in(second).is_some(), "{second:?}");
+        }
+        assert_eq!(
+            noted.iter().filter(|note| *note == "copying").count(),
+            copies
+        );
+        bench.script.let_go();
+        bench.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scheduled_window_begins_by_itself_and_once() {
+    let schedule = due();
+    let mut bench = Bench::with(
+        FLOWING,
+        Rules {
+            schedule,
+            ..rules()
+        },
+    );
+    let status = bench
+        .status
+        .wait_for(|status| !status.runs.is_empty())
+        .await;
+    let first = status.expect("the driver lives").runs.remove(0);
+    assert_eq!(
+        (first.trigger, &first.outcome),
+        (Trigger::Schedule, &Outcome::Done)
+    );
+    let second = bench.run().await;
+    assert_eq!(second.trigger, Trigger::Operator);
+    let runs = bench.status.now().runs;
+    assert_eq!(runs.len(), 2, "{runs:?}");
+    bench.stop().await;
+}

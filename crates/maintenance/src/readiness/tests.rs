@@ -1,0 +1,705 @@
+use std::error::Error as StdError;
+
+use http::Version;
+use serde_json::Value;
+
+use super::*;
+use crate::gate::{Gate, Keeper};
+use crate::status::Published;
+
+type Result<T = (), E = Box<dyn StdError>> = std::result::Result<T, E>;
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+const HERE: (&str, &str) = ("host", "127.0.0.1:1414");
+
+/// A status at 2026-11-22 02:59:30 UTC, half a minute before the window.
+fn serving() -> Status {
+    let none = json!({ "udp": 0, "http": 0 });
+    let status = json!({
+        "version": "0.1.0",
+        "service": "service 1.0",
+        "alive": true,
+        "state": "serving",
+        "ready": false,
+        "gate": {
+            "open": true, "closed_for_ms": null, "held": none, "released": none,
+            "merged": none, "turned_away": none, "forced_open": 0,
+        },
+        "next": { "begins": "2026-11-22T03:00:00Z", "ends": "2026-11-22T03:05:00Z" },
+        "run": null,
+        "runs": [],
+        "database": { "path": "/var/lib/db", "journal_mode": "wal" },
+    });
+    serde_json::from_value(status).expect("a status")
+}
+
+fn running(state: Phase) -> Status {
+    let run = json!({
+        "id": "20261122T025900Z-abcd",
+        "trigger": "operator",
+        "began": "2026-11-22T02:59:00Z",
+        "attempt": 1,
+        "progress": null,
+    });
+    Status {
+        state,
+        ready: state == Phase::Copying,
+        run: Some(serde_json::from_value(run).expect("a run")),
+        ..serving()
+    }
+}
+
+fn now() -> DateTime<Utc> {
+    "2026-11-22T02:59:30Z".parse().expect("a time")
+}
+
+fn request(method: &str, target: &str, headers: &[(&str, &str)]) -> Request<Full<Bytes>> {
+    let request = Request::builder().method(method).uri(target);
+    let request = headers.iter().fold(request, |request, (name, value)| {
+        request.header(*name, *value)
+    });
+    request.body(Full::default()).expect("a request")
+}
+
+fn admitted(
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+) -> std::result::Result<Route, (u16, &'static str)> {
+    admit(&request(method, target, headers).into_parts().0)
+        .map_err(|refusal| (refusal.status.as_u16(), refusal.error))
+}
+
+async fn body(answer: Answer) -> Value {
+    let bytes = answer
+        .into_body()
+        .collect()
+        .await
+        .expect("in memory")
+        .to_bytes();
+    serde_json::from_slice(&bytes).expect("JSON")
+}
+
+#[test]
+fn every_route_and_nothing_else() {
+    let paths = [
+        ("/health_check", Route::HealthCheck),
+        ("/ready", Route::Ready),
+        ("/api/v1/status", Route::Status),
+    ];
+    for (path, route) in paths {
+        assert_eq!(admitted("GET", path, &[HERE]), Ok(route));
+        assert_eq!(admitted("HEAD", path, &[HERE]), Ok(route));
+        for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
+            assert_eq!(
+                admitted(method, path, &[HERE, JSON]),
+                Err((405, "wrong_method")),
+                "{method} {path}"
+            );
+        }
+    }
+    assert_eq!(
+        admitted("POST", "/api/v1/runs", &[HERE, JSON]),
+        Ok(Route::Start)
+    );
+    for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"] {
+        assert_eq!(
+            admitted(method, "/api/v1/runs", &[HERE]),
+            Err((405, "wrong_method"))
+        );
+    }
+    for path in [
+        "/",
+        "/ready/",
+        "/Ready",
+        "/api/v1/status/x",
+        "/api/v2/status",
+        "//ready",
+    ] {
+        assert_eq!(
+            admitted("GET", path, &[HERE]),
+            Err((404, "not_found")),
+            "{path}"
+        );
+    }
+    assert_eq!(admitted("GET", "/ready?verbose", &[HERE]), Ok(Route::Ready));
+}
+
+#[test]
+fn a_refused_method_is_told_which_is_allowed() {
+    let head = request("GET", "/api/v1/runs", &[HERE]).into_parts().0;
+    let answer = admit(&head)
+        .expect_err("GET is not a way to start")
+        .answer();
+    assert_eq!(answer.headers()[ALLOW], "POST");
+    let head = request("POST", "/ready", &[HERE]).into_parts().0;
+    let answer = admit(&head).expect_err("POST does not read").answer();
+    assert_eq!(answer.headers()[ALLOW], "GET, HEAD");
+}
+
+#[test]
+fn only_an_address_is_a_host() {
+    let good = [
+        "127.0.0.1",
+        "127.0.0.1:1414",
+        "[::1]:1414",
+        "[::1]",
+        "localhost",
+        "LocalHost:80",
+        "10.0.0.7:1414",
+    ];
+    for host in good {
+        assert_eq!(
+            admitted("GET", "/ready", &[("host", host)]),
+            Ok(Route::Ready),
+            "{host}"
+        );
+    }
+    let bad = [
+        "evil.example",
+        "evil.example:1414",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "evil.example@127.0.0.1",
+        "127.0.0.1@evil.example",
+        "::1",
+        "",
+        " ",
+        "localhost:1414/x",
+        "0x7f.1",
+    ];
+    for host in bad {
+        for (method, path) in [
+            ("GET", "/ready"),
+            ("POST", "/api/v1/runs"),
+            ("GET", "/nowhere"),
+        ] {
+            let refused = admitted(method, path, &[("host", host), JSON]);
+            assert_eq!(refused, Err((421, "wrong_host")), "{host:?}");
+        }
+    }
+}
+
+#[test]
+fn one_host_is_needed_and_the_target_cannot_name_another() {
+    assert_eq!(admitted("GET", "/ready", &[]), Err((400, "bad_host")));
+    assert_eq!(
+        admitted("GET", "/ready", &[HERE, HERE]),
+        Err((400, "bad_host"))
+    );
+    assert_eq!(
+        admitted("GET", "http://127.0.0.1:1414/ready", &[HERE]),
+        Ok(Route::Ready)
+    );
+    assert_eq!(
+        admitted("GET", "http://evil.example/ready", &[HERE]),
+        Err((421, "wrong_host"))
+    );
+}
+
+#[test]
+fn a_web_page_cannot_start_a_run() {
+    for origin in ["http://evil.example", "null", "http://127.0.0.1:1414", ""] {
+        let refused = admitted("POST", "/api/v1/runs", &[HERE, JSON, ("origin", origin)]);
+        assert_eq!(refused, Err((403, "from_a_browser")), "{origin:?}");
+    }
+    for form in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+        "application/jsonx",
+        "",
+    ] {
+        let refused = admitted("POST", "/api/v1/runs", &[HERE, ("content-type", form)]);
+        assert_eq!(refused, Err((415, "not_json")), "{form:?}");
+    }
+    assert_eq!(
+        admitted("POST", "/api/v1/runs", &[HERE]),
+        Err((415, "not_json"))
+    );
+    for json in ["application/json; charset=utf-8", "Application/JSON"] {
+        assert_eq!(
+            admitted("POST", "/api/v1/runs", &[HERE, ("content-type", json)]),
+            Ok(Route::Start)
+        );
+    }
+}
+
+#[test]
+fn a_long_body_is_refused_unread() {
+    let length = |bytes: usize| {
+        admitted(
+            "POST",
+            "/api/v1/runs",
+            &[HERE, JSON, ("content-length", &bytes.to_string())],
+        )
+    };
+    assert_eq!(length(BODY_LIMIT), Ok(Route::Start));
+    assert_eq!(length(BODY_LIMIT + 1), Err((413, "too_large")));
+}
+
+#[tokio::test]
+async fn a_body_is_measured_whatever_it_claims() {
+    let full = |bytes| Full::new(Bytes::from(vec![b' '; bytes]));
+    assert_eq!(
+        read(full(BODY_LIMIT)).await.map(|body| body.len()),
+        Ok(BODY_LIMIT)
+    );
+    assert_eq!(read(full(BODY_LIMIT + 1)).await, Err(too_large()));
+}
+
+#[test]
+fn an_empty_object_or_nothing_starts_a_run() {
+    let parse = |body: &str| {
+        parse::<StartRun>(body.as_bytes())
+            .map(|StartRun {}| ())
+            .map_err(|refusal| refusal.error)
+    };
+    for good in ["", " \n", "{}", " { } "] {
+        assert_eq!(parse(good), Ok(()), "{good:?}");
+    }
+    for bad in ["{", "1", "{\"force\": true}", "{}{}"] {
+        assert_eq!(parse(bad), Err("bad_body"), "{bad:?}");
+    }
+}
+
+#[tokio::test]
+async fn ready_exactly_while_the_status_says_so() {
+    let answer = ready(&running(Phase::Copying), now());
+    assert_eq!(answer.status(), 200);
+    assert!(!answer.headers().contains_key(RETRY_AFTER));
+    let expected = json!({
+        "ready": true, "run": "20261122T025900Z-abcd", "database": "/var/lib/db", "driver": "sqlite3",
+    });
+    assert_eq!(body(answer).await, expected);
+
+    let not_ready = [
+        Phase::Serving,
+        Phase::Preparing,
+        Phase::Draining,
+        Phase::Flushing,
+        Phase::Retrying,
+        Phase::Finishing,
+    ];
+    for phase in not_ready {
+        let answer = ready(&running(phase), now());
+        assert_eq!(answer.status(), 503, "{phase}");
+        let body = body(answer).await;
+        assert_eq!(body["ready"], false);
+        assert_eq!(body["state"], json!(phase));
+        assert_eq!(body["next"]["begins"], "2026-11-22T03:00:00Z");
+    }
+}
+
+#[test]
+fn retry_after_is_the_time_to_the_next_beginning() {
+    let at = |status: &Status, now: &str| retry_after(status, now.parse().expect("a time"));
+    let serving = serving();
+    assert_eq!(at(&serving, "2026-11-22T02:59:30Z"), Some(30));
+    assert_eq!(
+        at(&serving, "2026-11-22T02:59:29.999Z"),
+        Some(31),
+        "rounded up: never too early"
+    );
+    assert_eq!(at(&serving, "2026-11-22T03:00:00Z"), Some(1));
+    assert_eq!(
+        at(&serving, "2026-11-22T04:00:00Z"),
+        Some(1),
+        "the driver is late"
+    );
+    assert_eq!(
+        at(&running(Phase::Finishing), "2026-11-22T02:59:30Z"),
+        Some(30)
+    );
+    for soon in [
+        Phase::Preparing,
+        Phase::Draining,
+        Phase::Flushing,
+        Phase::Retrying,
+    ] {
+        assert_eq!(
+            at(&running(soon), "2026-11-22T02:59:30Z"),
+            Some(1),
+            "{soon}"
+        );
+    }
+    let never = Status {
+        next: None,
+        ..serving
+    };
+    assert_eq!(at(&never, "2026-11-22T02:59:30Z"), None);
+    assert!(!ready(&never, now()).headers().contains_key(RETRY_AFTER));
+}
+
+#[tokio::test]
+async fn every_refusal_says_what_why_and_what_to_do() {
+    let busy = Refused::Busy {
+        run: RunId::new(now()),
+        phase: Phase::Copying,
+    };
+    for (refusal, code, error) in [
+        (Refusal::from(busy.clone()), 409, "busy"),
+        (
+            Refusal::from(Refused::Stuck {
+                run: RunId::new(now()),
+            }),
+            409,
+            "stuck",
+        ),
+        (Refusal::from(Refused::ShuttingDown), 503, "shutting_down"),
+        (too_large(), 413, "too_large"),
+        (wrong_method(&Method::PUT, "GET, HEAD"), 405, "wrong_method"),
+    ] {
+        let message = refusal.message.clone();
+        let answer = refusal.answer();
+        assert_eq!(answer.status(), code);
+        assert_eq!(answer.headers()[CONTENT_TYPE], "application/json");
+        assert_eq!(answer.headers()[CACHE_CONTROL], "no-store");
+        assert_eq!(
+            body(answer).await,
+            json!({ "error": error, "message": message })
+        );
+    }
+    assert!(busy.to_string().contains("copying"));
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_path_that_is_not_utf8_is_an_answer_too() {
+    use std::os::unix::ffi::OsStringExt;
+    let mut odd = serving();
+    odd.database.path = std::ffi::OsString::from_vec(vec![0xff]).into();
+    let answer = status(&odd);
+    assert_eq!(answer.status(), 500);
+    assert_eq!(body(answer).await["error"], "not_utf8");
+}
+
+/// The endpoint and all that it needs, over a socket.
+struct Server {
+    address: SocketAddr,
+    published: watch::Sender<Published>,
+    commands: mpsc::Receiver<Command>,
+    stop: oneshot::Sender<()>,
+    ended: tokio::task::JoinHandle<io::Result<()>>,
+    _keeper: Keeper,
+}
+
+impl Server {
+    fn start() -> Result<Self> {
+        let (gate, keeper) = Gate::new()?;
+        let published = watch::Sender::new(Published {
+            status: serving(),
+            job: None,
+        });
+        let reader = Reader::new(published.subscribe(), gate);
+        let (sender, commands) = mpsc::channel(1);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let listener = bind((IpAddr::from([127, 0, 0, 1]), 0).into())?;
+        let address = listener.local_addr()?;
+        let ended = tokio::spawn(serve(listener, reader, sender, async move {
+            let _ = stopped.await;
+        }));
+        Ok(Self {
+            address,
+            published,
+            commands,
+            stop,
+            ended,
+            _keeper: keeper,
+        })
+    }
+
+    async fn connect(&self) -> Result<TcpStream> {
+        Ok(TcpStream::connect(self.address).await?)
+    }
+
+    /// Status line and headers, and the body, of the answer to a request that closes its
+    /// connection.
+    async fn ask(&self, request: &str) -> Result<(String, Value)> {
+        let stream = self.connect().await?;
+        send(&stream, request).await?;
+        answer(&stream).await
+    }
+}
+
+async fn send(stream: &TcpStream, text: &str) -> Result {
+    let mut left = text.as_bytes();
+    while !left.is_empty() {
+        stream.writable().await?;
+        match stream.try_write(left) {
+            Ok(written) => left = &left[written..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// What comes until `enough`, or the end.
+async fn receive(stream: &TcpStream, enough: impl Fn(&str) -> bool) -> Result<String> {
+    let mut received = Vec::new();
+    loop {
+        let text = String::from_utf8(received.clone())?;
+        if enough(&text) {
+            return Ok(text);
+        }
+        stream.readable().await?;
+        let mut chunk = [0; 4096];
+        match stream.try_read(&mut chunk) {
+            Ok(0) => return Ok(text),
+            Ok(read) => received.extend_from_slice(&chunk[..read]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+async fn answer(stream: &TcpStream) -> Result<(String, Value)> {
+    let answer = receive(stream, |_| false).await?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .ok_or("no end of the header")?;
+    let body = if body.is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_str(body)?
+    };
+    Ok((head.to_owned(), body))
+}
+
+const STATUS: &str = "GET /api/v1/status HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
+const START: &str = "POST /api/v1/runs HTTP/1.1\r\nHost: 127.0.0.1\r\n\
+                     Content-Type: application/json\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+
+#[tokio::test]
+async fn the_status_follows_the_driver() -> Result {
+    let server = Server::start()?;
+    let (head, body) = server.ask(STATUS).await?;
+    assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+    assert_eq!(serde_json::from_value::<Status>(body)?, serving());
+
+    server
+        .published
+        .send_modify(|published| published.status = running(Phase::Copying));
+    let (head, body) = server
+        .ask("GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .await?;
+    assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+    assert_eq!(body["run"], "20261122T025900Z-abcd");
+
+    server
+        .published
+        .send_modify(|published| published.status = serving());
+    let (head, _) = server
+        .ask("GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .await?;
+    assert!(
+        head.starts_with("HTTP/1.1 503 Service Unavailable"),
+        "{head}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn head_has_the_header_of_get_and_no_body() -> Result {
+    let server = Server::start()?;
+    let length = |head: &str| {
+        head.lines()
+            .find(|line| line.starts_with("content-length"))
+            .map(str::to_owned)
+    };
+    let (get, _) = server.ask(STATUS).await?;
+    let (head, body) = server.ask(&STATUS.replace("GET", "HEAD")).await?;
+    assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+    assert_eq!(length(&get), length(&head));
+    assert_eq!(body, Value::Null);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_run_is_begun_or_refused_by_the_driver() -> Result {
+    let mut server = Server::start()?;
+    let run = RunId::new(now());
+    let refused = Refused::Busy {
+        run: run.clone(),
+        phase: Phase::Flushing,
+    };
+    for (reply, code, field, value) in [
+        (Ok(run.clone()), "202 Accepted", "run", run.to_string()),
+        (
+            Err(refused.clone()),
+            "409 Conflict",
+            "message",
+            refused.to_string(),
+        ),
+        (
+            Err(Refused::ShuttingDown),
+            "503 Service",
+            "error",
+            "shutting_down".to_owned(),
+        ),
+    ] {
+        let stream = server.connect().await?;
+        send(&stream, START).await?;
+        let Some(Command::Start { reply: driver }) = server.commands.recv().await else {
+            return Err("no command came".into());
+        };
+        driver
+            .send(reply)
+            .map_err(|_| "nobody waits for the reply")?;
+        let (head, body) = answer(&stream).await?;
+        assert!(head.contains(code), "{head}");
+        assert_eq!(body[field], value);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn refusals_do_not_reach_the_driver() -> Result {
+    let mut server = Server::start()?;
+    for (from, to, code) in [
+        ("application/json", "text/plain", "415"),
+        ("Host: 127.0.0.1", "Host: evil.example", "421"),
+        ("Host:", "Origin: http://evil.example\r\nHost:", "403"),
+        ("POST", "GET", "405"),
+        ("{}", "{x", "400"),
+        ("Length: 2", "Length: 70000", "413"),
+    ] {
+        let (head, body) = server.ask(&START.replace(from, to)).await?;
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {code}")),
+            "{from} -> {to}: {head}"
+        );
+        assert!(
+            body["message"]
+                .as_str()
+                .is_some_and(|message| message.len() > 20),
+            "{body}"
+        );
+    }
+    assert!(server.commands.try_recv().is_err());
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_a_driver_a_run_is_refused_and_the_status_still_answers() -> Result {
+    let mut server = Server::start()?;
+    server.commands.close();
+    let (head, body) = server.ask(START).await?;
+    assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+    assert_eq!(body["error"], "shutting_down");
+    assert!(server.ask(STATUS).await?.0.starts_with("HTTP/1.1 200"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_connection_is_kept_for_the_next_request() -> Result {
+    let server = Server::start()?;
+    let stream = server.connect().await?;
+    for _ in 0..3 {
+        send(&stream, "GET /health_check HTTP/1.1\r\nHost: [::1]\r\n\r\n").await?;
+        let answer = receive(&stream, |text| text.ends_with("{\"status\":\"Ok\"}")).await?;
+        assert!(!answer.is_empty(), "closed");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn clients_that_dawdle_leave_room_for_others() -> Result {
+    let server = Server::start()?;
+    let mut dawdlers = Vec::new();
+    for _ in 0..CONNECTIONS - 1 {
+        let stream = server.connect().await?;
+        send(&stream, "GET /rea").await?;
+        dawdlers.push(stream);
+    }
+    for _ in 0..100 {
+        assert!(server.ask(STATUS).await?.0.starts_with("HTTP/1.1 200"));
+    }
+    Ok(())
+}
+
+/// With the clock paused tokio moves it to the next timer as soon as nothing else is left
+/// to do, so these tests wait for limits without waiting.
+#[tokio::test(start_paused = true)]
+async fn a_header_that_never_ends_costs_its_connection() -> Result {
+    let server = Server::start()?;
+    let stream = server.connect().await?;
+    send(&stream, "GET /ready HTTP/1.1\r\nHost: ").await?;
+    assert_eq!(receive(&stream, |_| false).await?, "");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_never_comes_is_not_waited_for() -> Result {
+    let server = Server::start()?;
+    let stream = server.connect().await?;
+    send(&stream, START.trim_end_matches("{}")).await?;
+    let (head, _) = answer(&stream).await?;
+    assert!(head.starts_with("HTTP/1.1 408 Request Timeout"), "{head}");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_driver_that_hangs_is_said_to() -> Result {
+    let server = Server::start()?;
+    let (head, body) = server.ask(START).await?;
+    assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+    assert_eq!(body["error"], "no_reply");
+    assert_eq!(server.commands.len(), 1, "it was asked");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_every_slot_is_taken_the_next_client_waits_for_one() -> Result {
+    let server = Server::start()?;
+    let mut idle = Vec::new();
+    for _ in 0..CONNECTIONS {
+        idle.push(server.connect().await?);
+    }
+    assert!(server.ask(STATUS).await?.0.starts_with("HTTP/1.1 200"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn shutting_down_closes_the_port_and_idle_connections() -> Result {
+    let server = Server::start()?;
+    let idle = server.connect().await?;
+    server.ask(STATUS).await?;
+    let _ = server.stop.send(());
+    server.ended.await??;
+    assert_eq!(receive(&idle, |_| false).await?, "");
+    assert!(TcpStream::connect(server.address).await.is_err());
+    Ok(())
+}
+
+#[test]
+fn a_port_that_is_taken_is_an_error_that_names_it() -> Result {
+    let taken = bind((IpAddr::from([127, 0, 0, 1]), 0).into())?;
+    let address = taken.local_addr()?;
+    let error = bind(address).expect_err("it is taken").to_string();
+    assert!(error.contains(&address.to_string()), "{error}");
+    assert!(
+        error.contains("maintenance.readiness.bind_address"),
+        "{error}"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_touch_file_says_what_ready_says() -> Result {
+    let status = running(Phase::Copying);
+    let file = serde_json::to_value(crate::touch_file::Ready {
+        run: status.run.as_ref().ok_or("a run")?.id.clone(),
+        database: status.database.path.clone(),
+        driver: DRIVER.to_owned(),
+        until: now(),
+    })?;
+    let answer = ready(&status, now());
+    assert_eq!(answer.version(), Version::HTTP_11);
+    let body = futures_util::FutureExt::now_or_never(body(answer)).ok_or("in memory")?;
+    for key in ["run", "database", "driver"] {
+        assert_eq!(file[key], body[key]);
+    }
+    Ok(())
+}
