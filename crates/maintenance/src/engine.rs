@@ -1,0 +1,478 @@
+//! What a run does to a SQLite database: the driver's [`Engine`] with real parts.
+//!
+//! ```text
+//!  prepare   facts · room on the disk · how long would announces wait? · draft · PASSIVE checkpoint
+//!  pin       the recipe of `sqlite`
+//!  copy      raw copy, durable
+//!  release   the pin ends, the log is shrunk; beside what follows
+//!  finish    structure and rows of the copy · compress · read back · publish · prune
+//! ```
+//!
+//! Nothing has its final name before it has been read back and compared, and nothing old
+//! is removed before something newer has its final name. A failure up to publishing
+//! leaves the catalogue as it was; one after it, of pruning, is a warning, because the
+//! backup is good.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::catalogue::{Backup, Catalogue, Draft, MANIFEST_FORMAT, Manifest, Owner};
+use crate::config::{self, Announces, Compression, Settings};
+use crate::disk::Disk;
+use crate::driver::{Engine, LOG_TARGET, NotPinned, Pauses, Published};
+use crate::snapshot::{self, RawCopy, Watch};
+use crate::sqlite::{self, Database, Facts, Pin, PinError, PinHandle};
+use crate::status::milliseconds;
+use crate::verify;
+use crate::window::{Cause, Failure, Pause, Run};
+
+/// Bytes a second a copy is expected to reach before one has been measured: what a plain
+/// virtual disk gives. Too low an estimate refuses a run that would have fitted, which is
+/// said; too high a one closes the gate for nothing.
+const UNMEASURED_RATE: f64 = 150e6;
+
+/// Of the database's size, what a compressed copy is reckoned to take until one is known.
+const UNMEASURED_RATIO: f64 = 0.6;
+
+/// Copies smaller than this many bytes are not measured by.
+const TELLING: u64 = 16 << 20;
+
+/// How many of the last backups are measured by.
+const RECENT: usize = 5;
+
+/// Bytes for the manifest and the file system's own.
+const SLACK: u64 = 1 << 20;
+
+/// A database that shrank by more than half since the last backup is worth a look.
+const SHRUNK: f64 = 0.5;
+
+/// How long a run waits for the operator's tool to leave the catalogue alone before it
+/// goes without pruning. That tool holds on to it while it removes or notes something.
+const PRUNE_WITHIN: Duration = Duration::from_secs(60);
+
+/// A run on a SQLite database, with a catalogue to publish to.
+#[derive(Debug)]
+pub struct BackupEngine {
+    database: Database,
+    catalogue: Catalogue,
+    disk: Disk,
+    backup: config::Backup,
+    announces: Announces,
+    service: String,
+    last_facts: Mutex<Facts>,
+    /// Bytes the write-ahead log's file had when the pin was taken.
+    wal_at_pin: AtomicU64,
+    /// The last pin, to be ended from outside should the copy hang.
+    pinned: Mutex<Option<PinHandle>>,
+    /// The release of the last pin, which gives way to the next run.
+    releasing: Mutex<Watch>,
+}
+
+/// What a run is reckoned to cost, before it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forecast {
+    /// For how long announces have to wait.
+    pub pause: Pause,
+    /// Bytes needed in the catalogue's directory while the backup is made.
+    pub room: u64,
+}
+
+/// The raw copy and what was pinned.
+#[derive(Debug)]
+pub struct Copied {
+    raw: RawCopy,
+    facts: Facts,
+    pinned: DateTime<Utc>,
+    read_mark_zero: Option<bool>,
+}
+
+impl BackupEngine {
+    /// An engine for `database`, as the settings say.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be read.
+    pub fn new(
+        database: Database,
+        catalogue: Catalogue,
+        disk: Disk,
+        settings: &Settings,
+        service: String,
+    ) -> Result<Self, sqlite::Error> {
+        let facts = database.facts()?;
+        Ok(Self {
+            database,
+            catalogue,
+            disk,
+            backup: settings.backup.clone(),
+            announces: settings.announces,
+            service,
+            last_facts: Mutex::new(facts),
+            wal_at_pin: AtomicU64::new(0),
+            pinned: Mutex::default(),
+            releasing: Mutex::default(),
+        })
+    }
+
+    /// What a run on this database costs.
+    fn forecast(&self, facts: &Facts) -> Result<Forecast, Failure> {
+        let blocks_writers = facts.journal.blocks_writers();
+        if self.announces == Announces::Serve && blocks_writers {
+            return Err(Failure {
+                cause: Cause::Other,
+                message: format!(
+                    "announces = \"serve\" needs a database in WAL mode, and {} is in journal mode \
+                     {}; set journal_mode = \"wal\" or announces = \"auto\"",
+                    facts.path.display(),
+                    facts.journal
+                ),
+            });
+        }
+        let earlier = self
+            .catalogue
+            .backups()
+            .map_err(|error| Failure::other(&error))?;
+        let earlier: Vec<_> = earlier.iter().map(|backup| &backup.manifest).collect();
+        Ok(Forecast::of(
+            facts.bytes(),
+            blocks_writers,
+            self.announces,
+            &self.backup,
+            &earlier,
+        ))
+    }
+
+    /// Refuses a run the disk has no room for, before anything waits for it.
+    fn check_room(&self, needed: u64) -> Result<(), Failure> {
+        let directory = self.catalogue.directory();
+        let free = self
+            .disk
+            .free_bytes(directory)
+            .map_err(|error| Failure::other(&error))?;
+        if free >= needed {
+            return Ok(());
+        }
+        Err(Failure {
+            cause: Cause::Other,
+            message: format!(
+                "{} has {} free and a backup needs about {} there while it is made (the raw copy \
+                 and the compressed one); free space, keep fewer backups or choose another \
+                 directory",
+                directory.display(),
+                bytesize::ByteSize(free),
+                bytesize::ByteSize(needed)
+            ),
+        })
+    }
+
+    fn last_backup(&self) -> Result<Option<Manifest>, Failure> {
+        let newest = self
+            .catalogue
+            .backups()
+            .map_err(|error| Failure::other(&error))?;
+        Ok(newest.into_iter().next().map(|backup| backup.manifest))
+    }
+
+    fn facts(&self) -> Result<Facts, Failure> {
+        let facts = self
+            .database
+            .facts()
+            .map_err(|error| Failure::other(&error))?;
+        self.remember(&facts);
+        Ok(facts)
+    }
+
+    fn releasing(&self) -> MutexGuard<'_, Watch> {
+        self.releasing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pinned(&self) -> MutexGuard<'_, Option<PinHandle>> {
+        self.pinned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, facts: &Facts) {
+        *self
+            .last_facts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = facts.clone();
+    }
+}
+
+impl Engine for BackupEngine {
+    type Draft = Draft;
+    type Pin = Pin;
+    type Copy = Copied;
+
+    fn prepare(&self, run: &Run, _watch: &Watch) -> Result<(Pause, Draft), Failure> {
+        // Its connections and the disk are needed now; the log can be shrunk after this run.
+        self.releasing().cancel("another run begins");
+        let facts = self.facts()?;
+        let Forecast { pause, room } = self.forecast(&facts)?;
+        self.check_room(room)?;
+        let draft = self
+            .catalogue
+            .begin(run.began)
+            .map_err(|error| Failure::other(&error))?;
+        // What is checkpointed now need not be while the gate is closed.
+        self.database
+            .checkpoint_before()
+            .map_err(|error| Failure::other(&error))?;
+        Ok((pause, draft))
+    }
+
+    fn pin(&self, _run: &Run, limit: Duration, watch: &Watch) -> Result<Pin, NotPinned> {
+        *self.pinned() = None;
+        let pin = self
+            .database
+            .pin(limit, watch)
+            .map_err(|error| match error {
+                PinError::Busy(why) => NotPinned::Busy(why),
+                PinError::Failed(error) => NotPinned::Failed(Failure::other(&error)),
+            })?;
+        *self.pinned() = Some(pin.handle());
+        self.remember(&pin.facts);
+        let wal = self.database.wal_bytes().unwrap_or(0);
+        self.wal_at_pin.store(wal, Ordering::Relaxed);
+        Ok(pin)
+    }
+
+    fn copy(&self, _run: &Run, draft: &Draft, pin: &Pin, watch: &Watch) -> Result<Copied, Failure> {
+        let facts = pin.facts.clone();
+        let pinned = pin.taken;
+        let read_mark_zero = pin.read_mark_zero;
+        let config::Backup {
+            method, bandwidth, ..
+        } = self.backup;
+        let raw =
+            snapshot::copy_pinned(pin, method, &draft.raw_path(), &self.disk, bandwidth, watch)
+                .map_err(|error| Failure::other(&error))?;
+        Ok(Copied {
+            raw,
+            facts,
+            pinned,
+            read_mark_zero,
+        })
+    }
+
+    fn release(&self, pin: Pin) {
+        let watch = Watch::default();
+        *self.releasing() = watch.clone();
+        pin.release(&watch);
+        if let Err(error) = self.database.shrink_wal(&watch) {
+            tracing::warn!(
+                target: LOG_TARGET,
+                "The write-ahead log was not shrunk: {error}; it is reused, and shrunk after a \
+                 later run"
+            );
+        }
+    }
+
+    fn finish(
+        &self,
+        run: &Run,
+        draft: Draft,
+        copied: Copied,
+        pauses: Pauses,
+        watch: &Watch,
+    ) -> Result<Published, Failure> {
+        let Copied {
+            raw,
+            facts,
+            pinned,
+            read_mark_zero,
+        } = copied;
+        let mut warnings = Vec::new();
+        let last = self.last_backup()?;
+        warnings.extend(last.as_ref().and_then(|last| shrunk(last, raw.bytes)));
+
+        let unverified = |error: verify::Error| Failure {
+            cause: match error {
+                verify::Error::Corrupt { .. } => Cause::Verification,
+                _ => Cause::Other,
+            },
+            message: error.to_string(),
+        };
+        let report = verify::structure(&raw.path, self.backup.verify, watch).map_err(unverified)?;
+        let artifact_path = draft.artifact_path(&self.backup.compression);
+        let artifact = verify::compress(
+            &raw.path,
+            &artifact_path,
+            self.backup.compression,
+            &self.disk,
+            watch,
+        )
+        .map_err(unverified)?;
+        check_read(&raw, &artifact.raw_sha256, &raw.path)?;
+        verify::artifact(&artifact_path, &artifact, &self.disk, watch).map_err(unverified)?;
+
+        let manifest = Manifest {
+            format: MANIFEST_FORMAT,
+            id: draft.id().clone(),
+            run: run.id.clone(),
+            began: run.began,
+            pinned,
+            published: now(),
+            service: self.service.clone(),
+            library: crate::VERSION.into(),
+            sqlite: rusqlite::version().into(),
+            driver: "sqlite3".into(),
+            source: facts.path.clone(),
+            journal_mode: facts.journal.to_string(),
+            read_mark_zero,
+            page_size: facts.page_size,
+            page_count: facts.page_count,
+            method: raw.method,
+            pause_ms: milliseconds(pauses.total),
+            copy_seconds: raw.seconds,
+            bandwidth: self.backup.bandwidth,
+            database: artifact,
+            rows: report.rows,
+            verified: report.depth,
+            warnings: warnings.clone(),
+        };
+        let Backup { manifest, .. } = draft
+            .publish(&manifest)
+            .map_err(|error| Failure::other(&error))?;
+        let owner = Owner::this(format!("{}, run {}", self.service, run.id), now());
+        let pruned = self
+            .catalogue
+            .lock_within(PRUNE_WITHIN, &owner, watch)
+            .and_then(|locked| locked.prune(&self.backup.keep, &manifest.id));
+        if let Err(error) = pruned {
+            warnings.push(format!("older backups were not pruned: {error}"));
+        }
+        Ok(Published {
+            backup: manifest.id,
+            warnings,
+        })
+    }
+
+    fn pinned_too_long(&self) -> Option<Failure> {
+        // The log's file never shrinks by itself, so what counts is by how much it grew.
+        let before = self.wal_at_pin.load(Ordering::Relaxed);
+        let grown = self.database.wal_bytes().ok()?.saturating_sub(before);
+        let limit = self.backup.wal_limit;
+        (grown > limit).then(|| Failure {
+            cause: Cause::WalLimit,
+            message: format!(
+                "the write-ahead log grew by {} while the file was pinned, past \
+                 backup.wal_limit = {}; raise the limit if the disk has room, or make the copy \
+                 faster",
+                bytesize::ByteSize(grown),
+                bytesize::ByteSize(limit)
+            ),
+        })
+    }
+
+    fn end_pin(&self, within: Duration) -> bool {
+        let handle = self.pinned().take();
+        // Without a handle it is not known what a pin that hangs may hold.
+        handle.is_some_and(|handle| handle.end(within))
+    }
+
+    fn journal_mode(&self) -> String {
+        let facts = self
+            .last_facts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        facts.journal.to_string()
+    }
+}
+
+/// The copy must be what was read from the pinned file, byte for byte.
+fn check_read(raw: &RawCopy, found: &str, path: &Path) -> Result<(), Failure> {
+    match &raw.sha256 {
+        Some(read) if read != found => Err(Failure {
+            cause: Cause::Verification,
+            message: format!(
+                "{} does not read back as it was written: the disk or the memory is at fault; \
+                 check both before you trust older backups on this disk",
+                path.display()
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
+impl Forecast {
+    /// Of a run on `bytes` of database. `earlier` are the manifests of earlier backups,
+    /// newest first: what was measured then is the best there is to reckon with.
+    #[must_use]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an estimate"
+    )]
+    pub fn of(
+        bytes: u64,
+        blocks_writers: bool,
+        announces: Announces,
+        backup: &config::Backup,
+        earlier: &[&Manifest],
+    ) -> Self {
+        let pause = if blocks_writers || announces == Announces::Pause {
+            let rate = measured_rate(earlier);
+            let rate = backup
+                .bandwidth
+                .map_or(rate, |limit| rate.min(limit as f64));
+            Pause::UntilCopied(Duration::from_secs_f64(bytes as f64 / rate))
+        } else {
+            Pause::UntilPinned
+        };
+        let ratio = match backup.compression {
+            Compression::None => 0.0, // the raw copy becomes the artifact
+            Compression::Zstd(_) => earlier.first().map_or(UNMEASURED_RATIO, |last| {
+                last.database.stored_bytes as f64 / last.database.raw_bytes.max(1) as f64
+            }),
+        };
+        let room = bytes + (bytes as f64 * ratio) as u64 + SLACK;
+        Self { pause, room }
+    }
+}
+
+/// Bytes a second: the best of the last few copies. The best, because one slow night must
+/// not keep the next run from beginning, and with it from measuring anew.
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn measured_rate(earlier: &[&Manifest]) -> f64 {
+    earlier
+        .iter()
+        // A copy that took no time says nothing about a larger one, and one that was
+        // slowed down on purpose nothing about what the disk can do.
+        .filter(|manifest| manifest.database.raw_bytes >= TELLING && manifest.bandwidth.is_none())
+        .take(RECENT)
+        .map(|manifest| manifest.database.raw_bytes as f64 / manifest.copy_seconds.max(0.001))
+        .reduce(f64::max)
+        .unwrap_or(UNMEASURED_RATE)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a ratio to tell a human")]
+fn shrunk(last: &Manifest, bytes: u64) -> Option<String> {
+    let before = last.database.raw_bytes;
+    ((bytes as f64) < before as f64 * SHRUNK).then(|| {
+        format!(
+            "the database is {}, less than half of the {} of backup {}; if nobody deleted that \
+             much, find out why before the older backups are pruned",
+            bytesize::ByteSize(bytes),
+            bytesize::ByteSize(before),
+            last.id
+        )
+    })
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the instant of publishing is only known here"
+)]
+fn now() -> DateTime<Utc> {
+    Utc::now()
+}
+
+#[cfg(test)]
+mod tests;

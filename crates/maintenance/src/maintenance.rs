@@ -1,0 +1,365 @@
+//! What a service links: [`Maintenance::prepare`] before it opens its database,
+//! [`Maintenance::start`] after, [`Running::shutdown`] at the end.
+//!
+//! Driver and endpoint run on a thread of their own with a runtime of their own. The
+//! service's runtime may be busy, or blocked by its database, at the very moment the gate
+//! has to open or a probe has to be answered.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::catalogue::{self, Catalogue, Entry};
+use crate::config::{Announces, JournalMode, Settings};
+use crate::disk::{self, Disk, Lock};
+use crate::driver::{Driver, Handles, LOG_TARGET, Parts};
+use crate::engine::BackupEngine;
+use crate::gate::{Gate, Keeper};
+use crate::readiness;
+use crate::restore;
+use crate::sqlite::{self, Database, Journal};
+use crate::status::Reader;
+use crate::touch_file::{self, TouchFile};
+use crate::window::Rules;
+
+/// What the library needs to know of the service it is linked into.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// Name and version, as manifests and statuses carry them.
+    pub name: String,
+    /// The `SQLite` file.
+    pub database: PathBuf,
+}
+
+/// Everything checked and bound; nothing runs yet.
+#[derive(Debug)]
+pub struct Maintenance {
+    settings: Settings,
+    service: Service,
+    gate: Gate,
+    keeper: Keeper,
+    disk: Disk,
+    catalogue: Catalogue,
+    listener: Option<TcpListener>,
+    touch_file: Option<TouchFile>,
+    lock: Lock,
+}
+
+/// A running driver and its endpoint.
+#[derive(Debug)]
+pub struct Running {
+    status: Reader,
+    readiness: Option<SocketAddr>,
+    stop: oneshot::Sender<()>,
+    stopped: oneshot::Receiver<()>,
+}
+
+/// Why windows cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database's directory is not there.
+    #[error(
+        "the directory {0:?} of the database does not exist; create it or correct \
+         core.database.path"
+    )]
+    NoDatabaseDirectory(PathBuf),
+    /// The directory that is to hold the catalogue's is not there.
+    #[error(
+        "the directory {0:?} that is to hold maintenance.backup.directory does not exist; \
+         create it or correct the path"
+    )]
+    NoParentDirectory(PathBuf),
+    /// The endpoint's address cannot be had.
+    #[error(
+        "could not listen on {address} (maintenance.readiness.bind_address): {source}; stop what \
+         uses the address or choose another"
+    )]
+    Listen {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// `announces = "serve"` cannot be kept.
+    #[error(
+        "maintenance.announces = \"serve\" needs a database in WAL mode, and {path:?} is in \
+         journal mode {journal}; set maintenance.journal_mode = \"wal\" or announces = \"auto\""
+    )]
+    CannotServe {
+        /// The database.
+        path: PathBuf,
+        /// Its journal mode.
+        journal: Journal,
+    },
+    /// Another process uses the database, or is restoring it.
+    #[error(
+        "{0:?} is in use by another process that holds its lock file, a tracker or a restore; \
+         stop that first"
+    )]
+    InUse(PathBuf),
+    /// The operating system gives no thread or timer.
+    #[error("could not start the maintenance thread: {0}")]
+    Thread(std::io::Error),
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] sqlite::Error),
+    /// The catalogue.
+    #[error("maintenance.backup.directory: {0}")]
+    Catalogue(#[from] catalogue::Error),
+    /// The lock file beside the database.
+    #[error("could not lock the database: {0}")]
+    Lock(#[from] disk::Error),
+    /// The touch-file.
+    #[error(transparent)]
+    TouchFile(#[from] touch_file::Error),
+}
+
+impl Maintenance {
+    /// Checks and binds everything, then puts the database into the journal mode asked
+    /// for. To be called before the service opens the database: to leave WAL nobody else
+    /// may have it open, and a touch-file of an earlier life must be gone before a new one
+    /// begins.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong and what to do. Nothing is written before everything that can be
+    /// checked without writing has been.
+    pub fn prepare(settings: Settings, service: Service) -> Result<Self, Error> {
+        let disk = Disk::default().guarding(&service.database);
+        let listener = settings
+            .readiness
+            .as_ref()
+            .map(|readiness| listen(readiness.bind_address))
+            .transpose()?;
+        must_exist(&service.database, Error::NoDatabaseDirectory)?;
+        must_exist(&settings.backup.directory, Error::NoParentDirectory)?;
+        let touch_file = settings
+            .readiness
+            .as_ref()
+            .and_then(|readiness| readiness.touch_file.clone())
+            .map(|path| TouchFile::new(path, disk.clone()));
+        if let Some(touch_file) = &touch_file {
+            touch_file.probe()?;
+        }
+        check_journal(&settings, &service.database)?;
+        let (gate, keeper) = Gate::new().map_err(Error::Thread)?;
+
+        let catalogue = Catalogue::open(disk.clone(), &settings.backup.directory)?;
+        let Some(lock) = restore::hold(&service.database, &disk)? else {
+            return Err(Error::InUse(service.database));
+        };
+        if let Some(touch_file) = &touch_file {
+            touch_file.clear_stale()?;
+        }
+        sqlite::set_journal_mode(&service.database, settings.journal_mode)?;
+        Ok(Self {
+            settings,
+            service,
+            gate,
+            keeper,
+            disk,
+            catalogue,
+            listener,
+            touch_file,
+            lock,
+        })
+    }
+
+    /// The gate the service's requests are to pass.
+    #[must_use]
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Starts the driver and the endpoint. To be called when the service has opened its
+    /// database.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be opened or there is no thread to be had.
+    pub fn start(self) -> Result<Running, Error> {
+        let Self {
+            settings,
+            service,
+            keeper,
+            disk,
+            catalogue,
+            listener,
+            touch_file,
+            lock,
+            ..
+        } = self;
+        // Until the process ends: the service has the file open for longer than windows
+        // are run, and a restore must not slip in between.
+        std::mem::forget(lock);
+        let newest = catalogue.list()?.into_iter().find_map(|entry| match entry {
+            Entry::Good(backup) => Some(backup.manifest.began),
+            Entry::Broken { .. } | Entry::Foreign { .. } => None,
+        });
+        let served = newest.and_then(|began| settings.schedule.last_before(began));
+        let rules = rules(&settings);
+        let database = Database::open(&service.database)?;
+        let engine = BackupEngine::new(database, catalogue, disk, &settings, service.name.clone())?;
+        let readiness = listener
+            .as_ref()
+            .and_then(|listener| listener.local_addr().ok());
+        let (driver, handles) = Driver::new(Parts {
+            engine,
+            keeper,
+            rules,
+            served: served.map(|window| window.begins),
+            touch_file,
+            service: service.name,
+            database: service.database,
+        });
+        let Handles { commands, status } = handles;
+        let reader = status.clone();
+        let (stop, asked_to_stop) = oneshot::channel();
+        let (say_stopped, stopped) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Error::Thread)?;
+        std::thread::Builder::new()
+            .name("maintenance".into())
+            .spawn(move || {
+                runtime.block_on(async move {
+                    let driver = tokio::spawn(driver.run(async {
+                        // A handle that was dropped stops the driver as well.
+                        drop(asked_to_stop.await);
+                    }));
+                    if let Some(listener) = listener {
+                        let never = std::future::pending();
+                        tokio::spawn(async move {
+                            if let Err(error) =
+                                readiness::serve(listener, status, commands, never).await
+                            {
+                                tracing::error!(
+                                    target: LOG_TARGET,
+                                    "The readiness endpoint ended: {error}; windows go on without it"
+                                );
+                            }
+                        });
+                    }
+                    if let Err(error) = driver.await {
+                        tracing::error!(
+                            target: LOG_TARGET,
+                            "The maintenance driver broke ({error}); announces flow, but there \
+                             will be no backups until the service is restarted"
+                        );
+                        // The endpoint goes on saying so.
+                        std::future::pending::<()>().await;
+                    }
+                });
+                // Whoever shuts down may have stopped waiting.
+                let _ = say_stopped.send(());
+            })
+            .map_err(Error::Thread)?;
+        if let Some(address) = readiness {
+            tracing::info!(target: LOG_TARGET, "Started on: http://{address}");
+        }
+        Ok(Running {
+            status: reader,
+            readiness,
+            stop,
+            stopped,
+        })
+    }
+}
+
+impl Running {
+    /// Reads the status.
+    #[must_use]
+    pub fn status(&self) -> &Reader {
+        &self.status
+    }
+
+    /// Where the endpoint listens, if it does.
+    #[must_use]
+    pub fn readiness_address(&self) -> Option<SocketAddr> {
+        self.readiness
+    }
+
+    /// Opens the gate, gives up the run in progress, removes what is temporary, and
+    /// returns; after [`SHUTDOWN_WITHIN`] at the latest.
+    pub async fn shutdown(self) {
+        // The driver may have broken; then there is nothing to stop.
+        let _ = self.stop.send(());
+        if tokio::time::timeout(SHUTDOWN_WITHIN, self.stopped)
+            .await
+            .is_err()
+        {
+            tracing::error!(
+                target: LOG_TARGET,
+                "The maintenance driver does not stop; what is temporary is removed at the next start"
+            );
+        }
+    }
+}
+
+/// Limit on [`Running::shutdown`].
+pub const SHUTDOWN_WITHIN: Duration = Duration::from_secs(4);
+
+fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+    let listen = || {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    listen().map_err(|source| Error::Listen { address, source })
+}
+
+fn must_exist(path: &Path, error: fn(PathBuf) -> Error) -> Result<(), Error> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if parent.is_dir() {
+        Ok(())
+    } else {
+        Err(error(parent.to_owned()))
+    }
+}
+
+/// Whether `announces = "serve"` can be kept, from the header alone: the service has not
+/// opened the database yet, so reading it disturbs nobody.
+fn check_journal(settings: &Settings, database: &Path) -> Result<(), Error> {
+    let found = match sqlite::inspect(database) {
+        Ok(header) => header.journal,
+        // The service will create one, which starts out with a rollback journal.
+        Err(sqlite::Error::Missing { .. }) => Journal::Delete,
+        Err(error) => return Err(error.into()),
+    };
+    let journal = match settings.journal_mode {
+        JournalMode::Keep => found,
+        JournalMode::Wal => Journal::Wal,
+        JournalMode::Delete => Journal::Delete,
+    };
+    if settings.announces == Announces::Serve && journal.blocks_writers() {
+        let path = database.to_owned();
+        return Err(Error::CannotServe { path, journal });
+    }
+    Ok(())
+}
+
+/// What windows keep to: what is configured, and limits that are not, each with its reason.
+#[must_use]
+pub fn rules(settings: &Settings) -> Rules {
+    let hold_for = settings.gate.hold_for;
+    Rules {
+        schedule: settings.schedule.clone(),
+        catch_up: settings.catch_up,
+        hold_for,
+        // No client notices a pause below 5 s, and a flush that takes longer is blocked by
+        // another program, which may be gone at the next attempt.
+        flush_within: hold_for.min(Duration::from_secs(4)),
+        attempts: 5,
+        // Long enough for what was held to be answered before the gate closes again.
+        retry_after: Duration::from_secs(10),
+        grace: (hold_for / 4).min(Duration::from_millis(500)),
+        // 17 GB take five minutes; a full check of them, at 21 MB/s, a quarter of an hour.
+        finish_within: Duration::from_secs(12 * 3600),
+    }
+}
