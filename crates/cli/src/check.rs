@@ -1,0 +1,403 @@
+//! `check`: what is wrong with the configuration, and what will happen when.
+//!
+//! It knows `[maintenance]`, what that needs (the database, the directories), and the keys
+//! without which the tracker does not start. What the tracker alone knows, such as its
+//! other keys and whether its ports are free, shows when it starts.
+
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::json;
+use torrust_tracker_maintenance::catalogue::Entry;
+use torrust_tracker_maintenance::config::{Announces, Error, JournalMode, Settings};
+use torrust_tracker_maintenance::disk::{Disk, parent};
+use torrust_tracker_maintenance::schedule::{Interval, Schedule};
+use torrust_tracker_maintenance::sqlite::{self, inspect};
+use torrust_tracker_maintenance::status::Status;
+
+use crate::client::{self, Client, block_on};
+use crate::configuration::Configuration;
+use crate::exit::{Answer, Exit, Failure};
+use crate::units;
+
+/// Windows shown.
+const WINDOWS: usize = 3;
+
+/// One thing that has to be put right before the tracker can do its windows.
+#[derive(Debug, Serialize)]
+struct Problem {
+    key: String,
+    message: String,
+}
+
+/// The database as it is found.
+#[derive(Debug, Serialize)]
+struct Found {
+    path: PathBuf,
+    /// From metadata; `null` if it is not there yet.
+    bytes: Option<u64>,
+    /// `null` if it is not there, or could not be read.
+    journal_mode: Option<String>,
+}
+
+/// What the tracker wants written, default or not, and what to write.
+const MANDATORY: [(&str, &str); 4] = [
+    (SCHEMA_VERSION, "\"2.0.0\""),
+    ("logging.threshold", "a level, such as \"info\""),
+    ("core.private", "true or false"),
+    ("core.listed", "true or false"),
+];
+const SCHEMA_VERSION: &str = "metadata.schema_version";
+
+/// Without which [`Settings::load_completed`] has no effect; upstream's default is false.
+const PERSISTENT: &str = "core.tracker_policy.persistent_torrent_completed_stat";
+
+pub fn carry_out(configuration: &Configuration, now: DateTime<Utc>) -> Result<Answer, Failure> {
+    let mut problems = Vec::new();
+    let (enabled, settings) = match configuration.maintenance() {
+        Ok(settings) => (settings.is_some(), settings),
+        Err(Error::Refused { problems: keys, .. }) => {
+            problems.extend(keys.iter().map(|problem| Problem {
+                key: problem.key.clone(),
+                message: problem.to_string(),
+            }));
+            (true, None)
+        }
+        Err(error) => return Err(error.into()),
+    };
+    check_mandatory(configuration, &mut problems)?;
+    let status = settings.as_ref().and_then(|_| running(configuration));
+    let database = match configuration.database()? {
+        Ok(path) => Some(look(path, status.as_ref(), &mut problems)),
+        Err(driver) if enabled => {
+            problems.push(Problem {
+                key: "core.database.driver".to_owned(),
+                message: format!(
+                    "core.database.driver = \"{driver}\" has no maintenance windows in this \
+                     version; use \"sqlite3\", or disable [maintenance]"
+                ),
+            });
+            None
+        }
+        Err(_) => None,
+    };
+    if enabled {
+        check_directories(configuration, settings.as_ref(), &mut problems)?;
+    }
+    if let Some(settings) = &settings {
+        check_together(configuration, settings, database.as_ref(), &mut problems)?;
+    }
+    Ok(match settings {
+        _ if !problems.is_empty() => refused(configuration, enabled, &problems),
+        None => disabled(configuration),
+        Some(settings) => good(
+            configuration,
+            &settings,
+            database.as_ref(),
+            status.as_ref(),
+            now,
+        ),
+    })
+}
+
+/// The keys of the tracker's that no default stands in for.
+fn check_mandatory(
+    configuration: &Configuration,
+    problems: &mut Vec<Problem>,
+) -> Result<(), Failure> {
+    for (key, right) in MANDATORY {
+        if !configuration.has(key)? {
+            problems.push(Problem {
+                key: key.to_owned(),
+                message: format!("{key} is missing; write {right}"),
+            });
+        }
+    }
+    let version: Option<String> = configuration.value(SCHEMA_VERSION)?;
+    if let Some(version) = version.filter(|version| version != "2.0.0") {
+        problems.push(Problem {
+            key: SCHEMA_VERSION.to_owned(),
+            message: format!(
+                "{SCHEMA_VERSION} = \"{version}\" is not that of torrust-tracker 3.0.0; write \
+                 \"2.0.0\""
+            ),
+        });
+    }
+    Ok(())
+}
+
+/// The running tracker's word, if it gives one: then nobody else need touch its database.
+fn running(configuration: &Configuration) -> Option<Status> {
+    let client = Client::new(configuration.endpoint().ok()?);
+    let answer: Result<Status, client::Error> = block_on(client.status());
+    answer.ok()
+}
+
+/// Reads the header of the file at most: a connection that closes as the last one changes
+/// the database.
+fn look(path: PathBuf, status: Option<&Status>, problems: &mut Vec<Problem>) -> Found {
+    let key = "core.database.path";
+    let mut problem = |message: String| {
+        problems.push(Problem {
+            key: key.to_owned(),
+            message,
+        });
+    };
+    if !parent(&path).is_dir() {
+        problem(lies_nowhere(key, &path));
+    }
+    let bytes = path.metadata().ok().map(|metadata| metadata.len());
+    // A file of no bytes is one that SQLite has yet to make a database of.
+    let journal_mode = match status.filter(|status| status.database.path == path) {
+        _ if bytes.is_none_or(|bytes| bytes == 0) => None,
+        Some(status) => Some(status.database.journal_mode.clone()),
+        None => match inspect(&path) {
+            Ok(header) => Some(header.journal.to_string()),
+            Err(sqlite::Error::Missing { .. }) => None,
+            Err(error) => {
+                problem(format!("{key}: {error}"));
+                None
+            }
+        },
+    };
+    Found {
+        path,
+        bytes,
+        journal_mode,
+    }
+}
+
+/// What the tracker would stumble over at its start. Of a table that is refused what is
+/// written counts, as far as it can be read.
+fn check_directories(
+    configuration: &Configuration,
+    settings: Option<&Settings>,
+    problems: &mut Vec<Problem>,
+) -> Result<(), Failure> {
+    let (backups_key, touch_file_key) = (
+        "maintenance.backup.directory",
+        "maintenance.readiness.touch_file",
+    );
+    let (backups, touch_file) = match settings {
+        Some(settings) => (
+            Some(settings.backup.directory.clone()),
+            settings
+                .readiness
+                .as_ref()
+                .and_then(|readiness| readiness.touch_file.clone()),
+        ),
+        None => (
+            configuration.value(backups_key)?,
+            configuration.value(touch_file_key)?,
+        ),
+    };
+    let backups = backups.filter(|path| !path.as_os_str().is_empty());
+    let touch_file = touch_file.filter(|path| !path.as_os_str().is_empty());
+    let mut problem = |key: &str, message| {
+        problems.push(Problem {
+            key: key.to_owned(),
+            message,
+        });
+    };
+    if let Some(path) = backups
+        .as_ref()
+        .filter(|path| path.exists() && !path.is_dir())
+    {
+        let path = path.display();
+        let message = format!("{backups_key} = \"{path}\" is not a directory; name one");
+        problem(backups_key, message);
+    }
+    for (key, path) in [(backups_key, backups), (touch_file_key, touch_file)] {
+        if let Some(path) = path.filter(|path| !parent(path).is_dir()) {
+            problem(key, lies_nowhere(key, &path));
+        }
+    }
+    Ok(())
+}
+
+fn lies_nowhere(key: &str, path: &Path) -> String {
+    let path = path.display();
+    format!("{key} = \"{path}\" lies in a directory that does not exist; create it")
+}
+
+/// What is right by itself, but not with the rest.
+fn check_together(
+    configuration: &Configuration,
+    settings: &Settings,
+    database: Option<&Found>,
+    problems: &mut Vec<Problem>,
+) -> Result<(), Failure> {
+    let mut problem = |key: &str, message: &str| {
+        problems.push(Problem {
+            key: key.to_owned(),
+            message: message.to_owned(),
+        });
+    };
+    // The tracker creates a database that is missing with a rollback journal.
+    let rollback = match settings.journal_mode {
+        JournalMode::Keep => {
+            database.is_some_and(|found| found.journal_mode.as_deref() != Some("wal"))
+        }
+        JournalMode::Wal => false,
+        JournalMode::Delete => true,
+    };
+    if rollback && settings.announces == Announces::Serve {
+        problem(
+            "maintenance.announces",
+            "maintenance.announces = \"serve\" is not possible on a rollback journal, which \
+             blocks announces during the copy; set journal_mode = \"wal\" or announces = \"auto\"",
+        );
+    }
+    let persistent: Option<bool> = configuration.value(PERSISTENT)?;
+    if settings.load_completed.is_some() && persistent != Some(true) {
+        problem(
+            "maintenance.load_completed",
+            &format!(
+                "maintenance.load_completed = true has no effect that lasts without {PERSISTENT} = \
+                 true: the first clean-up drops the counters again; set both or neither"
+            ),
+        );
+    }
+    Ok(())
+}
+
+fn disabled(configuration: &Configuration) -> Answer {
+    Answer {
+        exit: Exit::Done,
+        text: format!(
+            "{}: [maintenance] is absent or disabled; the tracker runs without windows",
+            configuration.describe()
+        ),
+        json: json!({
+            "configuration": configuration.describe(), "enabled": false, "problems": [],
+            "windows": [], "database": null, "backups": null, "running": null,
+        }),
+    }
+}
+
+fn refused(configuration: &Configuration, enabled: bool, problems: &[Problem]) -> Answer {
+    let count = match problems.len() {
+        1 => "1 problem".to_owned(),
+        count => format!("{count} problems"),
+    };
+    let mut lines = vec![format!("{count} in {}", configuration.describe())];
+    lines.extend(
+        problems
+            .iter()
+            .map(|problem| format!("  {}", problem.message)),
+    );
+    Answer {
+        exit: Exit::Usage,
+        text: lines.join("\n"),
+        json: json!({
+            "configuration": configuration.describe(), "enabled": enabled, "problems": problems,
+            "windows": [], "database": null, "backups": null, "running": null,
+        }),
+    }
+}
+
+fn good(
+    configuration: &Configuration,
+    settings: &Settings,
+    database: Option<&Found>,
+    status: Option<&Status>,
+    now: DateTime<Utc>,
+) -> Answer {
+    let windows = windows(&settings.schedule, now);
+    let directory = &settings.backup.directory;
+    let entries = configuration
+        .catalogue()
+        .and_then(|catalogue| Ok(catalogue.list()?))
+        .unwrap_or_default();
+    let count = entries
+        .iter()
+        .filter(|entry| matches!(entry, Entry::Good(_)))
+        .count();
+    let room = if directory.is_dir() {
+        directory.as_path()
+    } else {
+        parent(directory)
+    };
+    let free = Disk::default().free_bytes(room).ok();
+    let endpoint = settings
+        .readiness
+        .as_ref()
+        .map(|readiness| readiness.bind_address);
+
+    let mut lines = vec![format!(
+        "configuration  {}: no problems found in [maintenance], the mandatory keys and the paths",
+        configuration.describe()
+    )];
+    for (n, window) in windows.iter().enumerate() {
+        let name = if n == 0 { "windows" } else { "" };
+        lines.push(format!(
+            "{name:<15}{} to {} UTC, in {}",
+            units::minute(window.begins),
+            units::minute(window.ends),
+            units::span(window.begins - now)
+        ));
+    }
+    if let Some(found) = database {
+        lines.push(format!(
+            "database       {}: {}",
+            found.path.display(),
+            found.describe(settings)
+        ));
+    }
+    let free = free
+        .map(|free| format!(", {} free", units::bytes(free)))
+        .unwrap_or_default();
+    lines.push(format!(
+        "backups        {}: {count}{free}",
+        directory.display()
+    ));
+    lines.push(match (endpoint, status) {
+        (None, _) => "endpoint       disabled".to_owned(),
+        (Some(endpoint), Some(status)) => {
+            format!("endpoint       {endpoint}: {} answers", status.service)
+        }
+        (Some(endpoint), None) => format!("endpoint       {endpoint}: no tracker answers"),
+    });
+    Answer {
+        exit: Exit::Done,
+        text: lines.join("\n"),
+        json: json!({
+            "configuration": configuration.describe(),
+            "enabled": true,
+            "problems": [],
+            "windows": windows,
+            "database": database,
+            "backups": { "directory": directory, "good": count },
+            "running": status.is_some(),
+        }),
+    }
+}
+
+impl Found {
+    fn describe(&self, settings: &Settings) -> String {
+        let Some(bytes) = self.bytes else {
+            return "not there yet; the tracker creates it".to_owned();
+        };
+        let wanted = match settings.journal_mode {
+            JournalMode::Keep => None,
+            JournalMode::Wal => Some("wal"),
+            JournalMode::Delete => Some("delete"),
+        };
+        let mode = self.journal_mode.as_deref().unwrap_or("not set yet");
+        let change = match wanted {
+            Some(wanted) if wanted != mode => {
+                format!(" (the tracker makes it {wanted} when it starts)")
+            }
+            _ => String::new(),
+        };
+        format!("{}, journal mode {mode}{change}", units::bytes(bytes))
+    }
+}
+
+fn windows(schedule: &Schedule, now: DateTime<Utc>) -> Vec<Interval> {
+    let first = schedule.next_after(now);
+    std::iter::successors(first, |window| schedule.next_after(window.begins))
+        .take(WINDOWS)
+        .collect()
+}

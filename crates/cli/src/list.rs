@@ -1,0 +1,155 @@
+//! `list`: what is in the catalogue's directory.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+use torrust_tracker_maintenance::catalogue::{Backup, BackupId, Check, Entry, Foreign};
+use torrust_tracker_maintenance::config::Depth;
+
+use crate::configuration::Configuration;
+use crate::exit::{Answer, Exit, Failure};
+use crate::table::{Side, Table};
+use crate::units;
+
+/// Why each backup stays; nothing for those that go with the next prune.
+type Kept = BTreeMap<BackupId, Vec<String>>;
+
+pub fn carry_out(configuration: &Configuration, now: DateTime<Utc>) -> Result<Answer, Failure> {
+    let catalogue = configuration.catalogue()?;
+    let directory = catalogue.directory();
+    let entries = catalogue.list()?;
+    let kept: Kept = catalogue
+        .plan(&configuration.settings()?.backup.keep)?
+        .into_iter()
+        .map(|decision| (decision.id, decision.reasons))
+        .collect();
+    let json: Vec<_> = entries
+        .iter()
+        .map(|entry| described(entry, &kept))
+        .collect();
+    Ok(Answer {
+        exit: Exit::Done,
+        text: text(&entries, &kept, now)
+            .unwrap_or_else(|| format!("no backups in {}", directory.display())),
+        json: json!({ "directory": directory, "entries": json }),
+    })
+}
+
+fn described(entry: &Entry, kept: &Kept) -> Value {
+    let mut json = json!(entry);
+    if let Entry::Good(backup) = entry {
+        // No word on one that was found damaged: no rule looks at it.
+        json["kept"] = json!(kept.get(&backup.manifest.id));
+    }
+    json
+}
+
+/// `None` if there is nothing.
+fn text(entries: &[Entry], kept: &Kept, now: DateTime<Utc>) -> Option<String> {
+    let mut table = Table::new([
+        ("ID", Side::Left),
+        ("AGE", Side::Right),
+        ("SIZE", Side::Right),
+        ("RATIO", Side::Right),
+        ("PAUSE", Side::Right),
+        ("VERIFIED", Side::Left),
+        ("KEPT", Side::Left),
+        ("NOTE", Side::Left),
+    ]);
+    for entry in entries {
+        table.row(match entry {
+            Entry::Good(backup) => good(backup, kept, now),
+            Entry::Broken { name, why } => {
+                let age = units::span(now - name.second());
+                odd(
+                    name.to_string(),
+                    age,
+                    String::new(),
+                    format!("BROKEN: {why}"),
+                )
+            }
+            Entry::Foreign(Foreign {
+                name,
+                bytes,
+                written,
+                form,
+                ..
+            }) => {
+                let age = written.map_or_else(String::new, |written| units::span(now - written));
+                let note = match form {
+                    Some(_) => "foreign: not made here, never pruned; can be restored by name",
+                    None => "foreign: not made here, never touched",
+                };
+                odd(name.clone(), age, units::bytes(*bytes), note.to_owned())
+            }
+        });
+    }
+    (!entries.is_empty()).then(|| table.to_string())
+}
+
+fn good(backup: &Backup, kept: &Kept, now: DateTime<Utc>) -> [String; 8] {
+    let Backup {
+        manifest, notes, ..
+    } = backup;
+    let found = notes.checks.iter().flat_map(|check| &check.findings);
+    let damage = found.map(|finding| format!("DAMAGED: {finding}"));
+    let warnings = manifest
+        .warnings
+        .iter()
+        .map(|warning| format!("warning: {warning}"));
+    let reasons = kept.get(&manifest.id).map(Vec::as_slice);
+    [
+        manifest.id.to_string(),
+        units::span(now - manifest.pinned),
+        units::bytes(manifest.database.stored_bytes),
+        ratio(manifest.database.raw_bytes, manifest.database.stored_bytes),
+        units::milliseconds(manifest.pause_ms),
+        verified(manifest.verified, notes.deepest(), now),
+        reasons.map_or_else(String::new, rules),
+        damage.chain(warnings).collect::<Vec<_>>().join("; "),
+    ]
+}
+
+/// The check it passed before it was published, and the deepest since.
+fn verified(published: Depth, since: Option<&Check>, now: DateTime<Utc>) -> String {
+    let published = depth(published);
+    match since {
+        None => published.to_owned(),
+        Some(check) => {
+            let how = check.depth.map_or("checksums", depth);
+            format!("{published}; {how} {}", units::ago(check.at, now))
+        }
+    }
+}
+
+/// The rules alone; `prune --dry-run` has the whole reasons.
+fn rules(reasons: &[String]) -> String {
+    if reasons.is_empty() {
+        return "goes with the next prune".to_owned();
+    }
+    let rules = reasons.iter().map(|reason| {
+        let reason = reason.strip_prefix("the ").unwrap_or(reason);
+        reason.split(' ').next().unwrap_or_default()
+    });
+    rules.collect::<Vec<_>>().join(" ")
+}
+
+fn odd(name: String, age: String, size: String, note: String) -> [String; 8] {
+    let [ratio, pause, verified, kept] = Default::default();
+    [name, age, size, ratio, pause, verified, kept, note]
+}
+
+/// How much smaller a backup is than its database.
+#[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
+fn ratio(raw: u64, stored: u64) -> String {
+    format!("{:.1}x", raw as f64 / stored.max(1) as f64)
+}
+
+/// The check a backup has passed.
+pub fn depth(depth: Depth) -> &'static str {
+    match depth {
+        Depth::Quick => "quick",
+        Depth::Full => "full",
+    }
+}

@@ -1,0 +1,92 @@
+//! The operator's tool for the tracker's maintenance window and its backups. It knows the
+//! tracker by its configuration file, its readiness endpoint and its backups alone.
+
+use std::process::ExitCode;
+
+use chrono::{DateTime, Utc};
+use clap::{Parser, Subcommand};
+
+use crate::configuration::Configuration;
+use crate::exit::{Answer, Failure};
+
+mod check;
+mod client;
+mod configuration;
+mod exit;
+mod keep;
+mod list;
+mod progress;
+mod restore;
+mod run;
+mod selection;
+mod status;
+mod table;
+mod units;
+mod verify;
+
+/// Looks after the maintenance window of a running tracker and the backups it makes.
+#[derive(Parser)]
+#[command(version, after_help = exit::HELP)]
+struct CommandLine {
+    #[command(flatten)]
+    configuration: configuration::Options,
+    /// Print JSON, errors too.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check the configuration and show the next windows. Writes nothing.
+    Check,
+    Run(run::Arguments),
+    /// Show whether announces flow, what is being done, and how the last runs ended.
+    Status,
+    /// List the backups, newest first. Reads no more than their manifests.
+    List,
+    Verify(verify::Arguments),
+    Restore(restore::Arguments),
+    Prune(keep::Prune),
+    Protect(keep::Protect),
+    Unprotect(keep::Unprotect),
+    Delete(keep::Delete),
+}
+
+fn main() -> ExitCode {
+    let arguments = match CommandLine::try_parse() {
+        Ok(arguments) => arguments,
+        Err(usage) => return exit::usage(&usage),
+    };
+    let json = arguments.json;
+    match carry_out(arguments) {
+        Ok(answer) => answer.report(json),
+        Err(failure) => failure.report(json),
+    }
+}
+
+fn carry_out(arguments: CommandLine) -> Result<Answer, Failure> {
+    let json = arguments.json;
+    let configuration = Configuration::from(arguments.configuration);
+    match arguments.command {
+        Command::Check => check::carry_out(&configuration, now()),
+        Command::Run(run) => run.carry_out(&configuration, json, now()),
+        Command::Status => status::carry_out(&configuration, json, now()),
+        Command::List => list::carry_out(&configuration, now()),
+        Command::Verify(verify) => verify.carry_out(&configuration, json, now()),
+        Command::Restore(restore) => restore.carry_out(&configuration, json, now()),
+        Command::Prune(prune) => prune.carry_out(&configuration, json, now()),
+        Command::Protect(protect) => protect.carry_out(&configuration, now()),
+        Command::Unprotect(unprotect) => unprotect.carry_out(&configuration, now()),
+        Command::Delete(delete) => delete.carry_out(&configuration, now()),
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "read once; the commands are handed it"
+)]
+fn now() -> DateTime<Utc> {
+    Utc::now()
+}

@@ -1,0 +1,178 @@
+//! `restore`: a backup back in place.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+use torrust_tracker_maintenance::config::Depth;
+use torrust_tracker_maintenance::disk::Disk;
+use torrust_tracker_maintenance::restore::{self, Objection, RestorePlan, Restored};
+
+use crate::configuration::Configuration;
+use crate::exit::{Answer, Exit, Failure};
+use crate::progress::watched;
+use crate::selection::Selection;
+use crate::units;
+use crate::verify::instant;
+
+/// Put a backup back in place of the database, which is kept aside. The tracker must not
+/// be running.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The backup: its id, `latest`, or the name of a database in the directory that was
+    /// not made by this program.
+    #[arg(value_name = "ID", default_value = "latest")]
+    backup: Selection,
+    /// Restore to this file [default: the tracker's database].
+    #[arg(long, value_name = "PATH")]
+    to: Option<PathBuf>,
+    /// Say what would be done and what speaks against it; change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Overrule what may be overruled: a database newer than the backup, users of it that
+    /// cannot be seen, something in its place that is no database.
+    #[arg(long)]
+    force: bool,
+    /// Run the full integrity check on what was unpacked, not the quick one.
+    #[arg(long)]
+    full: bool,
+}
+
+impl Arguments {
+    pub fn carry_out(
+        self,
+        configuration: &Configuration,
+        json: bool,
+        now: DateTime<Utc>,
+    ) -> Result<Answer, Failure> {
+        let catalogue = configuration.catalogue()?;
+        let target = match &self.to {
+            Some(to) => to.clone(),
+            None => tracker_database(configuration)?,
+        };
+        let disk = Disk::default();
+        let source = self.backup.find(&catalogue)?;
+        let plan = restore::plan(source, &target, now, &disk)?;
+        let shown = self.text(&plan, now);
+        let planned = json!(plan);
+        let objections = plan.standing(self.force);
+        if self.dry_run {
+            return Ok(Answer {
+                exit: exit(&objections),
+                text: format!("{shown}\n{}", verdict(&objections)),
+                json: json!({
+                    "plan": planned, "would_restore": objections.is_empty(), "restored": Value::Null,
+                }),
+            });
+        }
+        if !json {
+            eprintln!("{shown}");
+        }
+        let (restored, took) = watched(json, |watch| {
+            let began = instant();
+            let restored = plan.execute(self.force, self.depth(), &disk, watch);
+            (restored, began.elapsed())
+        });
+        Ok(done(&restored?, took, &planned))
+    }
+
+    fn depth(&self) -> Depth {
+        if self.full { Depth::Full } else { Depth::Quick }
+    }
+
+    /// The plan, for people.
+    fn text(&self, plan: &RestorePlan, now: DateTime<Utc>) -> String {
+        let source = match plan.pinned {
+            Some(pinned) => format!(
+                "{}, of {} UTC, {}",
+                plan.source,
+                units::time(pinned),
+                units::ago(pinned, now)
+            ),
+            None => plan.source.clone(),
+        };
+        let size = units::bytes(plan.bytes);
+        let mut lines = vec![
+            ("restore", source),
+            ("to", format!("{}, {size}", plan.target.display())),
+        ];
+        lines.extend(
+            plan.kept_as
+                .iter()
+                .map(|kept| ("keep", format!("what is there as {}", kept.display()))),
+        );
+        for objection in &plan.objections {
+            let overruled = self.force && objection.yields_to_force();
+            lines.push((
+                if overruled { "overruled" } else { "but" },
+                objection.to_string(),
+            ));
+        }
+        let lines = lines.iter().map(|(name, what)| format!("{name:<11}{what}"));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn tracker_database(configuration: &Configuration) -> Result<PathBuf, Failure> {
+    configuration.database()?.map_err(|driver| {
+        let message = format!(
+            "the tracker's database ({driver}) is not an SQLite file: \
+             name the file to restore to with --to"
+        );
+        Failure::new(Exit::Usage, "configuration", message)
+    })
+}
+
+/// By the objection that weighs most.
+pub fn exit(objections: &[Objection]) -> Exit {
+    let weigh = |objection: &Objection| match objection {
+        Objection::InUse => (2, Exit::Busy),
+        Objection::NoRoom { .. } => (1, Exit::Failed),
+        Objection::UsersUnseen | Objection::Newer { .. } | Objection::NotADatabase => {
+            (0, Exit::NotApplicable)
+        }
+    };
+    objections
+        .iter()
+        .map(weigh)
+        .max_by_key(|(weight, _)| *weight)
+        .map_or(Exit::Done, |(_, exit)| exit)
+}
+
+fn verdict(objections: &[Objection]) -> &'static str {
+    if objections.is_empty() {
+        "would be restored; nothing was changed"
+    } else {
+        "would be refused; nothing was changed"
+    }
+}
+
+fn done(restored: &Restored, took: Duration, plan: &Value) -> Answer {
+    let Restored {
+        target,
+        kept_as,
+        report,
+    } = restored;
+    let rows: u64 = report.rows.values().sum();
+    let check = match report.depth {
+        Depth::Quick => "quick_check",
+        Depth::Full => "integrity_check",
+    };
+    let kept = kept_as.as_ref().map_or_else(String::new, |kept| {
+        format!("\nthe former database is {}", kept.display())
+    });
+    let text = format!(
+        "restored {} in {}: {check} is ok, {rows} rows{kept}",
+        target.display(),
+        units::seconds(took),
+    );
+    Answer {
+        exit: Exit::Done,
+        text,
+        json: json!({
+            "plan": plan, "would_restore": true, "restored": restored,
+            "seconds": took.as_secs_f64(),
+        }),
+    }
+}
