@@ -1,0 +1,81 @@
+//! The HTTP tracker: upstream's router behind the gate's door.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::http::Method;
+use axum::http::request::Parts;
+use torrust_tracker::core::Tracker;
+use torrust_tracker::servers::http::percent_encoding::{
+    percent_decode_info_hash, percent_decode_peer_id,
+};
+use torrust_tracker::servers::http::v1::routes;
+use torrust_tracker_maintenance::door::{Lobby, Way};
+use tower::Layer as _;
+
+/// The routes of an HTTP tracker that listens on `address`.
+pub fn router(tracker: Arc<Tracker>, address: SocketAddr, lobby: &Lobby) -> Router {
+    let on_reverse_proxy = tracker.is_behind_reverse_proxy();
+    let gate = lobby.layer(move |parts| way(parts, on_reverse_proxy));
+    // Around the router as a whole: what it answers by itself, it answers at once.
+    Router::new().fallback_service(gate.layer(routes::router(tracker, address)))
+}
+
+/// Announces pass the gate, those of one peer in the order of their arrival. Scrapes and
+/// health checks touch memory alone.
+fn way(parts: &Parts, on_reverse_proxy: bool) -> Way {
+    if !is_announce(parts) {
+        return Way::Straight;
+    }
+    peer(parts, on_reverse_proxy).map_or(Way::Gated, Way::InOrder)
+}
+
+/// Whether upstream would execute an announce: `/announce`, or `/announce/` and a key.
+/// It does so for HEAD, too. Other methods are refused by its router, which need not wait.
+fn is_announce(parts: &Parts) -> bool {
+    let path = parts.uri.path();
+    matches!(parts.method, Method::GET | Method::HEAD)
+        && (path == "/announce" || path.starts_with("/announce/"))
+}
+
+/// Whose announces keep their order: the client's address, the torrent and the peer id.
+/// `None` for a request that upstream will refuse, of which the order does not matter.
+fn peer(parts: &Parts, on_reverse_proxy: bool) -> Option<Vec<u8>> {
+    let query = parts.uri.query()?;
+    // Decoded, as the same bytes may be escaped in more than one way.
+    let info_hash = percent_decode_info_hash(parameter(query, "info_hash")?).ok()?;
+    let peer_id = percent_decode_peer_id(parameter(query, "peer_id")?).ok()?;
+    let mut key = info_hash.bytes().to_vec();
+    key.extend(peer_id.0);
+    key.extend(client(parts, on_reverse_proxy)?);
+    Some(key)
+}
+
+fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q str> {
+    query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .find_map(|(key, value)| (key == name).then_some(value))
+}
+
+/// The client's address by upstream's rule: the connection's or, behind a reverse proxy,
+/// the last one in `X-Forwarded-For`. Only ever compared, so taken as it is written.
+fn client(parts: &Parts, on_reverse_proxy: bool) -> Option<Vec<u8>> {
+    if on_reverse_proxy {
+        let header = parts
+            .headers
+            .get_all("x-forwarded-for")
+            .iter()
+            .next_back()?;
+        let last = header.as_bytes().rsplit(|byte| *byte == b',').next()?;
+        Some(last.trim_ascii().to_vec())
+    } else {
+        let ConnectInfo(address) = parts.extensions.get::<ConnectInfo<SocketAddr>>()?;
+        Some(address.ip().to_string().into_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, to_bytes};
+use axum::http::{Request, StatusCode};
+use tokio::runtime::Handle;
+use torrust_tracker::core::statistics::Repo;
+use torrust_tracker_configuration::Core;
+use torrust_tracker_maintenance::gate::{Gate, Keeper};
+use tower::ServiceExt as _;
+
+use super::*;
+
+const HASH: &str = "%3B%24U%04%CF%5F%11%BB%DB%E1%20%1C%EAjk%F4Z%EE%1B%C0";
+const SAME_HASH: &str = "%3b$%55%04%cf_%11%bb%db%e1%20%1c%ea%6a%6b%f4%5a%ee%1b%c0";
+const PEER: &str = "-qB00000000000000001";
+
+#[test]
+fn announces_pass_the_gate_and_nothing_else_does() {
+    let cases = [
+        (Method::GET, "/announce", true),
+        (Method::GET, "/announce?info_hash=x", true),
+        (
+            Method::GET,
+            "/announce/YZSl4lMZupRuOpSRC3krIKR5BPB14nrJ",
+            true,
+        ),
+        (Method::HEAD, "/announce", true),
+        (Method::POST, "/announce", false),
+        (Method::GET, "/announcement", false),
+        (Method::GET, "/scrape", false),
+        (Method::GET, "/scrape/announce", false),
+        (Method::GET, "/health_check", false),
+        (Method::GET, "/", false),
+    ];
+    for (method, uri, expected) in cases {
+        let way = way(&parts(method.clone(), uri, &[]), false);
+        assert_eq!(way != Way::Straight, expected, "{method} {uri}");
+    }
+}
+
+#[test]
+fn a_peer_is_its_address_torrent_and_id() {
+    let key = |hash: &str, id: &str, proxy: bool, headers: &[(&'static str, &'static str)]| {
+        let uri = format!("/announce?port=1&info_hash={hash}&peer_id={id}");
+        peer(&parts(Method::GET, &uri, headers), proxy)
+    };
+    let known = key(HASH, PEER, false, &[]);
+    assert!(known.is_some());
+    assert_eq!(
+        key(SAME_HASH, PEER, false, &[]),
+        known,
+        "escaped in another way"
+    );
+    assert_ne!(key(HASH, "-qB00000000000000002", false, &[]), known);
+    assert_ne!(key(&HASH.replace("%C0", "%C1"), PEER, false, &[]), known);
+    assert_eq!(key("short", PEER, false, &[]), None);
+    assert_eq!(key(HASH, "short", false, &[]), None);
+
+    let forwarded = |value| key(HASH, PEER, true, &[("x-forwarded-for", value)]);
+    assert_eq!(forwarded("1.1.1.1, 2.2.2.2"), forwarded("3.3.3.3,2.2.2.2 "));
+    assert_ne!(forwarded("2.2.2.2"), forwarded("2.2.2.3"));
+    assert_eq!(key(HASH, PEER, true, &[]), None, "upstream refuses it");
+    let last = key(
+        HASH,
+        PEER,
+        true,
+        &[
+            ("x-forwarded-for", "9.9.9.9"),
+            ("x-forwarded-for", "2.2.2.2"),
+        ],
+    );
+    assert_eq!(last, forwarded("2.2.2.2"));
+}
+
+#[tokio::test]
+async fn a_closed_gate_holds_an_announce_and_nothing_else() {
+    let (app, keeper, _directory) = app();
+    close(&keeper);
+    let announce = tokio::spawn(get(
+        &app,
+        &format!("/announce?info_hash={HASH}&peer_id={PEER}&port=6881&left=0"),
+    ));
+    let (status, _) = get(&app, "/health_check").await;
+    assert_eq!(status, StatusCode::OK);
+    let (status, body) = get(&app, &format!("/scrape?info_hash={HASH}")).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(body.contains("8:completei0e"), "{body}");
+    assert!(!announce.is_finished());
+    keeper.open();
+    let (status, body) = announce.await.expect("no panic");
+    assert_eq!(status, StatusCode::OK);
+    assert!(body.contains("8:completei1e"), "{body}");
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a gate is closed until an instant"
+)]
+fn close(keeper: &Keeper) {
+    keeper.close(Instant::now() + Duration::from_secs(600));
+}
+
+fn app() -> (Router, Keeper, tempfile::TempDir) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut core = Core::default();
+    core.database.path = directory.path().join("sqlite3.db").display().to_string();
+    let tracker = Tracker::new(&core, None, Repo::new()).expect("a tracker");
+    let (gate, keeper) = Gate::new().expect("a gate");
+    let lobby = Lobby::new(gate, 8, Handle::current());
+    let address = SocketAddr::from(([127, 0, 0, 1], 7070));
+    (
+        router(Arc::new(tracker), address, &lobby),
+        keeper,
+        directory,
+    )
+}
+
+fn get(app: &Router, uri: &str) -> impl Future<Output = (StatusCode, String)> + use<> {
+    let (parts, body) = (parts(Method::GET, uri, &[]), Body::empty());
+    let response = app.clone().oneshot(Request::from_parts(parts, body));
+    async move {
+        let response = response.await.expect("infallible");
+        let status = response.status();
+        let body = to_bytes(response.into_body(), 1 << 16)
+            .await
+            .expect("a body");
+        (status, String::from_utf8_lossy(&body).into_owned())
+    }
+}
+
+fn parts(method: Method, uri: &str, headers: &[(&'static str, &'static str)]) -> Parts {
+    let mut request = Request::new(Body::empty());
+    *request.method_mut() = method;
+    *request.uri_mut() = uri.parse().expect("a URI");
+    for (name, value) in headers {
+        request
+            .headers_mut()
+            .append(*name, value.parse().expect("a value"));
+    }
+    let client = SocketAddr::from(([192, 0, 2, 1], 40_000));
+    request.extensions_mut().insert(ConnectInfo(client));
+    request.into_parts().0
+}

@@ -1,0 +1,190 @@
+//! The announces that wait, shared between the thread that receives and the one that
+//! executes. The order is [`Hold`]'s; here is what is concurrent about it.
+//!
+//! The lock is held for a push or a pop, never while an announce is executed. Whether the
+//! gate is open is asked under the lock, so that an announce that saw the closed gate has
+//! moved all earlier ones behind the backlog before it is queued itself.
+//!
+//! # Too late
+//!
+//! A database that takes fewer announces than arrive would, with a bound in number alone,
+//! answer every one of them late: after as long as it takes to go through the whole queue.
+//! So an announce that has waited [`PATIENCE`] at an open gate is dropped and counted with
+//! those turned away, and what the database can do is spent on answers somebody waits for.
+//! libtorrent gives a tracker 10 s before it counts a failure, others send again after 15 s
+//! (BEP 15), so one that is dropped is either given up or on its way again.
+//!
+//! The time that the gate is closed does not count: what it catches is held, and what is
+//! held is never dropped for its age. Waiting is then the very promise.
+
+use std::net::SocketAddr;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use aquatic_udp_protocol::common::PeerId;
+use aquatic_udp_protocol::{AnnounceEventBytes, AnnounceRequest, InfoHash};
+use tokio::runtime::Handle;
+use torrust_tracker_maintenance::gate::{Door, Gate, Pass};
+use torrust_tracker_maintenance::hold::{Arrival, Batch, Bounds, Hold};
+
+/// Announces of each kind (fresh, held) that one pass is taken for. A gate that closes
+/// waits for all of them, and one may wait 5 s for a lock in the database.
+const TURN: usize = 1;
+
+/// How long an announce may wait at an open gate and still be worth executing.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// An announce whose connection id was valid on arrival.
+#[derive(Debug, Clone, Copy)]
+pub struct Announce {
+    /// Whence it came, and where the answer goes.
+    pub from: SocketAddr,
+    /// The packet.
+    pub request: AnnounceRequest,
+    /// When it came.
+    pub arrived: Instant,
+}
+
+/// Whose announces keep their order.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Peer {
+    address: SocketAddr,
+    torrent: InfoHash,
+    id: PeerId,
+}
+
+/// The queue of one UDP tracker.
+pub struct Queue {
+    gate: Gate,
+    state: Mutex<State>,
+    /// Something arrived at an empty queue, or nothing will any more.
+    changed: Condvar,
+}
+
+struct State {
+    hold: Hold<Peer, AnnounceEventBytes, Announce>,
+    finished: bool,
+}
+
+impl Queue {
+    /// An empty queue in front of `gate`.
+    pub fn new(gate: Gate, bounds: Bounds) -> Self {
+        Self {
+            gate,
+            state: Mutex::new(State {
+                hold: Hold::new(bounds),
+                finished: false,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Takes an announce in, or drops it when there is no room.
+    pub fn arrive(&self, announce: Announce) {
+        let counters = self.gate.counters(Door::Udp);
+        let mut state = self.lock();
+        let open = self.gate.is_open();
+        if !open {
+            self.close(&mut state);
+        }
+        let was_empty = state.hold.is_empty();
+        let arrival = state
+            .hold
+            .arrive(announce.peer(), announce.request.event, announce, open);
+        match arrival {
+            Arrival::Queued => {}
+            Arrival::Held => counters.hold(),
+            Arrival::Merged(_) => counters.merge(),
+            Arrival::TurnedAway(_) => counters.turn_away(),
+        }
+        drop(state);
+        if was_empty {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Nothing arrives any more.
+    pub fn finish(&self) {
+        self.lock().finished = true;
+        self.changed.notify_one();
+    }
+
+    /// Blocks until there is something to execute and the gate lets it. `None`: nothing
+    /// will come any more and everything has been taken.
+    pub fn take(&self, runtime: &Handle) -> Option<(Pass<'_>, Batch<Announce>)> {
+        let mut state = self.lock();
+        loop {
+            if state.hold.is_empty() {
+                if state.finished {
+                    return None;
+                }
+                state = self
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+            } else if let Some(pass) = self.gate.try_enter() {
+                let mut batch = state.hold.take(&pass, TURN);
+                let counters = self.gate.counters(Door::Udp);
+                batch.held.iter().for_each(|_| counters.release());
+                drop_stale(&mut batch.fresh, || counters.turn_away());
+                if !batch.is_empty() {
+                    return Some((pass, batch));
+                }
+            } else {
+                self.close(&mut state);
+                drop(state);
+                runtime.block_on(self.gate.opened());
+                state = self.lock();
+            }
+        }
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        let state = self.lock();
+        state.hold.held() + state.hold.queued()
+    }
+
+    /// Whether something waits that the gate does not let through.
+    pub fn is_blocked(&self) -> bool {
+        !self.gate.is_open() && self.len() > 0
+    }
+
+    fn close(&self, state: &mut State) {
+        let counters = self.gate.counters(Door::Udp);
+        (0..state.hold.close()).for_each(|_| counters.hold());
+    }
+
+    /// The state is consistent whenever the lock is free; a panic elsewhere in a thread
+    /// that once held it changes nothing about that.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Drops those for whose answer nobody waits any more. In the order of their arrival the
+/// old ones come first, so a queue that fell behind is caught up with at once.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the wait for something to take has just ended"
+)]
+fn drop_stale(fresh: &mut Vec<Announce>, dropped: impl Fn()) {
+    let now = Instant::now();
+    fresh.retain(|announce| {
+        let in_time = now.saturating_duration_since(announce.arrived) <= PATIENCE;
+        if !in_time {
+            dropped();
+        }
+        in_time
+    });
+}
+
+impl Announce {
+    fn peer(&self) -> Peer {
+        Peer {
+            address: self.from,
+            torrent: self.request.info_hash,
+            id: self.request.peer_id,
+        }
+    }
+}
