@@ -1,0 +1,177 @@
+//! A run that fails leaves the gate open, says why, leaves nothing temporary and every
+//! older backup as it was; the next one is done.
+
+use std::fs;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use end_to_end::announce::{Announce, Event, Torrent};
+use end_to_end::database;
+use end_to_end::tracker::Setup;
+use end_to_end::udp::UdpClient;
+
+use crate::support::{A_RUN, MIB, all_good, beside_others, done, failed_cleanly, kind};
+
+/// A small file system of its own, for as long as this lives.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path, bytes: u64) -> Result<Self> {
+        let output = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "end-to-end"])
+            .arg(at)
+            .output()
+            .context("starting mount")?;
+        ensure!(
+            output.status.success(),
+            "a full disk cannot be had without a small file system, and mounting one is not \
+             permitted (run the tests as root): {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(Self(at.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a tracker of a failed test may still be there.
+        let unmounted = Command::new("umount").arg("-l").arg(&self.0).status();
+        if !unmounted.is_ok_and(|status| status.success()) {
+            eprintln!("{} stays mounted", self.0.display());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk() -> Result<()> {
+    let _beside = beside_others().await;
+    let setup = Setup::new()?;
+    database::make(&setup.database(), 20 * MIB, "wal")?;
+    let _disk = SmallDisk::mount(&setup.backups(), 48 * MIB)?;
+    let tracker = setup.start().await?;
+    let endpoint = tracker.endpoint()?;
+    done(endpoint).await?;
+
+    // Room for half of a raw copy.
+    let filler = setup.backups().join("filler");
+    let free = rustix::fs::statvfs(setup.backups())?;
+    let room = free.f_bavail * free.f_frsize - 10 * MIB;
+    fs::write(&filler, vec![1; usize::try_from(room)?])?;
+    let run = endpoint.run(A_RUN).await?;
+    // In WAL it may stream into the compressor instead, which is as good.
+    if kind(&run) == "done" {
+        assert_eq!(all_good(&setup)?, 2);
+    } else {
+        let message = failed_cleanly(&tracker, &run, 1).await?;
+        assert!(
+            message.contains("space") || message.contains("room"),
+            "{message}"
+        );
+    }
+
+    // Room for nothing.
+    fs::write(
+        setup.backups().join("more"),
+        vec![1; usize::try_from(10 * MIB - 64 * 1024)?],
+    )?;
+    let run = endpoint.run(A_RUN).await?;
+    let message = failed_cleanly(&tracker, &run, all_good(&setup)?).await?;
+    assert!(
+        message.contains("space") || message.contains("room"),
+        "{message}"
+    );
+
+    fs::remove_file(&filler)?;
+    done(endpoint).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_is_gone() -> Result<()> {
+    let _beside = beside_others().await;
+    let setup = Setup::new()?;
+    let tracker = setup.start().await?;
+    let endpoint = tracker.endpoint()?;
+    done(endpoint).await?;
+
+    // A file in its place cannot be written into by anybody, root included.
+    let aside = setup.home().join("aside");
+    fs::rename(setup.backups(), &aside)?;
+    fs::write(setup.backups(), "in the way")?;
+    let run = endpoint.run(A_RUN).await?;
+    assert_eq!(kind(&run), "failed", "{run:#}");
+    fs::remove_file(setup.backups())?;
+    fs::rename(&aside, setup.backups())?;
+    let message = failed_cleanly(&tracker, &run, 1).await?;
+    assert!(message.contains("backups"), "it says where: {message}");
+
+    done(endpoint).await?;
+    assert_eq!(all_good(&setup)?, 2);
+    Ok(())
+}
+
+/// Overwrites the cell pointers of a leaf of the torrents table (SQLite file format, 1.6).
+fn corrupt(path: &Path) -> Result<()> {
+    const PAGE: usize = 4096;
+    const TABLE_LEAF: u8 = 0x0d;
+    let mut file = fs::OpenOptions::new().read(true).write(true).open(path)?;
+    let middle = file.metadata()?.len() / PAGE as u64 / 2;
+    let mut page = [0; PAGE];
+    for number in middle.. {
+        file.seek(SeekFrom::Start(number * PAGE as u64))?;
+        file.read_exact(&mut page)
+            .context("a table leaf in the second half")?;
+        if page[0] == TABLE_LEAF {
+            file.seek(SeekFrom::Start(number * PAGE as u64 + 8))?;
+            file.write_all(&[0xff; 40])?;
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_corrupt_page() -> Result<()> {
+    let _beside = beside_others().await;
+    let setup = Setup::new()?;
+    database::make(&setup.database(), 10 * MIB, "wal")?;
+    let mut tracker = setup.start().await?;
+    done(tracker.endpoint()?).await?;
+    tracker.signal(rustix::process::Signal::TERM)?;
+    tracker.exited(A_RUN).await?;
+    corrupt(&setup.database())?;
+
+    let tracker = setup.start().await?;
+    let run = tracker.endpoint()?.run(A_RUN).await?;
+    assert_eq!(kind(&run), "failed", "{run:#}");
+    failed_cleanly(&tracker, &run, 1).await?;
+    // It serves on, as it would without a backup.
+    let mut client = UdpClient::connect(tracker.addresses.udp).await?;
+    client
+        .announce(Announce {
+            torrent: Torrent(1),
+            peer: 1,
+            event: Event::Started,
+        })
+        .await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_beside_another_is_refused_with_the_reason() -> Result<()> {
+    let _beside = beside_others().await;
+    let setup = Setup::new()?.set("maintenance.backup", "bandwidth", "\"10MiB\"");
+    database::make(&setup.database(), 10 * MIB, "wal")?;
+    let tracker = setup.start().await?;
+    let endpoint = tracker.endpoint()?;
+    let first = endpoint.start_run().await?;
+    let answer = endpoint.post_run().await?;
+    ensure!(answer.status == 409, "{answer:?}");
+    let body = answer.json()?.to_string();
+    assert!(body.contains(&first), "it names the run in its way: {body}");
+    assert_eq!(kind(&endpoint.ended(&first, A_RUN).await?), "done");
+    assert_eq!(all_good(&setup)?, 1);
+    Ok(())
+}

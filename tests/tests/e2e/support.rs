@@ -1,0 +1,149 @@
+//! What several modules assert or wait for.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use chrono::{DateTime, Utc};
+use end_to_end::backups::{self, Backup};
+use end_to_end::database;
+use end_to_end::endpoint::Endpoint;
+use end_to_end::load::Account;
+use end_to_end::tracker::{Setup, Tracker};
+use serde_json::Value;
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// A run of these tests takes at most this long, copying slowed down included.
+pub const A_RUN: Duration = Duration::from_secs(60);
+
+pub const MIB: u64 = 1024 * 1024;
+
+/// Tests run side by side; one that measures under load runs alone.
+static MACHINE: RwLock<()> = RwLock::const_new(());
+
+pub async fn beside_others() -> RwLockReadGuard<'static, ()> {
+    MACHINE.read().await
+}
+
+pub async fn alone() -> RwLockWriteGuard<'static, ()> {
+    MACHINE.write().await
+}
+
+/// A tracker whose announces stay held for about two seconds of every run: processing is
+/// paused until a copy slowed down by `bandwidth` ends.
+pub fn paused_for_two_seconds() -> Result<Setup> {
+    let setup = Setup::new()?
+        .set("maintenance", "announces", "\"pause\"")
+        .set("maintenance.backup", "bandwidth", "\"10MiB\"");
+    database::make(&setup.database(), 20 * MIB, "wal")?;
+    Ok(setup)
+}
+
+pub fn is_ready(status: &Value) -> bool {
+    status["ready"] == true
+}
+
+/// The status while the file may be copied.
+pub async fn ready(endpoint: Endpoint) -> Result<Value> {
+    endpoint.until("ready", A_RUN, is_ready).await
+}
+
+/// How a run ended: `done`, `failed`, `would_not_fit`, ...
+pub fn kind(run: &Value) -> &str {
+    run["outcome"]["kind"].as_str().unwrap_or("none")
+}
+
+/// Starts a run, which must be done; its entry.
+pub async fn done(endpoint: Endpoint) -> Result<Value> {
+    let run = endpoint.run(A_RUN).await?;
+    ensure!(kind(&run) == "done", "a run was not done: {run:#}");
+    Ok(run)
+}
+
+/// After a run that failed: the gate is open, status and log say why, nothing temporary is
+/// left and this many backups are there, each good. The message.
+pub async fn failed_cleanly(tracker: &Tracker, run: &Value, good: usize) -> Result<String> {
+    let message = run["outcome"]["message"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    assert!(!message.is_empty(), "the outcome says why: {run:#}");
+    let first = message.lines().next().unwrap_or_default();
+    assert!(tracker.log.says(first), "the log says why: {first}");
+    let status = tracker.endpoint()?.status().await?;
+    assert_eq!(status["gate"]["open"], true, "{status:#}");
+    assert_eq!(status["ready"], false, "{status:#}");
+    nothing_temporary(tracker.setup())?;
+    assert_eq!(all_good(tracker.setup())?, good);
+    Ok(message)
+}
+
+/// No temporary file is left, and no touch-file.
+pub fn nothing_temporary(setup: &Setup) -> Result<()> {
+    assert_eq!(
+        backups::leftovers(&setup.backups())?,
+        Vec::<std::path::PathBuf>::new()
+    );
+    assert!(!setup.touch_file().exists(), "a touch-file is left");
+    Ok(())
+}
+
+/// How many backups are published, each of which must be good.
+pub fn all_good(setup: &Setup) -> Result<usize> {
+    let published = backups::published(&setup.backups())?;
+    for directory in &published {
+        Backup::open(directory)?;
+    }
+    Ok(published.len())
+}
+
+/// Every announce of the load was answered, none with an error.
+pub fn nothing_lost(account: &Account) {
+    assert_eq!(account.failures(), [].into(), "of {} sent", account.sent());
+    assert_eq!(account.sent(), account.answered());
+    assert!(account.sent() > 0);
+}
+
+/// The backup shows the instant it says: every completion acknowledged before, and none
+/// sent after.
+pub fn shows_its_instant(backup: &Backup, account: &Account) -> Result<()> {
+    let pinned = backup.pinned()?;
+    let written = database::completed(&backup.database)?;
+    let (least, most) = (
+        account.completions_answered_by(pinned),
+        account.completions_sent_by(pinned),
+    );
+    assert!(
+        !least.is_empty(),
+        "completions were acknowledged before the pin"
+    );
+    for (torrent, least) in &least {
+        let found = written.get(torrent).copied().unwrap_or(0);
+        assert!(
+            found >= *least,
+            "{torrent:?}: {least} acknowledged before the pin, {found} in the backup"
+        );
+    }
+    for (torrent, found) in &written {
+        let most = most.get(torrent).copied().unwrap_or(0);
+        assert!(
+            *found <= most,
+            "{torrent:?}: {most} sent before the pin, {found} in the backup"
+        );
+    }
+    Ok(())
+}
+
+/// No announce sent between these instants was answered before the second. One sent before
+/// the first may have been answered before, and its answer read late.
+pub fn none_answered_between(account: &Account, from: DateTime<Utc>, to: DateTime<Utc>) {
+    let sent = || {
+        let records = account.records.iter();
+        records.filter(|record| record.sent > from && record.sent < to)
+    };
+    assert!(sent().count() > 0, "announces were sent meanwhile");
+    let answered = sent().filter(|record| record.ended < to).count();
+    assert_eq!(
+        answered, 0,
+        "announces answered while none was to be processed"
+    );
+}
