@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::catalogue::{self, Catalogue, Entry};
+use crate::catalogue::{self, Catalogue};
 use crate::config::{Announces, JournalMode, Settings};
 use crate::disk::{self, Disk, Lock};
 use crate::driver::{Driver, Handles, LOG_TARGET, Parts};
@@ -194,10 +194,8 @@ impl Maintenance {
         // Until the process ends: the service has the file open for longer than windows
         // are run, and a restore must not slip in between.
         std::mem::forget(lock);
-        let newest = catalogue.list()?.into_iter().find_map(|entry| match entry {
-            Entry::Good(backup) => Some(backup.manifest.began),
-            Entry::Broken { .. } | Entry::Foreign { .. } => None,
-        });
+        let newest = catalogue.backups()?.into_iter().next();
+        let newest = newest.map(|backup| backup.manifest.began);
         let served = newest.and_then(|began| settings.schedule.last_before(began));
         let rules = rules(&settings);
         let database = Database::open(&service.database)?;
@@ -312,10 +310,7 @@ fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
 }
 
 fn must_exist(path: &Path, error: fn(PathBuf) -> Error) -> Result<(), Error> {
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let parent = disk::parent(path);
     if parent.is_dir() {
         Ok(())
     } else {
