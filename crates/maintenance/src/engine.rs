@@ -8,26 +8,21 @@
 //!  finish    structure and rows of the copy · compress · read back · publish · prune
 //! ```
 //!
-//! Nothing has its final name before it has been read back and compared, and nothing old
-//! is removed before something newer has its final name. A failure up to publishing
-//! leaves the catalogue as it was; one after it, of pruning, is a warning, because the
-//! backup is good.
+//! What makes a copy a backup is [`crate::publication`]'s.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::catalogue::{Backup, Catalogue, Draft, MANIFEST_FORMAT, Manifest, Owner};
+use crate::catalogue::{Catalogue, Draft, Manifest};
 use crate::config::{self, Announces, Compression, Settings};
 use crate::disk::Disk;
 use crate::driver::{Engine, LOG_TARGET, NotPinned, Pauses, Published};
+use crate::publication::{Made, Publisher};
 use crate::snapshot::{self, RawCopy, Watch};
 use crate::sqlite::{self, Database, Facts, Pin, PinError, PinHandle};
-use crate::status::milliseconds;
-use crate::verify;
 use crate::window::{Cause, Failure, Pause, Run};
 
 /// Bytes a second a copy is expected to reach before one has been measured: what a plain
@@ -46,13 +41,6 @@ const RECENT: usize = 5;
 
 /// Bytes for the manifest and the file system's own.
 const SLACK: u64 = 1 << 20;
-
-/// A database that shrank by more than half since the last backup is worth a look.
-const SHRUNK: f64 = 0.5;
-
-/// How long a run waits for the operator's tool to leave the catalogue alone before it
-/// goes without pruning. That tool holds on to it while it removes or notes something.
-const PRUNE_WITHIN: Duration = Duration::from_secs(60);
 
 /// A run on a SQLite database, with a catalogue to publish to.
 #[derive(Debug)]
@@ -169,14 +157,6 @@ impl BackupEngine {
         })
     }
 
-    fn last_backup(&self) -> Result<Option<Manifest>, Failure> {
-        let newest = self
-            .catalogue
-            .backups()
-            .map_err(|error| Failure::other(&error))?;
-        Ok(newest.into_iter().next().map(|backup| backup.manifest))
-    }
-
     fn facts(&self) -> Result<Facts, Failure> {
         let facts = self
             .database
@@ -287,70 +267,21 @@ impl Engine for BackupEngine {
             pinned,
             read_mark_zero,
         } = copied;
-        let mut warnings = Vec::new();
-        let last = self.last_backup()?;
-        warnings.extend(last.as_ref().and_then(|last| shrunk(last, raw.bytes)));
-
-        let unverified = |error: verify::Error| Failure {
-            cause: match error {
-                verify::Error::Corrupt { .. } => Cause::Verification,
-                _ => Cause::Other,
-            },
-            message: error.to_string(),
-        };
-        let report = verify::structure(&raw.path, self.backup.verify, watch).map_err(unverified)?;
-        let artifact_path = draft.artifact_path(&self.backup.compression);
-        let artifact = verify::compress(
-            &raw.path,
-            &artifact_path,
-            self.backup.compression,
-            &self.disk,
-            watch,
-        )
-        .map_err(unverified)?;
-        check_read(&raw, &artifact.raw_sha256, &raw.path)?;
-        verify::artifact(&artifact_path, &artifact, &self.disk, watch).map_err(unverified)?;
-
-        let manifest = Manifest {
-            format: MANIFEST_FORMAT,
-            id: draft.id().clone(),
+        let made = Made {
             run: run.id.clone(),
             began: run.began,
             pinned,
-            published: now(),
-            service: self.service.clone(),
-            library: crate::VERSION.into(),
-            sqlite: rusqlite::version().into(),
-            driver: "sqlite3".into(),
-            source: facts.path.clone(),
-            journal_mode: facts.journal.to_string(),
+            facts,
             read_mark_zero,
-            page_size: facts.page_size,
-            page_count: facts.page_count,
-            method: raw.method,
-            pause_ms: milliseconds(pauses.total),
-            copy_seconds: raw.seconds,
-            bandwidth: self.backup.bandwidth,
-            database: artifact,
-            rows: report.rows,
-            verified: report.depth,
-            warnings: warnings.clone(),
+            pause: pauses.total,
         };
-        let Backup { manifest, .. } = draft
-            .publish(&manifest)
-            .map_err(|error| Failure::other(&error))?;
-        let owner = Owner::this(format!("{}, run {}", self.service, run.id), now());
-        let pruned = self
-            .catalogue
-            .lock_within(PRUNE_WITHIN, &owner, watch)
-            .and_then(|locked| locked.prune(&self.backup.keep, &manifest.id));
-        if let Err(error) = pruned {
-            warnings.push(format!("older backups were not pruned: {error}"));
+        Publisher {
+            catalogue: &self.catalogue,
+            disk: &self.disk,
+            backup: &self.backup,
+            service: &self.service,
         }
-        Ok(Published {
-            backup: manifest.id,
-            warnings,
-        })
+        .publish(draft, &raw, made, watch)
     }
 
     fn pinned_too_long(&self) -> Option<Failure> {
@@ -382,21 +313,6 @@ impl Engine for BackupEngine {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         facts.journal.to_string()
-    }
-}
-
-/// The copy must be what was read from the pinned file, byte for byte.
-fn check_read(raw: &RawCopy, found: &str, path: &Path) -> Result<(), Failure> {
-    match &raw.sha256 {
-        Some(read) if read != found => Err(Failure {
-            cause: Cause::Verification,
-            message: format!(
-                "{} does not read back as it was written: the disk or the memory is at fault; \
-                 check both before you trust older backups on this disk",
-                path.display()
-            ),
-        }),
-        _ => Ok(()),
     }
 }
 
@@ -450,28 +366,6 @@ fn measured_rate(earlier: &[&Manifest]) -> f64 {
         .map(|manifest| manifest.database.raw_bytes as f64 / manifest.copy_seconds.max(0.001))
         .reduce(f64::max)
         .unwrap_or(UNMEASURED_RATE)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a ratio to tell a human")]
-fn shrunk(last: &Manifest, bytes: u64) -> Option<String> {
-    let before = last.database.raw_bytes;
-    ((bytes as f64) < before as f64 * SHRUNK).then(|| {
-        format!(
-            "the database is {}, less than half of the {} of backup {}; if nobody deleted that \
-             much, find out why before the older backups are pruned",
-            bytesize::ByteSize(bytes),
-            bytesize::ByteSize(before),
-            last.id
-        )
-    })
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the instant of publishing is only known here"
-)]
-fn now() -> DateTime<Utc> {
-    Utc::now()
 }
 
 #[cfg(test)]

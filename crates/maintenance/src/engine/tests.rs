@@ -8,11 +8,12 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
-use crate::catalogue::{Artifact, BackupId, testing};
+use crate::catalogue::{Artifact, Backup, BackupId, Owner, testing};
 use crate::config::{Depth, Source};
 use crate::driver::{Command, Driver, Handles, Parts};
 use crate::gate::Gate;
 use crate::schedule::Schedule;
+use crate::verify;
 use crate::window::{Outcome, Rules, RunId, Trigger};
 
 /// A database with some rows, and room for backups beside it.
@@ -99,7 +100,7 @@ impl Bench {
     fn pruned(&self, backups: &[BackupId]) -> Vec<BackupId> {
         let catalogue = self.catalogue(&Disk::default()).expect("opens");
         let locked = catalogue
-            .lock(&Owner::this("a test", now()))
+            .lock(&Owner::this("a test", DateTime::UNIX_EPOCH))
             .expect("nobody has it");
         locked
             .prune(&self.settings.backup.keep, &backups[0])

@@ -1,0 +1,199 @@
+//! From a raw copy to a backup under its final name.
+//!
+//! ```text
+//!  structure and rows of the copy · compress · read back · publish by rename · prune
+//! ```
+//!
+//! Nothing has its final name before it has been read back and compared, and nothing old
+//! is removed before something newer has its final name. A failure up to publishing
+//! leaves the catalogue as it was; one after it, of pruning, is a warning, because the
+//! backup is good.
+//!
+//! Whoever made the copy calls this: the engine in the service itself, or a sidecar once
+//! it was told that the file was held still throughout.
+
+use std::path::Path;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::catalogue::{Backup, Catalogue, Draft, MANIFEST_FORMAT, Manifest, Owner};
+use crate::config;
+use crate::disk::Disk;
+use crate::driver::Published;
+use crate::snapshot::{RawCopy, Watch};
+use crate::sqlite::Facts;
+use crate::status::milliseconds;
+use crate::verify;
+use crate::window::{Cause, Failure, RunId};
+
+/// A database that shrank by more than half since the last backup is worth a look.
+const SHRUNK: f64 = 0.5;
+
+/// How long a run waits for the operator's tool to leave the catalogue alone before it
+/// goes without pruning. That tool holds on to it while it removes or notes something.
+const PRUNE_WITHIN: Duration = Duration::from_secs(60);
+
+/// Where backups are published, and by which rules.
+#[derive(Debug, Clone, Copy)]
+pub struct Publisher<'a> {
+    /// Where to.
+    pub catalogue: &'a Catalogue,
+    /// What files are made and removed with.
+    pub disk: &'a Disk,
+    /// Compression, depth of the check, retention.
+    pub backup: &'a config::Backup,
+    /// The service and its version, for manifests and locks.
+    pub service: &'a str,
+}
+
+/// How a raw copy came to be.
+#[derive(Debug, Clone)]
+pub struct Made {
+    /// The run it was made in.
+    pub run: RunId,
+    /// When the run began.
+    pub began: DateTime<Utc>,
+    /// The instant the copy shows: the pin was taken.
+    pub pinned: DateTime<Utc>,
+    /// The database, as it was pinned.
+    pub facts: Facts,
+    /// Whether the pin was on read mark 0; `None`: not in WAL mode, or not known.
+    pub read_mark_zero: Option<bool>,
+    /// How long announces waited, all closures of the run together.
+    pub pause: Duration,
+}
+
+impl Publisher<'_> {
+    /// Verifies, compresses, reads back, publishes, and then prunes what retention no
+    /// longer keeps.
+    ///
+    /// # Errors
+    ///
+    /// When the copy is not sound or a step fails: then nothing was published and nothing
+    /// older removed.
+    pub fn publish(
+        &self,
+        draft: Draft,
+        raw: &RawCopy,
+        made: Made,
+        watch: &Watch,
+    ) -> Result<Published, Failure> {
+        let compression = self.backup.compression;
+        let mut warnings = Vec::new();
+        let last = self.last_backup()?;
+        warnings.extend(last.as_ref().and_then(|last| shrunk(last, raw.bytes)));
+
+        let report = verify::structure(&raw.path, self.backup.verify, watch).map_err(unverified)?;
+        let artifact_path = draft.artifact_path(&compression);
+        let artifact = verify::compress(&raw.path, &artifact_path, compression, self.disk, watch)
+            .map_err(unverified)?;
+        check_read(raw, &artifact.raw_sha256, &raw.path)?;
+        verify::artifact(&artifact_path, &artifact, self.disk, watch).map_err(unverified)?;
+
+        let Made {
+            run,
+            began,
+            pinned,
+            facts,
+            read_mark_zero,
+            pause,
+        } = made;
+        let owner = Owner::this(format!("{}, run {run}", self.service), now());
+        let manifest = Manifest {
+            format: MANIFEST_FORMAT,
+            id: draft.id().clone(),
+            run,
+            began,
+            pinned,
+            published: now(),
+            service: self.service.to_owned(),
+            library: crate::VERSION.into(),
+            sqlite: rusqlite::version().into(),
+            driver: "sqlite3".into(),
+            source: facts.path,
+            journal_mode: facts.journal.to_string(),
+            read_mark_zero,
+            page_size: facts.page_size,
+            page_count: facts.page_count,
+            method: raw.method,
+            pause_ms: milliseconds(pause),
+            copy_seconds: raw.seconds,
+            bandwidth: self.backup.bandwidth,
+            database: artifact,
+            rows: report.rows,
+            verified: report.depth,
+            warnings: warnings.clone(),
+        };
+        let Backup { manifest, .. } = draft
+            .publish(&manifest)
+            .map_err(|error| Failure::other(&error))?;
+        let pruned = self
+            .catalogue
+            .lock_within(PRUNE_WITHIN, &owner, watch)
+            .and_then(|locked| locked.prune(&self.backup.keep, &manifest.id));
+        if let Err(error) = pruned {
+            warnings.push(format!("older backups were not pruned: {error}"));
+        }
+        Ok(Published {
+            backup: manifest.id,
+            warnings,
+        })
+    }
+
+    fn last_backup(&self) -> Result<Option<Manifest>, Failure> {
+        let newest = self
+            .catalogue
+            .backups()
+            .map_err(|error| Failure::other(&error))?;
+        Ok(newest.into_iter().next().map(|backup| backup.manifest))
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "handed to `map_err`")]
+fn unverified(error: verify::Error) -> Failure {
+    Failure {
+        cause: match error {
+            verify::Error::Corrupt { .. } => Cause::Verification,
+            _ => Cause::Other,
+        },
+        message: error.to_string(),
+    }
+}
+
+/// The copy must be what was read from the pinned file, byte for byte.
+fn check_read(raw: &RawCopy, found: &str, path: &Path) -> Result<(), Failure> {
+    match &raw.sha256 {
+        Some(read) if read != found => Err(Failure {
+            cause: Cause::Verification,
+            message: format!(
+                "{} does not read back as it was written: the disk or the memory is at fault; \
+                 check both before you trust older backups on this disk",
+                path.display()
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a ratio to tell a human")]
+fn shrunk(last: &Manifest, bytes: u64) -> Option<String> {
+    let before = last.database.raw_bytes;
+    ((bytes as f64) < before as f64 * SHRUNK).then(|| {
+        format!(
+            "the database is {}, less than half of the {} of backup {}; if nobody deleted that \
+             much, find out why before the older backups are pruned",
+            bytesize::ByteSize(bytes),
+            bytesize::ByteSize(before),
+            last.id
+        )
+    })
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the instant of publishing is only known here"
+)]
+fn now() -> DateTime<Utc> {
+    Utc::now()
+}
