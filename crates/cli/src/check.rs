@@ -15,11 +15,12 @@ use torrust_tracker_maintenance::disk::{Disk, parent};
 use torrust_tracker_maintenance::schedule::{Interval, Schedule};
 use torrust_tracker_maintenance::sqlite::{self, inspect};
 use torrust_tracker_maintenance::status::Status;
+use torrust_tracker_maintenance::verify;
 
 use crate::client::{self, Client, block_on};
 use crate::configuration::Configuration;
 use crate::exit::{Answer, Exit, Failure};
-use crate::units;
+use crate::{list, units};
 
 /// Windows shown.
 const WINDOWS: usize = 3;
@@ -271,7 +272,8 @@ fn disabled(configuration: &Configuration) -> Answer {
         ),
         json: json!({
             "configuration": configuration.describe(), "enabled": false, "problems": [],
-            "windows": [], "database": null, "backups": null, "running": null,
+            "windows": [], "database": null, "backups": null, "verify": null,
+            "running": null,
         }),
     }
 }
@@ -292,7 +294,8 @@ fn refused(configuration: &Configuration, enabled: bool, problems: &[Problem]) -
         text: lines.join("\n"),
         json: json!({
             "configuration": configuration.describe(), "enabled": enabled, "problems": problems,
-            "windows": [], "database": null, "backups": null, "running": null,
+            "windows": [], "database": null, "backups": null, "verify": null,
+            "running": null,
         }),
     }
 }
@@ -352,6 +355,25 @@ fn good(
         "backups        {}: {count}{free}",
         directory.display()
     ));
+    let backup = &settings.backup;
+    let takes = database.and_then(|found| found.bytes).map(|bytes| {
+        let earlier: Vec<_> = entries
+            .iter()
+            .filter_map(|entry| match entry {
+                Entry::Good(backup) => Some(&backup.manifest),
+                _ => None,
+            })
+            .collect();
+        verify::expected(bytes, backup.verify, &earlier)
+    });
+    let depth = list::depth(backup.verify);
+    lines.push(match takes {
+        Some(takes) => format!(
+            "verify         {depth}: about {} for each backup",
+            units::seconds(takes)
+        ),
+        None => format!("verify         {depth}"),
+    });
     lines.push(match (endpoint, status) {
         (None, _) => "endpoint       disabled".to_owned(),
         (Some(endpoint), Some(status)) => {
@@ -369,6 +391,10 @@ fn good(
             "windows": windows,
             "database": database,
             "backups": { "directory": directory, "good": count },
+            "verify": {
+                "depth": backup.verify,
+                "seconds": takes.map(|takes| takes.as_secs_f64()),
+            },
             "running": status.is_some(),
         }),
     }

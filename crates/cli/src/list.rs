@@ -52,6 +52,7 @@ fn text(entries: &[Entry], kept: &Kept, now: DateTime<Utc>) -> Option<String> {
         ("AGE", Side::Right),
         ("SIZE", Side::Right),
         ("RATIO", Side::Right),
+        ("METHOD", Side::Left),
         ("PAUSE", Side::Right),
         ("VERIFIED", Side::Left),
         ("KEPT", Side::Left),
@@ -88,7 +89,7 @@ fn text(entries: &[Entry], kept: &Kept, now: DateTime<Utc>) -> Option<String> {
     (!entries.is_empty()).then(|| table.to_string())
 }
 
-fn good(backup: &Backup, kept: &Kept, now: DateTime<Utc>) -> [String; 8] {
+fn good(backup: &Backup, kept: &Kept, now: DateTime<Utc>) -> [String; 9] {
     let Backup {
         manifest, notes, ..
     } = backup;
@@ -104,6 +105,7 @@ fn good(backup: &Backup, kept: &Kept, now: DateTime<Utc>) -> [String; 8] {
         units::span(now - manifest.pinned),
         units::bytes(manifest.database.stored_bytes),
         ratio(manifest.database.raw_bytes, manifest.database.stored_bytes),
+        manifest.method.to_string(),
         units::milliseconds(manifest.pause_ms),
         verified(manifest.verified, notes.deepest(), now),
         reasons.map_or_else(String::new, rules),
@@ -135,9 +137,9 @@ fn rules(reasons: &[String]) -> String {
     rules.collect::<Vec<_>>().join(" ")
 }
 
-fn odd(name: String, age: String, size: String, note: String) -> [String; 8] {
-    let [ratio, pause, verified, kept] = Default::default();
-    [name, age, size, ratio, pause, verified, kept, note]
+fn odd(name: String, age: String, size: String, note: String) -> [String; 9] {
+    let [ratio, method, pause, verified, kept] = Default::default();
+    [name, age, size, ratio, method, pause, verified, kept, note]
 }
 
 /// How much smaller a backup is than its database.

@@ -159,6 +159,7 @@ mod tests {
             done,
             total,
             seconds: 1.0,
+            expected: None,
         };
         draw(&bar, &at("unpacking", 5, Some(10)));
         assert_eq!((bar.position(), bar.length()), (5, Some(10)));

@@ -10,6 +10,7 @@ use torrust_tracker_maintenance::config::{Announces, Settings};
 use torrust_tracker_maintenance::disk::{Disk, parent};
 use torrust_tracker_maintenance::engine;
 use torrust_tracker_maintenance::maintenance::rules;
+use torrust_tracker_maintenance::snapshot::{self, Way};
 use torrust_tracker_maintenance::status::{RunReport, Status};
 use torrust_tracker_maintenance::window::{Pause, RunId};
 
@@ -188,7 +189,6 @@ struct Forecast {
     database_bytes: Option<u64>,
     /// What the run costs; `None` if the database cannot be measured.
     cost: Option<engine::Forecast>,
-    copy: Option<Duration>,
     held: bool,
     free_bytes: Option<u64>,
 }
@@ -202,28 +202,20 @@ impl Forecast {
             .unwrap_or_default();
         let earlier: Vec<_> = earlier.iter().map(|backup| &backup.manifest).collect();
         // From metadata: the file is the tracker's.
-        let database = status.database.path.metadata();
-        let database_bytes = database.ok().map(|metadata| metadata.len());
+        let path = &status.database.path;
+        let database_bytes = path.metadata().ok().map(|metadata| metadata.len());
         let blocks_writers = status.database.journal_mode != "wal";
-        let forecast = |blocks_writers| {
-            let Settings {
-                announces, backup, ..
-            } = &settings;
-            database_bytes.map(|bytes| {
-                engine::Forecast::of(bytes, blocks_writers, *announces, backup, &earlier)
-            })
-        };
-        // Where the copy is waited for, its time is the pause.
-        let copy = forecast(true).and_then(|forecast| match forecast.pause {
-            Pause::UntilCopied(copy) => Some(copy),
-            Pause::UntilPinned => None,
-        });
-        let cost = forecast(blocks_writers);
-        let directory = &settings.backup.directory;
-        let room = if directory.is_dir() {
-            directory
+        let Settings {
+            announces, backup, ..
+        } = &settings;
+        let disk = Disk::default();
+        // Where this user may not try it, the last run did.
+        let clones = snapshot::can_clone(path, &backup.directory, &disk)
+            || earlier.first().is_some_and(|last| last.method == Way::Clone);
+        let room = if backup.directory.is_dir() {
+            &backup.directory
         } else {
-            parent(directory)
+            parent(&backup.directory)
         };
         Ok(Self {
             unmeasured: earlier.is_empty(),
@@ -232,11 +224,27 @@ impl Forecast {
                 .held_at_most()
                 .min(settings.schedule.duration()),
             database_bytes,
-            copy,
-            held: blocks_writers || settings.announces == Announces::Pause,
-            cost,
-            free_bytes: Disk::default().free_bytes(room).ok(),
+            held: blocks_writers || *announces == Announces::Pause,
+            cost: database_bytes.map(|bytes| {
+                let known = engine::Known {
+                    bytes,
+                    blocks_writers,
+                    clones,
+                    announces: *announces,
+                    backup,
+                    earlier: &earlier,
+                };
+                known.forecast()
+            }),
+            free_bytes: disk.free_bytes(room).ok(),
         })
+    }
+
+    /// How the database would be got hold of, in the room there is.
+    fn way(&self) -> Option<Way> {
+        let cost = self.cost?;
+        self.free_bytes
+            .map_or(Some(cost.way), |free| cost.way_with(free))
     }
 
     /// Why the tracker would not close its gate for this run.
@@ -247,17 +255,20 @@ impl Forecast {
         {
             return Some(format!(
                 "would not fit: announces would have to wait for the copy, about {}, longer than \
-                 gate.hold_for ({}); use journal_mode = \"wal\"",
+                 gate.hold_for ({}); use journal_mode = \"wal\", or a file system that clones \
+                 files (XFS, btrfs) for both the database and the backups",
                 units::seconds(copy),
                 units::duration(self.hold_for)
             ));
         }
-        let free = self.free_bytes.filter(|free| *free < cost.room)?;
+        if self.way().is_some() {
+            return None;
+        }
         Some(format!(
             "would fail: {} are free and about {} are needed while a backup is made; free space \
              or choose another backup.directory",
-            units::bytes(free),
-            units::bytes(cost.room)
+            units::bytes(self.free_bytes?),
+            units::bytes(cost.streamed_room.unwrap_or(cost.room))
         ))
     }
 
@@ -281,9 +292,20 @@ impl Forecast {
         } else {
             "at the rate of earlier backups"
         };
-        let copy = self.copy.map_or_else(unknown, |copy| {
-            format!("about {}, {basis}", units::seconds(copy))
-        });
+        let way = self.way();
+        let copy = match (self.cost, way) {
+            (Some(_), Some(Way::Stream)) => {
+                "streamed into the compressor, as there is no room for a raw copy".to_owned()
+            }
+            (Some(cost), way) => {
+                let copy = units::seconds(cost.copy);
+                format!("method {}: about {copy}, {basis}", way.unwrap_or(cost.way))
+            }
+            (None, _) => unknown(),
+        };
+        let check = self
+            .cost
+            .map_or_else(unknown, |cost| format!("about {}", units::seconds(cost.check)));
         let announces = if self.held {
             "wait until the copy ends"
         } else {
@@ -302,6 +324,7 @@ impl Forecast {
                 ),
             ),
             ("copy", copy),
+            ("check", check),
             (
                 "room",
                 format!(
@@ -322,7 +345,9 @@ impl Forecast {
                 "verdict": verdict,
                 "announces": if self.held { "held" } else { "served" },
                 "database_bytes": self.database_bytes,
-                "copy_seconds": self.copy.map(|copy| copy.as_secs_f64()),
+                "method": way,
+                "copy_seconds": self.cost.map(|cost| cost.copy.as_secs_f64()),
+                "verify_seconds": self.cost.map(|cost| cost.check.as_secs_f64()),
                 "free_bytes": self.free_bytes,
                 "needed_bytes": self.cost.map(|cost| cost.room),
             }),

@@ -1,5 +1,7 @@
 //! `status`: the one screen for the middle of the night.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use torrust_tracker_maintenance::catalogue::Backup;
 use torrust_tracker_maintenance::snapshot::Progress;
@@ -132,25 +134,42 @@ pub fn extent(progress: &Progress) -> String {
         done,
         total,
         seconds,
+        expected,
         ..
     } = progress;
     let Some(total) = total.filter(|total| *total > 0) else {
-        return match done {
-            0 => format!("{seconds:.0} s so far"),
-            done => units::bytes(*done),
+        return match (done, expected) {
+            (0, Some(expected)) => so_far(*seconds, *expected),
+            (0, None) => format!("{seconds:.0} s so far"),
+            (done, _) => units::bytes(*done),
         };
     };
     let share = (*done as f64 / total as f64).min(1.0);
     let left = match seconds * (1.0 - share) / share {
         left if left.is_finite() && *seconds >= 1.0 => {
             let rate = units::bytes((*done as f64 / seconds) as u64);
-            let left = units::duration(std::time::Duration::from_secs_f64(left));
+            let left = units::duration(Duration::from_secs_f64(left));
             format!(", {rate}/s, {left} left")
         }
         _ => String::new(),
     };
     let (done, total) = (units::bytes(*done), units::bytes(total));
     format!("{done} of {total}, {:.0} %{left}", (share * 100.0).floor())
+}
+
+/// How far something is that cannot be measured, by how long it is expected to take.
+fn so_far(seconds: f64, expected: f64) -> String {
+    let about = |seconds: f64| {
+        let duration = Duration::try_from_secs_f64(seconds.round()).unwrap_or(Duration::MAX);
+        units::duration(duration)
+    };
+    if seconds < expected {
+        let left = about(expected - seconds);
+        format!("{seconds:.0} s so far, about {left} left")
+    } else {
+        let expected = about(expected);
+        format!("{seconds:.0} s so far, longer than the {expected} expected")
+    }
 }
 
 fn next(status: &Status, now: DateTime<Utc>) -> String {
@@ -183,11 +202,12 @@ fn newest_line(status: &Status, newest: Option<&Backup>, now: DateTime<Utc>) -> 
 
 fn backup_line(Backup { manifest, .. }: &Backup, now: DateTime<Utc>) -> String {
     format!(
-        "{}, {}, {} ({} unpacked)",
+        "{}, {}, {} ({} unpacked), method {}",
         manifest.id,
         units::ago(manifest.pinned, now),
         units::bytes(manifest.database.stored_bytes),
-        units::bytes(manifest.database.raw_bytes)
+        units::bytes(manifest.database.raw_bytes),
+        manifest.method
     )
 }
 

@@ -21,12 +21,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use torrust_tracker_maintenance::catalogue::{BackupId, Catalogue, MANIFEST_FORMAT, Manifest};
-use torrust_tracker_maintenance::config::{Compression, Depth, JournalMode, Method};
+use torrust_tracker_maintenance::config::{Compression, Depth, JournalMode};
 use torrust_tracker_maintenance::disk::Disk;
 use torrust_tracker_maintenance::driver::{Driver, Engine, NotPinned, Parts, Pauses, Published};
 use torrust_tracker_maintenance::gate::Gate;
 use torrust_tracker_maintenance::schedule::Schedule;
-use torrust_tracker_maintenance::snapshot::Watch;
+use torrust_tracker_maintenance::snapshot::{Watch, Way};
 use torrust_tracker_maintenance::window::{Cause, Failure, Pause, Rules, Run, RunId};
 use torrust_tracker_maintenance::{readiness, sqlite, verify};
 
@@ -132,13 +132,15 @@ impl Home {
             read_mark_zero: Some(false),
             page_size: 4096,
             page_count: 1,
-            method: Method::Pages,
+            method: Way::Pages,
             pause_ms: 12.0,
             copy_seconds: 0.5,
             bandwidth: None,
             database,
+            compression_level: Some(3),
             rows: BTreeMap::new(),
             verified: Depth::Quick,
+            verify_seconds: Some(0.1),
             warnings: Vec::new(),
         };
         Ok(draft.publish(&manifest)?.manifest.id)

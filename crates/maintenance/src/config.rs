@@ -94,12 +94,12 @@ pub enum TakenBy {
 }
 
 /// `backup.method`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     /// `File` where it can be, else `Pages`.
     Auto,
-    /// Read the pinned file through a descriptor that is never closed.
+    /// Take the pinned file itself: a clone where there are any, else read through a
+    /// descriptor that is never closed.
     File,
     /// `SQLite`'s online backup API from the pinned connection.
     Pages,
@@ -112,6 +112,15 @@ pub enum Compression {
     None,
     /// zstd at this level (1-19; 3 unless set).
     Zstd(i32),
+}
+
+/// `backup.io_priority`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IoPriority {
+    /// Behind the service: its reads and writes go first.
+    Low,
+    /// As any other thread's.
+    Normal,
 }
 
 /// How deep a structural check goes.
@@ -146,6 +155,8 @@ pub struct Backup {
     pub wal_limit: u64,
     /// Bytes a second the raw copy may read; `None`: as fast as it can.
     pub bandwidth: Option<u64>,
+    /// How the reads and writes of a run rank beside those of the service.
+    pub io_priority: IoPriority,
     /// Other files every backup holds. Empty in this version.
     pub files: Vec<PathBuf>,
 }
@@ -370,6 +381,7 @@ impl Backup {
             ("pages", Method::Pages),
         ];
         let verify = [("quick", Depth::Quick), ("full", Depth::Full)];
+        let priority = [("low", IoPriority::Low), ("normal", IoPriority::Normal)];
         Self {
             taken_by: table.or("taken_by", TakenBy::Tracker, value::choice(&taken_by)),
             directory: table.or(
@@ -387,6 +399,7 @@ impl Backup {
             wal_limit: table.or("wal_limit", GIB, value::size(MIB)),
             // Below the least a figure is a slip of the unit: a gigabyte would take five hours.
             bandwidth: table.or("bandwidth", None, value::limit(64 * KIB)),
+            io_priority: table.or("io_priority", IoPriority::Low, value::choice(&priority)),
         }
     }
 }

@@ -21,11 +21,12 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::Advice;
+use rustix::fs::{Advice, IFlags, OFlags};
 use rustix::io::Errno;
 
 pub use self::claim::Claim;
@@ -88,6 +89,23 @@ impl Error {
             }
             _ => None,
         }
+    }
+
+    /// Whether [`File::share`] is just not possible between these two files, and nothing is
+    /// wrong: another file system, one that cannot, or a sandbox that does not let it.
+    #[must_use]
+    pub fn is_unshareable(&self) -> bool {
+        matches!(
+            Errno::from_io_error(&self.source),
+            Some(
+                Errno::OPNOTSUPP
+                    | Errno::XDEV
+                    | Errno::INVAL
+                    | Errno::NOTTY
+                    | Errno::NOSYS
+                    | Errno::PERM
+            )
+        )
     }
 
     fn tip(&self) -> String {
@@ -180,6 +198,25 @@ impl Disk {
             Ok(file)
         })?;
         Ok(self.file(path, inner))
+    }
+
+    /// Makes a file without a name in a directory (`O_TMPFILE`), for trying things out:
+    /// whatever happens, nothing of it is left.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says; some file systems have no such files.
+    pub fn create_unnamed(&self, directory: &Path) -> Result<File, Error> {
+        let unnamed = i32::try_from(OFlags::TMPFILE.bits()).unwrap_or_default();
+        let inner = self.step("create a file in", directory, || {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .custom_flags(unnamed)
+                .mode(0o640)
+                .open(directory)
+        })?;
+        Ok(self.file(directory, inner))
     }
 
     /// Opens a regular file for reading. Never for a live database, see [`Self::guarding`].
@@ -471,6 +508,29 @@ impl File {
             .map_err(|source| Error::new("write", &self.path, source))
     }
 
+    /// Makes this new file a clone of another: the same bytes in the same blocks of the
+    /// device, which whoever is written to first gets anew (`FICLONE`, ioctl_ficlone(2)).
+    /// Quick, and for the source as if it had been read. The clone is not durable yet.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says; [`Error::is_unshareable`] tells where there are no
+    /// clones from what went wrong.
+    pub fn share(&self, source: impl AsFd) -> Result<(), Error> {
+        self.seam
+            .count()
+            .and_then(|()| {
+                // Between a file that btrfs copies on write and one it does not, there are
+                // no clones. Elsewhere the flags say nothing, or cannot be read.
+                let flags = rustix::fs::ioctl_getflags(&source).unwrap_or(IFlags::empty());
+                if flags.contains(IFlags::NOCOW) {
+                    rustix::fs::ioctl_setflags(&self.inner, IFlags::NOCOW)?;
+                }
+                Ok(rustix::fs::ioctl_ficlone(&self.inner, source)?)
+            })
+            .map_err(|source| Error::new("clone into", &self.path, source))
+    }
+
     /// Gives it the owner and the mode of another file.
     ///
     /// # Errors
@@ -495,6 +555,12 @@ impl File {
     /// in service. Advice only: what is not synced stays, and a refusal changes nothing.
     pub fn forget_cached(&self) {
         let _ = rustix::fs::fadvise(&self.inner, 0, None, Advice::DontNeed);
+    }
+}
+
+impl AsFd for File {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.as_fd()
     }
 }
 
@@ -573,5 +639,7 @@ fn is_dir(path: &Path) -> io::Result<bool> {
     Ok(fs::symlink_metadata(path)?.is_dir())
 }
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

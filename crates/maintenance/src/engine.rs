@@ -1,46 +1,34 @@
 //! What a run does to a SQLite database: the driver's [`Engine`] with real parts.
 //!
 //! ```text
-//!  prepare   facts · room on the disk · how long would announces wait? · draft · PASSIVE checkpoint
+//!  prepare   facts · clones? · room on the disk · how long would announces wait? · draft · PASSIVE checkpoint
 //!  pin       the recipe of `sqlite`
-//!  copy      raw copy, durable
+//!  copy      raw copy, durable; or streamed into the compressor, where there is no room for one
 //!  release   the pin ends, the log is shrunk; beside what follows
 //!  finish    structure and rows of the copy · compress · read back · publish · prune
 //! ```
 //!
 //! What makes a copy a backup is [`crate::publication`]'s.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::catalogue::{Catalogue, Draft, Manifest};
-use crate::config::{self, Announces, Compression, Settings};
+use crate::catalogue::{Catalogue, Draft};
+use crate::config::{self, Announces, Compression, Method, Settings};
 use crate::disk::Disk;
 use crate::driver::{Engine, LOG_TARGET, NotPinned, Pauses, Published};
-use crate::publication::{Made, Publisher};
-use crate::snapshot::{self, RawCopy, Watch};
+use crate::priority::{self, Work};
+use crate::publication::{self, Made, Publisher};
+use crate::snapshot::{self, RawCopy, Streamed, Watch, Way};
 use crate::sqlite::{self, Database, Facts, Pin, PinError, PinHandle};
 use crate::window::{Cause, Failure, Pause, Run};
 
-/// Bytes a second a copy is expected to reach before one has been measured: what a plain
-/// virtual disk gives. Too low an estimate refuses a run that would have fitted, which is
-/// said; too high a one closes the gate for nothing.
-const UNMEASURED_RATE: f64 = 150e6;
+mod forecast;
 
-/// Of the database's size, what a compressed copy is reckoned to take until one is known.
-const UNMEASURED_RATIO: f64 = 0.6;
-
-/// Copies smaller than this many bytes are not measured by.
-const TELLING: u64 = 16 << 20;
-
-/// How many of the last backups are measured by.
-const RECENT: usize = 5;
-
-/// Bytes for the manifest and the file system's own.
-const SLACK: u64 = 1 << 20;
+pub use forecast::{Forecast, Known};
 
 /// A run on a SQLite database, with a catalogue to publish to.
 #[derive(Debug)]
@@ -58,24 +46,32 @@ pub struct BackupEngine {
     pinned: Mutex<Option<PinHandle>>,
     /// The release of the last pin, which gives way to the next run.
     releasing: Mutex<Watch>,
+    /// Whether the file system once refused to clone the database, though it cloned a file
+    /// beside it: then that is not reckoned with again.
+    refused_to_clone: AtomicBool,
 }
 
-/// What a run is reckoned to cost, before it begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Forecast {
-    /// For how long announces have to wait.
-    pub pause: Pause,
-    /// Bytes needed in the catalogue's directory while the backup is made.
-    pub room: u64,
+/// A run that may begin.
+#[derive(Debug)]
+pub struct Prepared {
+    draft: Draft,
+    /// How the database is to be got hold of.
+    way: Way,
 }
 
-/// The raw copy and what was pinned.
+/// What was got hold of, and what was pinned.
 #[derive(Debug)]
 pub struct Copied {
-    raw: RawCopy,
+    held: Held,
     facts: Facts,
     pinned: DateTime<Utc>,
     read_mark_zero: Option<bool>,
+}
+
+#[derive(Debug)]
+enum Held {
+    Raw(RawCopy),
+    Streamed(Streamed),
 }
 
 impl BackupEngine {
@@ -103,6 +99,7 @@ impl BackupEngine {
             wal_at_pin: AtomicU64::new(0),
             pinned: Mutex::default(),
             releasing: Mutex::default(),
+            refused_to_clone: AtomicBool::new(false),
         })
     }
 
@@ -125,35 +122,59 @@ impl BackupEngine {
             .backups()
             .map_err(|error| Failure::other(&error))?;
         let earlier: Vec<_> = earlier.iter().map(|backup| &backup.manifest).collect();
-        Ok(Forecast::of(
-            facts.bytes(),
+        let clones = self.backup.method != Method::Pages
+            && !self.refused_to_clone.load(Ordering::Relaxed)
+            && snapshot::can_clone(&facts.path, self.catalogue.directory(), &self.disk);
+        let known = Known {
+            bytes: facts.bytes(),
             blocks_writers,
-            self.announces,
-            &self.backup,
-            &earlier,
-        ))
+            clones,
+            announces: self.announces,
+            backup: &self.backup,
+            earlier: &earlier,
+        };
+        Ok(known.forecast())
     }
 
-    /// Refuses a run the disk has no room for, before anything waits for it.
-    fn check_room(&self, needed: u64) -> Result<(), Failure> {
+    /// How the database can be got hold of in the room there is. Refuses a run the disk has
+    /// no room for, before anything waits for it.
+    fn way(&self, forecast: &Forecast) -> Result<Way, Failure> {
         let directory = self.catalogue.directory();
         let free = self
             .disk
             .free_bytes(directory)
             .map_err(|error| Failure::other(&error))?;
-        if free >= needed {
-            return Ok(());
-        }
-        Err(Failure {
-            cause: Cause::Other,
-            message: format!(
-                "{} has {} free and a backup needs about {} there while it is made (the raw copy \
-                 and the compressed one); free space, keep fewer backups or choose another \
-                 directory",
-                directory.display(),
-                bytesize::ByteSize(free),
-                bytesize::ByteSize(needed)
-            ),
+        forecast.way_with(free).ok_or_else(|| {
+            let needed = bytesize::ByteSize(forecast.room);
+            let instead = match (
+                forecast.streamed_room,
+                forecast.pause,
+                self.backup.compression,
+            ) {
+                (Some(room), ..) => format!(
+                    "; even streamed into the compressor it needs {}",
+                    bytesize::ByteSize(room)
+                ),
+                (None, _, Compression::None) => {
+                    "; with compression = \"zstd\" it needs less".to_owned()
+                }
+                (None, Pause::UntilCopied(_), _) => {
+                    "; with journal_mode = \"wal\" and announces = \"auto\" room for the \
+                     compressed one is enough"
+                        .to_owned()
+                }
+                (None, Pause::UntilPinned, _) => String::new(),
+            };
+            Failure {
+                cause: Cause::Other,
+                message: format!(
+                    "{} has {} free and a backup needs about {needed} there while it is made \
+                     (the raw copy and the compressed one{instead}); free space, keep fewer \
+                     backups or choose another directory",
+                    directory.display(),
+                    bytesize::ByteSize(free),
+                ),
+            }
         })
     }
 
@@ -185,16 +206,16 @@ impl BackupEngine {
 }
 
 impl Engine for BackupEngine {
-    type Draft = Draft;
+    type Draft = Prepared;
     type Pin = Pin;
     type Copy = Copied;
 
-    fn prepare(&self, run: &Run, _watch: &Watch) -> Result<(Pause, Draft), Failure> {
+    fn prepare(&self, run: &Run, _watch: &Watch) -> Result<(Pause, Prepared), Failure> {
         // Its connections and the disk are needed now; the log can be shrunk after this run.
         self.releasing().cancel("another run begins");
         let facts = self.facts()?;
-        let Forecast { pause, room } = self.forecast(&facts)?;
-        self.check_room(room)?;
+        let forecast = self.forecast(&facts)?;
+        let way = self.way(&forecast)?;
         let draft = self
             .catalogue
             .begin(run.began)
@@ -203,7 +224,7 @@ impl Engine for BackupEngine {
         self.database
             .checkpoint_before()
             .map_err(|error| Failure::other(&error))?;
-        Ok((pause, draft))
+        Ok((forecast.pause, Prepared { draft, way }))
     }
 
     fn pin(&self, _run: &Run, limit: Duration, watch: &Watch) -> Result<Pin, NotPinned> {
@@ -222,21 +243,38 @@ impl Engine for BackupEngine {
         Ok(pin)
     }
 
-    fn copy(&self, _run: &Run, draft: &Draft, pin: &Pin, watch: &Watch) -> Result<Copied, Failure> {
-        let facts = pin.facts.clone();
-        let pinned = pin.taken;
-        let read_mark_zero = pin.read_mark_zero;
+    fn copy(
+        &self,
+        _run: &Run,
+        prepared: &Prepared,
+        pin: &Pin,
+        watch: &Watch,
+    ) -> Result<Copied, Failure> {
+        let Prepared { draft, way } = prepared;
         let config::Backup {
-            method, bandwidth, ..
+            method,
+            bandwidth,
+            io_priority,
+            ..
         } = self.backup;
-        let raw =
-            snapshot::copy_pinned(pin, method, &draft.raw_path(), &self.disk, bandwidth, watch)
-                .map_err(|error| Failure::other(&error))?;
+        priority::of_disk(Work::Writing, io_priority);
+        let held = if *way == Way::Stream {
+            let artifact = draft.artifact_path(&self.backup.compression);
+            snapshot::stream(pin, &artifact, &self.disk, bandwidth, watch).map(Held::Streamed)
+        } else {
+            let raw = draft.raw_path();
+            snapshot::copy_pinned(pin, method, &raw, &self.disk, bandwidth, watch).map(Held::Raw)
+        };
+        let held = held.map_err(failed)?;
+        if let Held::Raw(raw) = &held {
+            let refused = *way == Way::Clone && raw.method != Way::Clone;
+            self.refused_to_clone.fetch_or(refused, Ordering::Relaxed);
+        }
         Ok(Copied {
-            raw,
-            facts,
-            pinned,
-            read_mark_zero,
+            held,
+            facts: pin.facts.clone(),
+            pinned: pin.taken,
+            read_mark_zero: pin.read_mark_zero,
         })
     }
 
@@ -256,13 +294,13 @@ impl Engine for BackupEngine {
     fn finish(
         &self,
         run: &Run,
-        draft: Draft,
+        Prepared { draft, .. }: Prepared,
         copied: Copied,
         pauses: Pauses,
         watch: &Watch,
     ) -> Result<Published, Failure> {
         let Copied {
-            raw,
+            held,
             facts,
             pinned,
             read_mark_zero,
@@ -275,13 +313,17 @@ impl Engine for BackupEngine {
             read_mark_zero,
             pause: pauses.total,
         };
-        Publisher {
+        let publisher = Publisher {
             catalogue: &self.catalogue,
             disk: &self.disk,
             backup: &self.backup,
             service: &self.service,
+        };
+        priority::of_processor();
+        match held {
+            Held::Raw(raw) => publisher.publish(draft, &raw, made, watch),
+            Held::Streamed(streamed) => publisher.publish_streamed(draft, streamed, made, watch),
         }
-        .publish(draft, &raw, made, watch)
     }
 
     fn pinned_too_long(&self) -> Option<Failure> {
@@ -316,56 +358,12 @@ impl Engine for BackupEngine {
     }
 }
 
-impl Forecast {
-    /// Of a run on `bytes` of database. `earlier` are the manifests of earlier backups,
-    /// newest first: what was measured then is the best there is to reckon with.
-    #[must_use]
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "an estimate"
-    )]
-    pub fn of(
-        bytes: u64,
-        blocks_writers: bool,
-        announces: Announces,
-        backup: &config::Backup,
-        earlier: &[&Manifest],
-    ) -> Self {
-        let pause = if blocks_writers || announces == Announces::Pause {
-            let rate = measured_rate(earlier);
-            let rate = backup
-                .bandwidth
-                .map_or(rate, |limit| rate.min(limit as f64));
-            Pause::UntilCopied(Duration::from_secs_f64(bytes as f64 / rate))
-        } else {
-            Pause::UntilPinned
-        };
-        let ratio = match backup.compression {
-            Compression::None => 0.0, // the raw copy becomes the artifact
-            Compression::Zstd(_) => earlier.first().map_or(UNMEASURED_RATIO, |last| {
-                last.database.stored_bytes as f64 / last.database.raw_bytes.max(1) as f64
-            }),
-        };
-        let room = bytes + (bytes as f64 * ratio) as u64 + SLACK;
-        Self { pause, room }
+/// A damaged database is told apart, as it is when a copy of it is checked.
+fn failed(error: snapshot::Error) -> Failure {
+    match error {
+        snapshot::Error::Stored(error) => publication::unverified(error),
+        error => Failure::other(&error),
     }
-}
-
-/// Bytes a second: the best of the last few copies. The best, because one slow night must
-/// not keep the next run from beginning, and with it from measuring anew.
-#[expect(clippy::cast_precision_loss, reason = "an estimate")]
-fn measured_rate(earlier: &[&Manifest]) -> f64 {
-    earlier
-        .iter()
-        // A copy that took no time says nothing about a larger one, and one that was
-        // slowed down on purpose nothing about what the disk can do.
-        .filter(|manifest| manifest.database.raw_bytes >= TELLING && manifest.bandwidth.is_none())
-        .take(RECENT)
-        .map(|manifest| manifest.database.raw_bytes as f64 / manifest.copy_seconds.max(0.001))
-        .reduce(f64::max)
-        .unwrap_or(UNMEASURED_RATE)
 }
 
 #[cfg(test)]

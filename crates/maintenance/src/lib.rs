@@ -16,6 +16,7 @@ pub mod engine;
 pub mod gate;
 pub mod hold;
 pub mod maintenance;
+mod priority;
 pub mod publication;
 pub mod readiness;
 pub mod restore;

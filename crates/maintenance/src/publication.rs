@@ -17,14 +17,15 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::catalogue::{Backup, Catalogue, Draft, MANIFEST_FORMAT, Manifest, Owner};
-use crate::config;
+use crate::catalogue::{Artifact, Backup, Catalogue, Draft, MANIFEST_FORMAT, Manifest, Owner};
+use crate::config::{self, Compression, Depth};
 use crate::disk::Disk;
 use crate::driver::Published;
-use crate::snapshot::{RawCopy, Watch};
+use crate::priority::{self, Work};
+use crate::snapshot::{RawCopy, Streamed, Watch, Way};
 use crate::sqlite::Facts;
 use crate::status::milliseconds;
-use crate::verify;
+use crate::verify::{self, Report};
 use crate::window::{Cause, Failure, RunId};
 
 /// A database that shrank by more than half since the last backup is worth a look.
@@ -64,6 +65,16 @@ pub struct Made {
     pub pause: Duration,
 }
 
+/// An artifact, and how it came to be.
+struct Stored {
+    artifact: Artifact,
+    level: Option<i32>,
+    method: Way,
+    seconds: f64,
+    report: Report,
+    warnings: Vec<String>,
+}
+
 impl Publisher<'_> {
     /// Verifies, compresses, reads back, publishes, and then prunes what retention no
     /// longer keeps.
@@ -79,18 +90,104 @@ impl Publisher<'_> {
         made: Made,
         watch: &Watch,
     ) -> Result<Published, Failure> {
-        let compression = self.backup.compression;
-        let mut warnings = Vec::new();
-        let last = self.last_backup()?;
-        warnings.extend(last.as_ref().and_then(|last| shrunk(last, raw.bytes)));
-
-        let report = verify::structure(&raw.path, self.backup.verify, watch).map_err(unverified)?;
-        let artifact_path = draft.artifact_path(&compression);
-        let artifact = verify::compress(&raw.path, &artifact_path, compression, self.disk, watch)
+        let config::Backup {
+            compression,
+            verify: depth,
+            ..
+        } = *self.backup;
+        // Of nothing that is read is a clone the second instance: it is read once more.
+        self.works(Work::Reading);
+        let read = match raw.method {
+            Way::Clone => Some(self.sum(raw, watch)?),
+            _ => raw.sha256.clone(),
+        };
+        watch.expect(verify::CHECKING, self.expected(raw.bytes)?);
+        let report = verify::structure(&raw.path, depth, watch).map_err(unverified)?;
+        self.works(Work::Writing);
+        let path = draft.artifact_path(&compression);
+        let artifact = verify::compress(&raw.path, &path, compression, self.disk, watch)
             .map_err(unverified)?;
-        check_read(raw, &artifact.raw_sha256, &raw.path)?;
-        verify::artifact(&artifact_path, &artifact, self.disk, watch).map_err(unverified)?;
+        if read.is_some_and(|read| read != artifact.raw_sha256) {
+            return Err(unreliable(&raw.path));
+        }
+        let stored = Stored {
+            artifact,
+            level: match compression {
+                Compression::None => None,
+                Compression::Zstd(level) => Some(level),
+            },
+            method: raw.method,
+            seconds: raw.seconds,
+            report,
+            warnings: Vec::new(),
+        };
+        self.conclude(draft, &path, stored, made, watch)
+    }
 
+    /// As [`Publisher::publish`], of what was compressed and checked under the pin.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn publish_streamed(
+        &self,
+        draft: Draft,
+        streamed: Streamed,
+        made: Made,
+        watch: &Watch,
+    ) -> Result<Published, Failure> {
+        let path = draft.artifact_path(&self.backup.compression);
+        let Streamed {
+            artifact,
+            level,
+            report,
+            seconds,
+        } = streamed;
+        let mut warning = format!(
+            "there was no room for a raw copy of {}, so the file was pinned while it was \
+             compressed, at level {level}; free space, or the log grows with every such run",
+            bytesize::ByteSize(artifact.raw_bytes),
+        );
+        if self.backup.verify == Depth::Full {
+            warning.push_str(
+                "; without a copy it was checked with quick_check only: `torrust-maintenance \
+                 verify --full` does the rest where there is room",
+            );
+        }
+        let stored = Stored {
+            artifact,
+            level: Some(level),
+            method: Way::Stream,
+            seconds,
+            report,
+            warnings: vec![warning],
+        };
+        self.conclude(draft, &path, stored, made, watch)
+    }
+
+    /// What is left to do once there is an artifact.
+    fn conclude(
+        &self,
+        draft: Draft,
+        path: &Path,
+        stored: Stored,
+        made: Made,
+        watch: &Watch,
+    ) -> Result<Published, Failure> {
+        self.works(Work::Reading);
+        verify::artifact(path, &stored.artifact, self.disk, watch).map_err(unverified)?;
+        self.works(Work::Writing);
+
+        let Stored {
+            artifact,
+            level,
+            method,
+            seconds,
+            report,
+            mut warnings,
+        } = stored;
+        let last = self.earlier()?.into_iter().next();
+        warnings.extend(last.and_then(|last| shrunk(&last.manifest, artifact.raw_bytes)));
         let Made {
             run,
             began,
@@ -116,13 +213,15 @@ impl Publisher<'_> {
             read_mark_zero,
             page_size: facts.page_size,
             page_count: facts.page_count,
-            method: raw.method,
+            method,
             pause_ms: milliseconds(pause),
-            copy_seconds: raw.seconds,
+            copy_seconds: seconds,
             bandwidth: self.backup.bandwidth,
             database: artifact,
+            compression_level: level,
             rows: report.rows,
             verified: report.depth,
+            verify_seconds: Some(report.seconds),
             warnings: warnings.clone(),
         };
         let Backup { manifest, .. } = draft
@@ -141,17 +240,33 @@ impl Publisher<'_> {
         })
     }
 
-    fn last_backup(&self) -> Result<Option<Manifest>, Failure> {
-        let newest = self
-            .catalogue
+    /// What this thread is about to do to the disk.
+    fn works(&self, work: Work) {
+        priority::of_disk(work, self.backup.io_priority);
+    }
+
+    fn sum(&self, raw: &RawCopy, watch: &Watch) -> Result<String, Failure> {
+        let sum = verify::checksum(&raw.path, self.disk, watch).map_err(unverified)?;
+        Ok(sum.sha256)
+    }
+
+    /// How long the structural check takes.
+    fn expected(&self, bytes: u64) -> Result<Duration, Failure> {
+        let earlier = self.earlier()?;
+        let earlier: Vec<_> = earlier.iter().map(|backup| &backup.manifest).collect();
+        Ok(verify::expected(bytes, self.backup.verify, &earlier))
+    }
+
+    /// The backups there are, newest first.
+    fn earlier(&self) -> Result<Vec<Backup>, Failure> {
+        self.catalogue
             .backups()
-            .map_err(|error| Failure::other(&error))?;
-        Ok(newest.into_iter().next().map(|backup| backup.manifest))
+            .map_err(|error| Failure::other(&error))
     }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "handed to `map_err`")]
-fn unverified(error: verify::Error) -> Failure {
+pub(crate) fn unverified(error: verify::Error) -> Failure {
     Failure {
         cause: match error {
             verify::Error::Corrupt { .. } => Cause::Verification,
@@ -161,18 +276,16 @@ fn unverified(error: verify::Error) -> Failure {
     }
 }
 
-/// The copy must be what was read from the pinned file, byte for byte.
-fn check_read(raw: &RawCopy, found: &str, path: &Path) -> Result<(), Failure> {
-    match &raw.sha256 {
-        Some(read) if read != found => Err(Failure {
-            cause: Cause::Verification,
-            message: format!(
-                "{} does not read back as it was written: the disk or the memory is at fault; \
-                 check both before you trust older backups on this disk",
-                path.display()
-            ),
-        }),
-        _ => Ok(()),
+/// A copy must be what was read from the pinned file, byte for byte; a clone, which shares
+/// the blocks of that file, what it was when it was read before.
+fn unreliable(path: &Path) -> Failure {
+    Failure {
+        cause: Cause::Verification,
+        message: format!(
+            "{} does not read back as it was written: the disk or the memory is at fault; check \
+             both before you trust older backups on this disk",
+            path.display()
+        ),
     }
 }
 

@@ -1,13 +1,15 @@
 //! The raw copy: the pinned database, byte for byte, durable on disk, before the pin goes.
 //!
 //! ```text
-//!   pin ── database file ──┬─ file ───▶ read_at 1 MiB ─┬─▶ write ──▶ raw ──▶ synced as it grows
+//!   pin ── database file ──┬─ clone ──▶ FICLONE ───────────▶ raw ──▶ synced
+//!                          ├─ file ───▶ read_at 1 MiB ─┬─▶ write ──▶ raw ──▶ synced as it grows
 //!                          │                           └─▶ SHA-256 (its own thread)
 //!                          └─ pages ──▶ backup API ────────▶ raw ──▶ synced at the end
 //! ```
 //!
 //! `file` reads the database file itself, which the pin holds still, as fast as the disk
-//! goes. `pages` asks `SQLite` for page after page: slower by half, but it depends on
+//! goes. Where database and copy lie on one file system that copies on write, it takes a
+//! clone instead, in milliseconds. `pages` asks `SQLite` for page after page: slower by half, but it depends on
 //! nothing except that the pinned connection sees its snapshot. Both show the same
 //! database; `pages` may count up the schema and change counters in the header.
 //!
@@ -20,6 +22,7 @@
 //! written so far stays at the given path, which belongs to a draft that removes itself.
 //! A copy that returns `Ok` has been synced; its directory entry is the draft's concern.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -28,15 +31,20 @@ use crate::disk::{self, Disk};
 #[cfg(doc)]
 use crate::sqlite::PinHandle;
 use crate::sqlite::{self, Pin};
+use crate::verify;
 
+mod clone;
 mod file;
 mod pages;
+mod stream;
 mod sync;
 mod watch;
 
 #[cfg(test)]
 mod tests;
 
+pub use clone::possible as can_clone;
+pub use stream::{Streamed, stream};
 pub use watch::{Progress, Watch};
 
 /// Bytes read and written at once, and so the most between two looks at the watch.
@@ -49,13 +57,39 @@ pub struct RawCopy {
     pub path: PathBuf,
     /// Its size: exactly the pinned pages.
     pub bytes: u64,
-    /// SHA-256 of what was read, in lower-case hex. `None` for [`Method::Pages`], which
-    /// writes out of order.
+    /// SHA-256 of what was read, in lower-case hex. `None` where nothing was read in
+    /// order: for [`Way::Pages`] and [`Way::Clone`].
     pub sha256: Option<String>,
-    /// How it was read: [`Method::File`] or [`Method::Pages`].
-    pub method: Method,
+    /// How it was made.
+    pub method: Way,
     /// Seconds from the call until it was durable.
     pub seconds: f64,
+}
+
+/// How a pinned database was got hold of, as manifests have it. What the operator chose
+/// from is [`Method`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// A clone of the file, sharing its blocks.
+    Clone,
+    /// The file was read through a descriptor of our own.
+    File,
+    /// `SQLite`'s online backup API.
+    Pages,
+    /// The file was read into the compressor, under the pin: there was no room for a copy.
+    Stream,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Clone => "clone",
+            Self::File => "file",
+            Self::Pages => "pages",
+            Self::Stream => "stream",
+        })
+    }
 }
 
 /// Why there is no copy.
@@ -106,6 +140,9 @@ pub enum Error {
         /// What SQLite said.
         source: rusqlite::Error,
     },
+    /// What was streamed could not be stored, or is no sound database.
+    #[error(transparent)]
+    Stored(#[from] verify::Error),
     /// A helping thread panicked.
     #[error("the thread that was {0} panicked: the copy cannot be trusted")]
     Panicked(&'static str),
@@ -145,18 +182,26 @@ pub fn copy_pinned(
     watch: &Watch,
 ) -> Result<RawCopy, Error> {
     let pace = Pace::new(bandwidth, pin, watch);
-    let method = match method {
-        Method::Auto if file::fits(pin) => Method::File,
-        Method::Auto => Method::Pages,
-        chosen => chosen,
-    };
     watch.begin("copying", Some(pin.facts.bytes()));
-    let sha256 = match method {
-        Method::Pages => {
+    let source = match method {
+        Method::Pages => None,
+        Method::File => Some(file::open(pin)?),
+        Method::Auto => file::open(pin).ok(),
+    };
+    let (method, sha256) = match source {
+        None => {
             pages::copy(pin, raw, disk, &pace)?;
-            None
+            (Way::Pages, None)
         }
-        _ => Some(file::copy(pin, raw, disk, &pace)?),
+        Some(source) => {
+            let target = disk.create(raw)?;
+            if clone::copy(source, pin.facts.bytes(), &target, disk, &pace)? {
+                (Way::Clone, None)
+            } else {
+                let sha256 = file::copy(pin, source, target, disk, &pace)?;
+                (Way::File, Some(sha256))
+            }
+        }
     };
     // After the last byte was read, or it says nothing about that one.
     pace.pinned()?;
@@ -197,6 +242,11 @@ impl<'a> Pace<'a> {
     /// `bytes` more were copied, `done` in all: waits until that is not too fast.
     fn advance(&self, bytes: u64, done: u64) -> Result<(), Error> {
         self.watch.advance(bytes);
+        self.keep(done)
+    }
+
+    /// Waits until `done` bytes in all are not too fast.
+    fn keep(&self, done: u64) -> Result<(), Error> {
         let due = self.due(done).unwrap_or_default();
         loop {
             self.go_on()?;

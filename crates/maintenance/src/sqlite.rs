@@ -75,9 +75,6 @@ pub use reader::{Lent, PinHandle};
 /// [`Database::facts`] answers while they are in use.
 const CONNECTIONS: u32 = 6;
 
-/// W, R and C.
-const PIN_NEEDS: u32 = 3;
-
 /// How long a statement waits for another's lock where the caller gave no limit.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -309,19 +306,6 @@ impl Database {
                 source,
             }),
         }
-    }
-
-    /// Finds out whether the connections of a pin are to be had, before a gate is closed
-    /// for one. They go back to the pool; nothing else needs as many.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Exhausted`] when they are not within `limit`, in all.
-    pub fn ready_connections(&self, limit: Duration) -> Result<(), Error> {
-        let deadline = Deadline::after(limit);
-        let all: Result<Vec<Pooled>, Error> =
-            (0..PIN_NEEDS).map(|_| self.connection(&deadline)).collect();
-        all.map(drop)
     }
 
     /// The facts as the reader's transaction sees them.

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::artifact::{Encoding, checksum, compress_from};
 pub use self::artifact::{artifact, compress, unpack};
 pub use self::foreign::{foreign, unpack_foreign, unpacked_size};
-pub use self::structure::structure;
+pub(crate) use self::structure::{CHECKING, structure_of};
+pub use self::structure::{expected, structure};
 use crate::catalogue::{self, Backup, MANIFEST, SUMS};
 use crate::config::Depth;
 use crate::disk::{self, Disk};

@@ -109,14 +109,22 @@ no run has ended since the service started"
 
 #[test]
 fn progress_promises_nothing_it_cannot_know() {
-    let shown = |done, total, seconds| {
+    let at = |done, total, seconds, expected| {
         progress(&Progress {
             doing: "copying".to_owned(),
             done,
             total,
             seconds,
+            expected,
         })
     };
+    let shown = |done, total, seconds| at(done, total, seconds, None);
+    let expected = |seconds| at(0, None, seconds, Some(800.0));
+    assert_eq!(expected(50.0), "copying: 50 s so far, about 12 min 30 s left");
+    assert_eq!(
+        expected(900.0),
+        "copying: 900 s so far, longer than the 13 min 20 s expected"
+    );
     assert_eq!(shown(5_000, None, 3.0), "copying: 5.0 kB");
     assert_eq!(shown(0, Some(1000), 3.0), "copying: 0 B of 1.0 kB, 0 %");
     assert_eq!(shown(0, Some(0), 0.0), "copying: 0 s so far");

@@ -8,7 +8,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::BackupId;
-use crate::config::{Depth, Method};
+use crate::config::Depth;
+use crate::snapshot::Way;
 use crate::window::RunId;
 
 /// Version of the manifest this library writes and the newest it reads. It grows when an
@@ -50,20 +51,27 @@ pub struct Manifest {
     /// Pages in the database.
     pub page_count: u64,
     /// How it was read.
-    pub method: Method,
+    pub method: Way,
     /// Milliseconds the gate was closed, all closures of the run together.
     pub pause_ms: f64,
-    /// Seconds from ready to the durable raw copy.
+    /// Seconds from ready to the durable raw copy; where there is none, to the end of the
+    /// work under the pin.
     pub copy_seconds: f64,
     /// Bytes a second the copy was limited to, if it was.
     #[serde(default)]
     pub bandwidth: Option<u64>,
     /// The stored file.
     pub database: Artifact,
+    /// zstd's level; `None` if it is stored as it is, or was stored before levels were noted.
+    #[serde(default)]
+    pub compression_level: Option<i32>,
     /// Rows of each table.
     pub rows: BTreeMap<String, u64>,
     /// The structural check it passed before it was published.
     pub verified: Depth,
+    /// Seconds that check took; `None` if it was made before they were noted.
+    #[serde(default)]
+    pub verify_seconds: Option<f64>,
     /// What the operator should look at, though the backup is good.
     #[serde(default)]
     pub warnings: Vec<String>,

@@ -7,7 +7,8 @@ use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 use tempfile::TempDir;
 
 use super::{Artifact, BackupId, MANIFEST_FORMAT, Manifest};
-use crate::config::{Depth, Method};
+use crate::config::Depth;
+use crate::snapshot::Way;
 
 /// A temporary directory where a sync costs nothing, if the machine has one: thousands are
 /// called for by tests that let every operation fail in turn.
@@ -42,13 +43,15 @@ pub(crate) fn manifest(id: &BackupId, database: Artifact) -> Manifest {
         read_mark_zero: Some(false),
         page_size: 4096,
         page_count: 7,
-        method: Method::File,
+        method: Way::File,
         pause_ms: 4.25,
         copy_seconds: 0.5,
         bandwidth: None,
         database,
+        compression_level: Some(3),
         rows: BTreeMap::from([("torrents".to_owned(), 3)]),
         verified: Depth::Quick,
+        verify_seconds: Some(0.25),
         warnings: Vec::new(),
     }
 }

@@ -1,15 +1,18 @@
 //! Real databases, a real catalogue, and a disk that fails at every operation there is.
 
 use std::cell::OnceCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use ioprio::{BePriorityLevel, Class};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
-use crate::catalogue::{Artifact, Backup, BackupId, Owner, testing};
+use crate::catalogue::{Backup, BackupId, Manifest, Owner, testing};
 use crate::config::{Depth, Source};
+use crate::disk::Loss;
+use crate::disk::testing::Volume;
 use crate::driver::{Command, Driver, Handles, Parts};
 use crate::gate::Gate;
 use crate::schedule::Schedule;
@@ -27,6 +30,11 @@ impl Bench {
     fn new(journal: &str, more: &str) -> Self {
         let directory = testing::memory_dir();
         let backups = directory.path().join("backups");
+        Self::with(directory, &backups, journal, 500, more)
+    }
+
+    /// With the database in `directory` and the backups elsewhere.
+    fn with(directory: TempDir, backups: &Path, journal: &str, rows: u32, more: &str) -> Self {
         let settings = Source::text(format!(
             "[maintenance]\nenabled = true\nwindow = \"03:00-03:05\"\n\
              [maintenance.backup]\ndirectory = \"{}\"\nkeep = {{ last = 2 }}\n{more}",
@@ -44,11 +52,22 @@ impl Bench {
             .execute_batch(&format!(
                 "PRAGMA journal_mode = {journal};
                  CREATE TABLE torrents (id INTEGER PRIMARY KEY, info_hash TEXT NOT NULL UNIQUE);
-                 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
+                 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})
                  INSERT INTO torrents SELECT i, printf('%040d', i) FROM n;"
             ))
             .expect("a database");
         bench
+    }
+
+    /// A directory for a disk that crashes to keep things in.
+    fn stash(&self) -> TempDir {
+        TempDir::new_in(self.directory.path()).expect("room for a directory")
+    }
+
+    fn newest(&self) -> Manifest {
+        let catalogue = self.catalogue(&Disk::default()).expect("opens");
+        let mut backups = catalogue.backups().expect("lists");
+        backups.remove(0).manifest
     }
 
     fn database(&self) -> PathBuf {
@@ -108,6 +127,12 @@ impl Bench {
         backups[..2].to_vec()
     }
 
+    /// As [`Bench::backups`], after a crash: what is temporary is swept first.
+    fn swept(&self) -> Vec<BackupId> {
+        drop(self.catalogue(&Disk::default()).expect("opens"));
+        self.backups()
+    }
+
     /// The good backups, each read back to the last row. Looked at as a start would: what
     /// is temporary is swept first, and nothing temporary is left.
     fn backups(&self) -> Vec<BackupId> {
@@ -165,47 +190,423 @@ fn back_up(engine: &BackupEngine, run: &Run) -> Result<Published, Failure> {
     engine.finish(run, draft, copied?, Pauses::default(), &watch)
 }
 
+/// The benches on which runs fail and crash, and how each gets hold of its database.
+fn benches() -> Vec<(&'static str, Way, Bench)> {
+    let plain = |journal, compression: &str| {
+        Bench::new(journal, &format!("compression = \"{compression}\"\n"))
+    };
+    vec![
+        ("wal, zstd", Way::File, plain("wal", "zstd")),
+        ("rollback journal, zstd", Way::File, plain("delete", "zstd")),
+        ("wal, uncompressed", Way::File, plain("wal", "none")),
+        (
+            "wal, pages",
+            Way::Pages,
+            Bench::new("wal", "method = \"pages\"\n"),
+        ),
+    ]
+}
+
+/// That what a run was claimed to have done is done, and that older backups stay else.
+fn check(outcome: &Result<Published, Failure>, before: &[BackupId], after: &[BackupId]) {
+    match outcome {
+        Ok(published) => {
+            assert_eq!(
+                after[0], published.backup,
+                "the newest is the one published"
+            );
+            assert!(after.len() >= before.len().min(2), "{before:?} {after:?}");
+        }
+        // Of what was published although the last sync failed nothing is claimed, but it
+        // is whole, or `Bench::backups` would not have listed it.
+        Err(_) => assert!(
+            before.iter().all(|id| after.contains(id)),
+            "{before:?} {after:?}"
+        ),
+    }
+}
+
+fn back_up_twice(bench: &Bench) {
+    let engine = bench.engine(&Disk::default()).expect("starts");
+    for second in 0..2 {
+        back_up(&engine, &run(second)).expect("a backup");
+    }
+}
+
+/// Lets every operation of a run fail in turn.
+fn fail_everywhere(what: &str, way: Way, bench: &Bench) {
+    let mut cases = 0;
+    let mut before = bench.backups();
+    for n in 0.. {
+        let disk = Disk::failing_at(n);
+        let attempt = run(10 + u32::try_from(n).expect("few operations"));
+        let outcome = bench
+            .engine(&disk)
+            .and_then(|engine| back_up(&engine, &attempt));
+        bench.write();
+        let after = bench.backups();
+        check(&outcome, &before, &after);
+        before = bench.pruned(&after);
+        if disk.operations() <= n {
+            outcome.expect("nothing failed");
+            assert_eq!(bench.newest().method, way, "{what}");
+            break;
+        }
+        cases += 1;
+    }
+    println!("{what}: {cases} operations failed, one at a time");
+    assert!(cases > 20, "a run has more operations than {cases}");
+}
+
 #[test]
 fn whatever_operation_of_a_run_fails_older_backups_stay_and_nothing_bad_is_listed() {
-    for (journal, compression) in [("wal", "zstd"), ("delete", "zstd"), ("wal", "none")] {
-        let bench = Bench::new(journal, &format!("compression = \"{compression}\"\n"));
-        let healthy = Disk::default();
-        for second in 0..2 {
-            back_up(&bench.engine(&healthy).expect("starts"), &run(second)).expect("a backup");
-        }
-        let mut cases = 0;
-        let mut before = bench.backups();
+    for (what, way, bench) in benches() {
+        back_up_twice(&bench);
+        fail_everywhere(what, way, &bench);
+    }
+}
+
+/// Lets the machine go down before every operation of a run in turn, and says how often.
+fn crash_everywhere(what: &str, way: Way, bench: &Bench, losses: &[Loss]) -> usize {
+    let mut before = bench.backups();
+    let mut second = 10_000;
+    let mut cases = 0;
+    for &loss in losses {
         for n in 0.. {
-            let disk = Disk::failing_at(n);
-            let attempt = run(10 + u32::try_from(n).expect("few operations"));
+            let stash = bench.stash();
+            let disk = Disk::crashing_at(n, loss, stash.path()).expect("a stash");
+            second += 1;
             let outcome = bench
                 .engine(&disk)
-                .and_then(|engine| back_up(&engine, &attempt));
+                .and_then(|engine| back_up(&engine, &run(second)));
             bench.write();
-            let after = bench.backups();
-            match outcome {
-                Ok(published) => {
-                    assert_eq!(
-                        after[0], published.backup,
-                        "the newest is the one published"
-                    );
-                    assert!(after.len() >= before.len().min(2), "{before:?} {after:?}");
-                }
-                // Of what was published although the last sync failed nothing is claimed,
-                // but it is whole, or `backups` would not have listed it.
-                Err(_) => assert!(
-                    before.iter().all(|id| after.contains(id)),
-                    "{before:?} {after:?}"
-                ),
-            }
+            let after = bench.swept();
+            check(&outcome, &before, &after);
             before = bench.pruned(&after);
             if disk.operations() <= n {
+                outcome.expect("nothing failed");
+                assert_eq!(bench.newest().method, way, "{what}");
                 break;
             }
             cases += 1;
         }
-        println!("{journal}, {compression}: {cases} operations failed, one at a time");
-        assert!(cases > 20, "a run has more operations than {cases}");
+    }
+    println!("{what}: the machine went down {cases} times");
+    assert!(
+        cases > 20 * losses.len(),
+        "a run has more operations than {cases}"
+    );
+    cases
+}
+
+/// It takes what was not synced with it: bytes, names, both or neither.
+#[test]
+fn wherever_the_machine_goes_down_older_backups_stay_and_nothing_bad_is_listed() {
+    let mut all = 0;
+    // What SQLite writes itself is not lost with the rest, so `pages` would show nothing.
+    for (what, way, bench) in benches()
+        .into_iter()
+        .filter(|(_, way, _)| *way == Way::File)
+    {
+        back_up_twice(&bench);
+        all += crash_everywhere(what, way, &bench, &Loss::ALL);
+    }
+    println!("{all} crashes");
+}
+
+#[test]
+fn a_run_that_clones_leaves_as_little() {
+    let volume = Volume::xfs();
+    let backups = volume.directory();
+    let bench = Bench::with(
+        volume.directory(),
+        &backups.path().join("b"),
+        "delete",
+        500,
+        "",
+    );
+    back_up_twice(&bench);
+    let what = "rollback journal, cloned";
+    fail_everywhere(what, Way::Clone, &bench);
+    crash_everywhere(what, Way::Clone, &bench, &[Loss::Everything]);
+}
+
+/// A directory of backups with as much room as a test leaves, and a database of 1.04 MB
+/// that hardly compresses.
+struct Cramped {
+    bench: Bench,
+    backups: Volume,
+}
+
+/// Bytes that are enough for its artifact, but not for a copy beside it.
+const ENOUGH: u64 = 2_400_000;
+
+impl Cramped {
+    fn new(journal: &str, more: &str) -> Self {
+        let backups = Volume::memory(8 << 20);
+        let directory = testing::memory_dir();
+        let bench = Bench::with(directory, &backups.path().join("b"), journal, 1, more);
+        bench
+            .writer()
+            .execute_batch(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)
+                 INSERT INTO torrents (info_hash) SELECT randomblob(40) FROM n;",
+            )
+            .expect("writes");
+        Self { bench, backups }
+    }
+
+    /// Fills the rest.
+    fn leave(&self, bytes: u64) {
+        let disk = Disk::default();
+        let filler = self.backups.path().join("filler");
+        if filler.exists() {
+            disk.remove_file(&filler).expect("ours");
+        }
+        let free = disk.free_bytes(self.backups.path()).expect("told");
+        let rest = usize::try_from(free - bytes).expect("a few megabytes");
+        let mut filler = disk.create(&filler).expect("a new file");
+        filler.fill(&vec![0; rest]).expect("room");
+    }
+
+    fn left_behind(&self) -> Vec<String> {
+        let names = Disk::default().list(&self.backups.path().join("b"));
+        let names = names.expect("a directory").into_iter();
+        let names = names.map(|name| name.to_string_lossy().into_owned());
+        names.filter(|name| name != ".lock").collect()
+    }
+}
+
+#[test]
+fn where_there_is_no_room_for_a_copy_the_file_is_streamed() {
+    let cramped = Cramped::new("wal", "verify = \"full\"\n");
+    cramped.leave(ENOUGH);
+    let bench = &cramped.bench;
+    let engine = bench.engine(&Disk::default()).expect("starts");
+    let published = back_up(&engine, &run(0)).expect("there is room for an artifact");
+    let [warning] = &published.warnings[..] else {
+        panic!("{:?}", published.warnings);
+    };
+    assert!(warning.contains("no room for a raw copy"), "{warning}");
+    assert!(warning.contains("verify --full"), "{warning}");
+
+    let manifest = bench.newest();
+    assert_eq!(manifest.method, Way::Stream);
+    assert_eq!(manifest.compression_level, Some(1));
+    assert_eq!(
+        manifest.verified,
+        Depth::Quick,
+        "what it was, not what was asked for"
+    );
+    assert!(manifest.verify_seconds.is_some());
+    assert_eq!(manifest.warnings, published.warnings);
+    assert_eq!(manifest.rows["torrents"], 10_001);
+    assert_eq!(bench.backups(), [manifest.id]);
+    bench.write();
+}
+
+#[test]
+fn a_run_that_streams_leaves_as_little_when_it_fails() {
+    let cramped = Cramped::new("wal", "");
+    let bench = &cramped.bench;
+    for second in 0..2 {
+        cramped.leave(ENOUGH);
+        let engine = bench.engine(&Disk::default()).expect("starts");
+        back_up(&engine, &run(second)).expect("a backup");
+    }
+    cramped.leave(ENOUGH);
+    let what = "wal, streamed";
+    fail_everywhere(what, Way::Stream, bench);
+    cramped.leave(ENOUGH);
+    crash_everywhere(what, Way::Stream, bench, &[Loss::Everything]);
+}
+
+/// The forecast goes by the last backup; a database may compress worse all of a sudden.
+#[test]
+fn a_stream_that_fills_the_disk_leaves_nothing() {
+    let cramped = Cramped::new("wal", "");
+    cramped.leave(ENOUGH);
+    let bench = &cramped.bench;
+    let writer = bench.writer();
+    writer
+        .execute_batch("UPDATE torrents SET info_hash = printf('%060d', id)")
+        .expect("writes");
+    let engine = bench.engine(&Disk::default()).expect("starts");
+    let first = back_up(&engine, &run(0)).expect("of nothing but digits there is little");
+    assert_eq!(bench.newest().method, Way::Stream);
+
+    writer
+        .execute_batch("UPDATE torrents SET info_hash = randomblob(150)")
+        .expect("writes");
+    let failure = back_up(&engine, &run(1)).expect_err("random bytes are all there");
+    assert!(failure.message.contains("space"), "{failure:?}");
+    assert_eq!(cramped.left_behind(), [first.backup.to_string()]);
+    bench.write();
+}
+
+#[test]
+fn without_room_for_either_a_run_is_refused_and_told_what_would_help() {
+    for (journal, more, helps) in [
+        ("wal", "", "even streamed into the compressor it needs"),
+        ("delete", "", "journal_mode = \"wal\""),
+        ("wal", "compression = \"none\"\n", "compression = \"zstd\""),
+        ("wal", "method = \"pages\"\n", "free space"),
+    ] {
+        let cramped = Cramped::new(journal, more);
+        let streamable = helps.starts_with("even");
+        cramped.leave(if streamable { 1_500_000 } else { 2_000_000 });
+        let bench = &cramped.bench;
+        let engine = bench.engine(&Disk::default()).expect("starts");
+        let failure = back_up(&engine, &run(0)).expect_err("there is no room");
+        assert!(failure.message.contains(helps), "{failure:?}");
+        assert!(failure.message.contains("free space"), "{failure:?}");
+        bench.write();
+        assert!(bench.backups().is_empty());
+    }
+}
+
+/// With announces held for as long as it takes, only what is quick is done.
+#[test]
+fn nothing_is_streamed_while_announces_wait() {
+    let settings = Source::text(
+        "[maintenance]\nenabled = true\nwindow = \"03:00-03:05\"\nannounces = \"pause\"\n",
+    );
+    let settings = settings.maintenance().expect("valid").expect("enabled");
+    for blocks_writers in [false, true] {
+        let forecast = Known {
+            bytes: 1 << 30,
+            blocks_writers,
+            clones: false,
+            announces: settings.announces,
+            backup: &settings.backup,
+            earlier: &[],
+        }
+        .forecast();
+        assert_eq!(forecast.streamed_room, None);
+    }
+}
+
+#[test]
+fn a_rollback_journal_is_cloned_and_the_clone_is_checked_as_a_copy_is() {
+    for (volume, compression) in Volume::copying_on_write().into_iter().zip(["zstd", "none"]) {
+        let more = format!("compression = \"{compression}\"\n");
+        let home = volume.directory();
+        let backups = home.path().join("b");
+        let bench = Bench::with(volume.directory(), &backups, "delete", 500, &more);
+        let engine = bench.engine(&Disk::default()).expect("starts");
+        let attempt = run(0);
+        let (pause, prepared) = engine.prepare(&attempt, &Watch::default()).expect("fits");
+        assert!(matches!(pause, Pause::UntilCopied(_)));
+        assert_eq!(prepared.way, Way::Clone);
+        drop(prepared);
+        back_up(&engine, &attempt).expect("a backup");
+        let manifest = bench.newest();
+        assert_eq!(manifest.method, Way::Clone);
+        assert_eq!(bench.backups(), [manifest.id]);
+        assert!(!engine.refused_to_clone.load(Ordering::Relaxed));
+    }
+}
+
+/// It is read twice, and nothing that changes in between goes unnoticed.
+#[test]
+fn a_clone_that_reads_differently_is_no_backup() {
+    let volume = Volume::xfs();
+    let home = volume.directory();
+    let bench = Bench::with(
+        volume.directory(),
+        &home.path().join("b"),
+        "delete",
+        500,
+        "",
+    );
+    let engine = bench.engine(&Disk::default()).expect("starts");
+    let (watch, attempt) = (Watch::default(), run(0));
+    let (_, prepared) = engine.prepare(&attempt, &watch).expect("fits");
+    let pin = engine
+        .pin(&attempt, Duration::from_secs(5), &watch)
+        .expect("idle");
+    let copied = engine
+        .copy(&attempt, &prepared, &pin, &watch)
+        .expect("cloned");
+    drop(pin);
+    let raw = prepared.draft.raw_path();
+    let Held::Raw(copy) = &copied.held else {
+        panic!("{copied:?}");
+    };
+    let read = verify::checksum(&raw, &engine.disk, &watch).expect("readable");
+    // As if the first of the two readings had been another.
+    let other = RawCopy {
+        sha256: Some(read.sha256.replace(|c: char| c.is_ascii_digit(), "f")),
+        method: Way::File,
+        ..copy.clone()
+    };
+    let copied = Copied {
+        held: Held::Raw(other),
+        ..copied
+    };
+    let failure = engine
+        .finish(&attempt, prepared, copied, Pauses::default(), &watch)
+        .expect_err("it differs");
+    assert_eq!(failure.cause, Cause::Verification, "{failure:?}");
+    assert!(bench.backups().is_empty());
+}
+
+#[test]
+fn a_clone_that_was_refused_is_not_reckoned_with_again() {
+    let volume = Volume::xfs();
+    let home = volume.directory();
+    let bench = Bench::with(
+        volume.directory(),
+        &home.path().join("b"),
+        "delete",
+        500,
+        "",
+    );
+    let engine = bench.engine(&Disk::default()).expect("starts");
+    let facts = engine.facts().expect("readable");
+    assert_eq!(engine.forecast(&facts).expect("told").way, Way::Clone);
+    engine.refused_to_clone.store(true, Ordering::Relaxed);
+    assert_eq!(engine.forecast(&facts).expect("told").way, Way::File);
+}
+
+#[test]
+fn the_threads_of_a_run_are_ranked_behind_the_service() {
+    let lowest = Class::BestEffort(BePriorityLevel::lowest());
+    for (configured, copying) in [("low", Some(lowest)), ("normal", None)] {
+        let bench = Bench::new("wal", &format!("io_priority = \"{configured}\"\n"));
+        let engine = bench.engine(&Disk::default()).expect("starts");
+        let before = priority::tests::mine();
+        let (watch, attempt) = (Watch::default(), run(0));
+        let (_, prepared) = engine.prepare(&attempt, &watch).expect("fits");
+        let pin = engine
+            .pin(&attempt, Duration::from_secs(5), &watch)
+            .expect("idle");
+        // Each on a thread of its own, as the driver has it.
+        let (copied, class) = std::thread::scope(|scope| {
+            let copying = scope.spawn(|| {
+                let copied = engine.copy(&attempt, &prepared, &pin, &watch);
+                (copied, priority::tests::mine())
+            });
+            copying.join().expect("no panic")
+        });
+        assert_eq!(
+            class,
+            (copying.or(before.0), before.1),
+            "while it is pinned"
+        );
+        drop(pin);
+        let class = std::thread::scope(|scope| {
+            let finishing = scope.spawn(|| {
+                let copied = copied.expect("copied");
+                engine
+                    .finish(&attempt, prepared, copied, Pauses::default(), &watch)
+                    .expect("a backup");
+                priority::tests::mine()
+            });
+            finishing.join().expect("no panic")
+        });
+        assert_eq!(class.0, copying.or(before.0));
+        assert!(class.1 > before.1 || before.1 >= 10, "{class:?}");
     }
 }
 
@@ -226,21 +627,6 @@ fn a_corrupt_page_is_found_before_the_backup_has_a_name() {
     assert_eq!(failure.cause, Cause::Verification, "{failure:?}");
     drop(engine);
     assert!(bench.backups().is_empty());
-}
-
-#[test]
-fn a_disk_without_room_refuses_the_run_before_anything_waits() {
-    let bench = Bench::new("wal", "");
-    let engine = bench.engine(&Disk::default()).expect("starts");
-    let failure = engine
-        .check_room(u64::MAX)
-        .expect_err("no disk is that large");
-    assert!(
-        failure.message.contains("free space"),
-        "{}",
-        failure.message
-    );
-    assert!(engine.check_room(1).is_ok());
 }
 
 /// The log's file never shrinks by itself: one that was long already is no reason to give
@@ -276,47 +662,6 @@ fn the_log_may_be_long_but_may_not_grow_past_its_limit_under_the_pin() {
     drop((pin, draft));
 }
 
-fn manifest(raw_bytes: u64, copy_seconds: f64, bandwidth: Option<u64>) -> Manifest {
-    let id = BackupId::try_from("20261122T030000Z".to_owned()).expect("an id");
-    let artifact = Artifact {
-        name: "database.sqlite3.zst".into(),
-        stored_bytes: raw_bytes / 3,
-        stored_sha256: String::new(),
-        raw_bytes,
-        raw_sha256: String::new(),
-        compression: "zstd".into(),
-    };
-    let mut manifest = testing::manifest(&id, artifact);
-    manifest.copy_seconds = copy_seconds;
-    manifest.bandwidth = bandwidth;
-    manifest
-}
-
-#[test]
-fn a_pause_is_reckoned_by_the_best_of_the_last_copies() {
-    const GB: u64 = 1_000_000_000;
-    let bench = Bench::new("delete", "");
-    let pause = |announces, blocks, earlier: &[&Manifest]| {
-        Forecast::of(17 * GB, blocks, announces, &bench.settings.backup, earlier).pause
-    };
-    let seconds = |pause| match pause {
-        Pause::UntilCopied(estimate) => estimate.as_secs_f64(),
-        Pause::UntilPinned => 0.0,
-    };
-    assert_eq!(pause(Announces::Auto, false, &[]), Pause::UntilPinned);
-    let never_measured = seconds(pause(Announces::Auto, true, &[]));
-    assert!((113.0..114.0).contains(&never_measured), "{never_measured}");
-
-    let (slow, fast) = (manifest(GB, 10.0, None), manifest(GB, 2.0, None));
-    let throttled = manifest(GB, 100.0, Some(10_000_000));
-    let tiny = manifest(1_000, 1.0, None);
-    let earlier = [&throttled, &tiny, &slow, &fast];
-    assert!((seconds(pause(Announces::Auto, true, &earlier)) - 34.0).abs() < 0.1);
-    assert!((seconds(pause(Announces::Pause, false, &earlier)) - 34.0).abs() < 0.1);
-    let only_throttled = seconds(pause(Announces::Auto, true, &[&throttled]));
-    assert!((113.0..114.0).contains(&only_throttled), "{only_throttled}");
-}
-
 /// A copy that hangs, as on a disk that does not answer, with a real pin in its hands.
 #[derive(Debug)]
 struct Hanging {
@@ -326,11 +671,11 @@ struct Hanging {
 }
 
 impl Engine for Hanging {
-    type Draft = Draft;
+    type Draft = Prepared;
     type Pin = Pin;
     type Copy = Copied;
 
-    fn prepare(&self, run: &Run, watch: &Watch) -> Result<(Pause, Draft), Failure> {
+    fn prepare(&self, run: &Run, watch: &Watch) -> Result<(Pause, Prepared), Failure> {
         self.engine.prepare(run, watch)
     }
 
@@ -338,7 +683,7 @@ impl Engine for Hanging {
         self.engine.pin(run, limit, watch)
     }
 
-    fn copy(&self, _: &Run, _: &Draft, _: &Pin, _: &Watch) -> Result<Copied, Failure> {
+    fn copy(&self, _: &Run, _: &Prepared, _: &Pin, _: &Watch) -> Result<Copied, Failure> {
         let let_go = self.let_go.lock().expect("unpoisoned");
         // Both ends belong to the test, which may have failed.
         let _ = self.copying.send(());
@@ -357,7 +702,7 @@ impl Engine for Hanging {
     fn finish(
         &self,
         run: &Run,
-        draft: Draft,
+        draft: Prepared,
         copy: Copied,
         pauses: Pauses,
         watch: &Watch,

@@ -8,7 +8,6 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::{self, ScopedJoinHandle};
@@ -29,17 +28,16 @@ const SYNC_EVERY: u64 = 32 << 20;
 /// A chunk on its way; whoever holds the last reference may fill it again.
 type Chunk = Arc<Vec<u8>>;
 
-/// Whether the method can be used: the file is the one that was pinned, and as long as
-/// its pages.
-pub(super) fn fits(pin: &Pin) -> bool {
-    open(pin).is_ok()
-}
-
-/// Copies to the new file `raw`, syncs it, and returns the SHA-256 of what was read.
-pub(super) fn copy(pin: &Pin, raw: &Path, disk: &Disk, pace: &Pace<'_>) -> Result<String, Error> {
-    let source = open(pin)?;
-    let target = disk.create(raw)?;
-    let mut syncer = Syncer::of(disk.open(raw)?, pace.watch)?;
+/// Copies `source`, as [`open`]ed, to the new file `target`, syncs it, and returns the
+/// SHA-256 of what was read.
+pub(super) fn copy(
+    pin: &Pin,
+    source: &'static File,
+    target: disk::File,
+    disk: &Disk,
+    pace: &Pace<'_>,
+) -> Result<String, Error> {
+    let mut syncer = Syncer::of(disk.open(target.path())?, pace.watch)?;
 
     thread::scope(|scope| {
         let (to_hash, hashing) = mpsc::sync_channel(CHUNKS);
@@ -53,7 +51,6 @@ pub(super) fn copy(pin: &Pin, raw: &Path, disk: &Disk, pace: &Pace<'_>) -> Resul
             pin,
             source,
             target,
-            raw,
             pace,
             to_hash,
             free,
@@ -68,8 +65,9 @@ pub(super) fn copy(pin: &Pin, raw: &Path, disk: &Disk, pace: &Pace<'_>) -> Resul
     })
 }
 
-/// The kept descriptor of the pinned file, if it is as long as its pages.
-fn open(pin: &Pin) -> Result<&'static File, Error> {
+/// The kept descriptor of the pinned file: if the path still names the one that was
+/// pinned, and that is as long as its pages.
+pub(super) fn open(pin: &Pin) -> Result<&'static File, Error> {
     let identity = Identity {
         device: pin.facts.device,
         inode: pin.facts.inode,
@@ -100,7 +98,6 @@ struct Pump<'a> {
     pin: &'a Pin,
     source: &'static File,
     target: disk::File,
-    raw: &'a Path,
     pace: &'a Pace<'a>,
     to_hash: SyncSender<Chunk>,
     free: Receiver<Chunk>,
@@ -143,7 +140,7 @@ impl Pump<'_> {
         self.to_hash.send(Arc::clone(&chunk)).map_err(gone)?;
         self.target.write_all(&chunk).map_err(|source| Error::Io {
             doing: "write",
-            path: self.raw.into(),
+            path: self.target.path().into(),
             source,
         })?;
         Ok(length as u64)

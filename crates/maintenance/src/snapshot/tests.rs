@@ -10,11 +10,44 @@ use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 
 use super::*;
-use crate::sqlite::tests::{Fixture, OtherProcess, insert};
+use crate::catalogue::testing::memory_dir;
+use crate::disk::testing::Volume;
+use crate::sqlite::tests::{OtherProcess, insert};
 
 const BOTH: [Method; 2] = [Method::File, Method::Pages];
+const JOURNALS: [&str; 2] = ["PRAGMA journal_mode = WAL", "PRAGMA journal_mode = DELETE"];
 
-fn run(fixture: &Fixture, pin: Pin, method: Method, name: &str) -> Result<RawCopy, Error> {
+/// Databases where there are no clones, for the tests of the other methods: in memory, or
+/// the disk would decide what is tested.
+struct Fixture;
+
+impl Fixture {
+    fn wal() -> sqlite::tests::Fixture {
+        Self::new(JOURNALS[0])
+    }
+
+    fn rollback() -> sqlite::tests::Fixture {
+        Self::new(JOURNALS[1])
+    }
+
+    fn new(setup: &str) -> sqlite::tests::Fixture {
+        sqlite::tests::Fixture::new_in(memory_dir(), setup)
+    }
+}
+
+fn way(method: Method) -> Way {
+    match method {
+        Method::Pages => Way::Pages,
+        Method::Auto | Method::File => Way::File,
+    }
+}
+
+fn run(
+    fixture: &sqlite::tests::Fixture,
+    pin: Pin,
+    method: Method,
+    name: &str,
+) -> Result<RawCopy, Error> {
     let raw = fixture.directory.path().join(name);
     copy(pin, method, &raw, &Disk::default(), None, &Watch::default())
 }
@@ -69,7 +102,7 @@ fn a_copy_is_the_pinned_database_whatever_writers_do() {
         pin.release(&watch);
 
         let copied = copied.expect("nothing fails");
-        assert_eq!(copied.method, method);
+        assert_eq!(copied.method, way(method));
         assert_eq!(copied.bytes, before.len() as u64);
         let progress = watch.progress().expect("it copied");
         assert_eq!(
@@ -133,7 +166,7 @@ fn every_page_size_and_an_empty_database_can_be_copied() {
             let copied = run(&fixture, fixture.pin(), method, "raw").expect("nothing fails");
             assert_eq!(rows(&copied), 1000);
         }
-        let directory = tempfile::TempDir::new().expect("a temporary directory");
+        let directory = memory_dir();
         let path = directory.path().join("empty.db");
         fs::write(&path, b"").expect("a writable directory");
         let database = sqlite::Database::open(&path).expect("a database nothing was written to");
@@ -150,7 +183,7 @@ fn every_page_size_and_an_empty_database_can_be_copied() {
 fn auto_reads_the_file_unless_it_is_not_as_long_as_its_pages() {
     let fixture = Fixture::rollback();
     let copied = run(&fixture, fixture.pin(), Method::Auto, "first").expect("nothing fails");
-    assert_eq!(copied.method, Method::File);
+    assert_eq!(copied.method, Way::File);
 
     // By another process, which cannot harm our locks.
     let longer = std::process::Command::new("truncate")
@@ -165,7 +198,7 @@ fn auto_reads_the_file_unless_it_is_not_as_long_as_its_pages() {
         "{refused:?}"
     );
     let copied = run(&fixture, fixture.pin(), Method::Auto, "third").expect("nothing fails");
-    assert_eq!(copied.method, Method::Pages);
+    assert_eq!(copied.method, Way::Pages);
     assert_eq!(rows(&copied), 1000);
 }
 
@@ -222,7 +255,7 @@ fn a_pin_that_is_ended_under_a_copy_is_gone_at_once_and_the_copy_fails() {
 #[test]
 fn nothing_is_copied_from_a_pin_that_was_ended() {
     for method in [Method::Auto, Method::File, Method::Pages] {
-        for set_up in ["PRAGMA journal_mode = WAL", "PRAGMA journal_mode = DELETE"] {
+        for set_up in JOURNALS {
             let fixture = Fixture::new(set_up);
             let pin = fixture.pin();
             assert!(pin.handle().end(Duration::ZERO));
@@ -261,5 +294,223 @@ fn a_bandwidth_says_when_bytes_are_due() {
     assert_eq!(
         pace(Some(1)).due(u64::MAX),
         Some(Duration::from_nanos(u64::MAX))
+    );
+}
+
+#[test]
+fn a_clone_is_the_pinned_database_and_stays_it() {
+    for volume in Volume::copying_on_write() {
+        for (set_up, method) in [(JOURNALS[0], Method::Auto), (JOURNALS[1], Method::File)] {
+            let fixture = sqlite::tests::Fixture::new_in(volume.directory(), set_up);
+            fixture.sql(&insert(60_000));
+            let pin = fixture.pin();
+            let before = fixture.bytes();
+            let raw = fixture.directory.path().join("raw");
+            let watch = Watch::default();
+            // No byte is read, so none is waited for.
+            let copied = copy(pin, method, &raw, &Disk::default(), Some(1), &watch);
+            let copied = copied.expect("nothing fails");
+            assert_eq!((copied.method, &copied.sha256), (Way::Clone, &None));
+            assert_eq!(copied.bytes, before.len() as u64);
+            let progress = watch.progress().expect("it copied");
+            assert_eq!(
+                (progress.done, progress.total),
+                (copied.bytes, Some(copied.bytes))
+            );
+
+            // Every page of the database is written anew.
+            fixture.sql("DELETE FROM torrents WHERE id % 2 = 0; VACUUM");
+            if set_up == JOURNALS[0] {
+                fixture.sql("PRAGMA wal_checkpoint(TRUNCATE)");
+            }
+            assert!(fixture.bytes() != before);
+            assert!(
+                fs::read(&raw).expect("it exists") == before,
+                "the clone changed"
+            );
+            assert_eq!(rows(&copied), 61_000);
+        }
+    }
+}
+
+#[test]
+fn pages_are_asked_for_where_there_are_clones_too() {
+    let volume = Volume::xfs();
+    let fixture = sqlite::tests::Fixture::new_in(volume.directory(), JOURNALS[0]);
+    let copied = run(&fixture, fixture.pin(), Method::Pages, "raw").expect("nothing fails");
+    assert_eq!(copied.method, Way::Pages);
+}
+
+#[test]
+fn where_there_is_no_clone_the_bytes_are_copied() {
+    let [xfs, btrfs] = Volume::copying_on_write();
+    let fixture = sqlite::tests::Fixture::new_in(xfs.directory(), JOURNALS[1]);
+    for other in [btrfs.directory(), memory_dir()] {
+        let raw = other.path().join("raw");
+        let (disk, watch) = (Disk::default(), Watch::default());
+        let copied = copy(fixture.pin(), Method::Auto, &raw, &disk, None, &watch);
+        let copied = copied.expect("nothing fails");
+        assert_eq!(copied.method, Way::File);
+        assert!(copied.sha256.is_some());
+        assert_eq!(rows(&copied), 1000);
+    }
+}
+
+/// Which many do for databases on btrfs: the clone must not be copied on write either.
+#[test]
+fn a_database_that_btrfs_does_not_copy_on_write_is_cloned_too() {
+    let volume = Volume::btrfs();
+    let directory = volume.directory();
+    let changed = std::process::Command::new("chattr")
+        .arg("+C")
+        .arg(directory.path())
+        .status()
+        .expect("chattr can be run");
+    assert!(changed.success());
+    let fixture = sqlite::tests::Fixture::new_in(directory, JOURNALS[0]);
+    fixture.sql(&insert(10_000));
+    let backups = volume.directory();
+    assert!(can_clone(&fixture.path, backups.path(), &Disk::default()));
+    let pin = fixture.pin();
+    let before = fixture.bytes();
+    let raw = backups.path().join("raw");
+    let copied = copy(
+        pin,
+        Method::Auto,
+        &raw,
+        &Disk::default(),
+        None,
+        &Watch::default(),
+    );
+    let copied = copied.expect("nothing fails");
+    assert_eq!(copied.method, Way::Clone);
+    assert!(fs::read(&raw).expect("it exists") == before);
+    assert_eq!(rows(&copied), 11_000);
+}
+
+#[test]
+fn whether_there_are_clones_is_found_out_without_a_trace() {
+    let disk = Disk::default();
+    let [xfs, btrfs] = Volume::copying_on_write();
+    let memory = memory_dir();
+    let places = [xfs.path(), btrfs.path(), memory.path()];
+    for (i, home) in places.iter().enumerate() {
+        for (j, backups) in places.iter().enumerate() {
+            let possible = can_clone(&home.join("tracker.db"), backups, &disk);
+            assert_eq!(possible, i == j && i < 2, "{home:?} {backups:?}");
+        }
+        assert!(disk.list(home).expect("a directory").is_empty());
+    }
+    assert!(!can_clone(
+        Path::new("/nowhere/tracker.db"),
+        xfs.path(),
+        &disk
+    ));
+}
+
+/// A clone that has no room, or fails in another way, is not a reason to try what needs
+/// more.
+#[test]
+fn a_clone_that_fails_fails_the_copy() {
+    let volume = Volume::xfs();
+    let fixture = sqlite::tests::Fixture::new_in(volume.directory(), JOURNALS[1]);
+    // 0 creates the copy; 1 clones.
+    let raw = fixture.directory.path().join("raw");
+    let (disk, watch) = (Disk::failing_at(1), Watch::default());
+    let failed = copy(fixture.pin(), Method::Auto, &raw, &disk, None, &watch);
+    assert!(
+        matches!(&failed, Err(Error::Disk(error)) if error.doing == "clone into"),
+        "{failed:?}"
+    );
+    fixture.assert_writable();
+}
+
+fn stream_from(fixture: &sqlite::tests::Fixture, pin: &Pin) -> Result<Streamed, Error> {
+    let artifact = fixture.directory.path().join("artifact.zst");
+    stream(pin, &artifact, &Disk::default(), None, &Watch::default())
+}
+
+#[test]
+fn a_stream_is_the_pinned_database_whatever_writers_do() {
+    let fixture = Fixture::wal();
+    fixture.sql(&insert(60_000));
+    let pin = fixture.pin();
+    let before = fixture.bytes();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let writer = thread::spawn({
+        let path = fixture.path.clone();
+        move || {
+            let here = Connection::open(path).expect("the database exists");
+            while stopped.try_recv() != Err(std::sync::mpsc::TryRecvError::Disconnected) {
+                here.execute_batch(&insert(50)).expect("a commit");
+            }
+        }
+    });
+    let streamed = stream_from(&fixture, &pin);
+    drop(stop);
+    writer.join().expect("every commit went through");
+    let streamed = streamed.expect("nothing fails");
+    // The connection goes back to the pool as it was: nobody's watch ends its statements.
+    pin.release(&Watch::default());
+    fixture.database.facts().expect("readable");
+
+    assert_eq!(streamed.artifact.raw_bytes, before.len() as u64);
+    assert_eq!(
+        streamed.artifact.raw_sha256,
+        format!("{:x}", Sha256::digest(&before))
+    );
+    assert_eq!(streamed.report.rows["torrents"], 61_000);
+    let (disk, watch) = (Disk::default(), Watch::default());
+    let stored = fixture.directory.path().join(&streamed.artifact.name);
+    let unpacked = fixture.directory.path().join("unpacked");
+    verify::unpack(&stored, &streamed.artifact, &unpacked, &disk, &watch).expect("it is good");
+    assert!(fs::read(unpacked).expect("it exists") == before);
+}
+
+#[test]
+fn a_stream_that_is_cancelled_or_unpinned_ends_so() {
+    let fixture = Fixture::wal();
+    fixture.sql(&insert(60_000));
+    for end_pin in [false, true] {
+        let pin = fixture.pin();
+        let handle = pin.handle();
+        let watch = Watch::default();
+        let streaming = thread::spawn({
+            let watch = watch.clone();
+            let artifact = fixture.directory.path().join(format!("artifact-{end_pin}"));
+            // Years for the second chunk.
+            move || stream(&pin, &artifact, &Disk::default(), Some(1), &watch)
+        });
+        while watch.progress().is_none_or(|progress| progress.done == 0) {
+            thread::yield_now();
+        }
+        if end_pin {
+            assert!(handle.end(Duration::from_secs(20)));
+        } else {
+            watch.cancel("the window ended");
+        }
+        let result = streaming.join().expect("no panic");
+        match result {
+            Err(Error::Ended) => assert!(end_pin),
+            Err(Error::Cancelled(why)) => assert!(!end_pin && why == "the window ended"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_damaged_database_is_found_on_the_pinned_connection() {
+    let fixture = Fixture::wal();
+    fixture.sql(
+        "PRAGMA writable_schema = ON;
+         UPDATE sqlite_schema SET rootpage = 2 WHERE name LIKE 'sqlite_autoindex%';
+         -- Or connections go on with the schema they know.
+         PRAGMA schema_version = 1000;",
+    );
+    let pin = fixture.pin();
+    let found = stream_from(&fixture, &pin);
+    assert!(
+        matches!(found, Err(Error::Stored(verify::Error::Corrupt { .. }))),
+        "{found:?}"
     );
 }

@@ -21,6 +21,7 @@ struct Shared {
 struct State {
     cancelled: Option<String>,
     on_cancel: Vec<Box<dyn FnOnce() + Send>>,
+    expected: Option<(&'static str, Duration)>,
     step: Option<Step>,
 }
 
@@ -29,6 +30,7 @@ struct Step {
     done: u64,
     total: Option<u64>,
     began: Instant,
+    expected: Option<Duration>,
 }
 
 /// How far a job is.
@@ -42,6 +44,9 @@ pub struct Progress {
     pub total: Option<u64>,
     /// Seconds since this step began.
     pub seconds: f64,
+    /// Seconds it is expected to take in all, where `done` does not tell.
+    #[serde(default)]
+    pub expected: Option<f64>,
 }
 
 impl Watch {
@@ -85,12 +90,23 @@ impl Watch {
         reason = "how long a step takes is measured where it is taken"
     )]
     pub fn begin(&self, what: &'static str, total: Option<u64>) {
-        self.state().step = Some(Step {
+        let mut state = self.state();
+        let expected = state.expected.filter(|(step, _)| *step == what);
+        state.step = Some(Step {
             doing: what,
             done: 0,
             total,
             began: Instant::now(),
+            expected: expected.map(|(_, expected)| expected),
         });
+    }
+
+    /// Says how long a step that is yet to begin will take, if nobody has said so before.
+    pub fn expect(&self, what: &'static str, expected: Duration) {
+        let mut state = self.state();
+        if state.expected.is_none_or(|(step, _)| step != what) {
+            state.expected = Some((what, expected));
+        }
     }
 
     /// Counts bytes of the current step; nothing if none began.
@@ -108,6 +124,7 @@ impl Watch {
             done: step.done,
             total: step.total,
             seconds: step.began.elapsed().as_secs_f64(),
+            expected: step.expected.map(|expected| expected.as_secs_f64()),
         })
     }
 
@@ -176,6 +193,20 @@ mod tests {
         watch.begin("verifying", None);
         let progress = watch.progress().expect("a step began");
         assert_eq!((progress.doing.as_str(), progress.done), ("verifying", 0));
+    }
+
+    #[test]
+    fn what_is_expected_is_shown_with_its_step() {
+        let watch = Watch::default();
+        watch.expect("verifying", Duration::from_secs(40));
+        // A guess after somebody knew better.
+        watch.expect("verifying", Duration::from_secs(99));
+        let expected = |what| {
+            watch.begin(what, None);
+            watch.progress().expect("a step began").expected
+        };
+        assert_eq!(expected("copying"), None);
+        assert_eq!(expected("verifying"), Some(40.0));
     }
 
     #[test]

@@ -2,7 +2,9 @@
 //! and checksums taken on the way.
 
 use std::io::{self, BufRead as _, BufReader, Read, Write};
+use std::num::NonZero;
 use std::path::Path;
+use std::thread;
 
 use sha2::{Digest, Sha256};
 use zstd::zstd_safe::{CParameter, DParameter};
@@ -20,6 +22,13 @@ const CHUNK: usize = 256 << 10;
 const SYNC_EVERY: u64 = 16 << 20;
 /// Largest zstd window written (4 MiB, as its base-2 logarithm), and read back.
 const WINDOW_LOG: u32 = 22;
+/// zstd's level while a pin holds: the lowest there is, three times as fast as level 3.
+const HURRIED_LEVEL: i32 = 1;
+/// Threads that compress while a pin holds. More would take the service's processors, and
+/// 4 MiB each.
+const HURRIED_WORKERS: u32 = 2;
+/// Bytes each of these threads compresses at a time.
+const JOB: u32 = 1 << 20;
 
 /// Stores the database `raw` at `artifact`, checksums both on the way and makes the
 /// result durable. With [`Compression::None`], `raw` itself becomes the artifact: it is
@@ -27,7 +36,7 @@ const WINDOW_LOG: u32 = 22;
 ///
 /// Compression is done by the calling thread alone. One core is what a machine with a
 /// tracker on it can spare, and zstd's own threads would each add buffers of several
-/// megabytes; at level 3 about 4 MiB are used, at no level more than 32 MiB, whatever the
+/// megabytes; at level 3 about 4 MiB are used, at no level more than 24 MiB, whatever the
 /// size of the database. The frame carries the content's size and checksum, so `zstd -d`
 /// checks what it restores.
 ///
@@ -42,27 +51,58 @@ pub fn compress(
     disk: &Disk,
     watch: &Watch,
 ) -> Result<Artifact, Error> {
-    let name = artifact.file_name().unwrap_or_default().to_string_lossy();
-    let (raw, stored, method) = match compression {
+    match compression {
         Compression::None => {
             disk.rename(raw, artifact)?;
-            let raw = checksum(disk, artifact, watch)?;
+            let raw = checksum(artifact, disk, watch)?;
             disk.sync_file(artifact)?;
-            (raw.clone(), raw, "none")
+            Ok(described(artifact, raw.clone(), raw, "none"))
         }
         Compression::Zstd(level) => {
-            let (raw, stored) = encode(raw, artifact, level, disk, watch)?;
-            (raw, stored, "zstd")
+            let mut from = disk.open(raw)?;
+            let size = from.size()?;
+            let encoding = Encoding::patient(level);
+            watch.begin("compressing", Some(size));
+            compress_from(&mut from, raw, size, artifact, encoding, disk, watch)
         }
-    };
-    Ok(Artifact {
+    }
+}
+
+/// As [`compress`], of `size` bytes that are read from a stream, those of the file
+/// `source`. The step of the watch is the caller's.
+pub(crate) fn compress_from(
+    from: &mut impl Read,
+    source: &Path,
+    size: u64,
+    artifact: &Path,
+    encoding: Encoding,
+    disk: &Disk,
+    watch: &Watch,
+) -> Result<Artifact, Error> {
+    let writing = |error| disk::Error::new("write", artifact, error);
+    let mut from = Summed::new(from);
+    let to = Summed::new(Synced::new(disk.create(artifact)?));
+    let mut encoder = encoding.encoder(to, size).map_err(writing)?;
+    pump(&mut from, &mut encoder, watch).map_err(|stopped| match stopped {
+        Stopped::Cancelled(why) => Error::Cancelled { why },
+        Stopped::Reading(error) => disk::Error::new("read", source, error).into(),
+        Stopped::Writing(error) => writing(error).into(),
+    })?;
+    let (to, stored) = encoder.finish().map_err(writing)?.sum();
+    to.finish()?;
+    Ok(described(artifact, from.sum().1, stored, "zstd"))
+}
+
+fn described(artifact: &Path, raw: Sum, stored: Sum, compression: &str) -> Artifact {
+    let name = artifact.file_name().unwrap_or_default().to_string_lossy();
+    Artifact {
         name: name.into_owned(),
         stored_bytes: stored.bytes,
         stored_sha256: stored.sha256,
         raw_bytes: raw.bytes,
         raw_sha256: raw.sha256,
-        compression: method.to_owned(),
-    })
+        compression: compression.to_owned(),
+    }
 }
 
 /// Reads an artifact back, decompresses it and compares sizes and checksums, those of the
@@ -96,9 +136,9 @@ pub fn unpack(
 
 /// A length and a SHA-256 in lower-case hex.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Sum {
+pub(crate) struct Sum {
     bytes: u64,
-    sha256: String,
+    pub(crate) sha256: String,
 }
 
 /// Passes bytes through and sums them up.
@@ -216,54 +256,76 @@ pub(super) fn pump(
     }
 }
 
-fn checksum(disk: &Disk, path: &Path, watch: &Watch) -> Result<Sum, Error> {
-    let mut file = Summed::new(disk.open(path)?);
-    watch.begin("checksumming", Some(file.inner.size()?));
+/// The sum of a file, as it is read from the device.
+pub(crate) fn checksum(path: &Path, disk: &Disk, watch: &Watch) -> Result<Sum, Error> {
+    let file = disk.open(path)?;
+    watch.begin("checksumming", Some(file.size()?));
+    file.forget_cached();
+    let mut file = Summed::new(file);
     pump(&mut file, &mut io::sink(), watch).map_err(|stopped| match stopped {
         Stopped::Cancelled(why) => Error::Cancelled { why },
         Stopped::Reading(error) | Stopped::Writing(error) => {
             disk::Error::new("read", path, error).into()
         }
     })?;
+    file.inner.forget_cached();
     Ok(file.sum().1)
 }
 
-fn encode(
-    raw: &Path,
-    artifact: &Path,
-    level: i32,
-    disk: &Disk,
-    watch: &Watch,
-) -> Result<(Sum, Sum), Error> {
-    let writing = |error| disk::Error::new("write", artifact, error);
-    let mut from = Summed::new(disk.open(raw)?);
-    let size = from.inner.size()?;
-    watch.begin("compressing", Some(size));
-
-    let to = Summed::new(Synced::new(disk.create(artifact)?));
-    let mut encoder = encoder(to, level, size).map_err(writing)?;
-    pump(&mut from, &mut encoder, watch).map_err(|stopped| match stopped {
-        Stopped::Cancelled(why) => Error::Cancelled { why },
-        Stopped::Reading(error) => disk::Error::new("read", raw, error).into(),
-        Stopped::Writing(error) => writing(error).into(),
-    })?;
-    let (to, stored) = encoder.finish().map_err(writing)?.sum();
-    to.finish()?;
-    Ok((from.sum().1, stored))
+/// How zstd is set: what it makes of a database, and what it may take for that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Encoding {
+    pub(crate) level: i32,
+    /// Threads of its own; 0: the caller's does it all.
+    workers: u32,
 }
 
-fn encoder<W: Write>(to: W, level: i32, size: u64) -> io::Result<zstd::Encoder<'static, W>> {
-    let mut encoder = zstd::Encoder::new(to, level)?;
-    encoder.set_pledged_src_size(Some(size))?;
-    encoder.include_contentsize(true)?;
-    encoder.include_checksum(true)?;
-    if level >= 10 {
-        // From here on zstd's own tables alone grow past 32 MiB, to 90 at level 19.
-        encoder.set_parameter(CParameter::WindowLog(WINDOW_LOG))?;
-        encoder.set_parameter(CParameter::HashLog(21))?;
-        encoder.set_parameter(CParameter::ChainLog(21))?;
+impl Encoding {
+    /// For a copy that waits for nobody and for which nobody waits.
+    pub(crate) fn patient(level: i32) -> Self {
+        Self { level, workers: 0 }
     }
-    Ok(encoder)
+
+    /// For while a pin holds: as fast as a machine can with a service on it.
+    pub(crate) fn hurried() -> Self {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        Self {
+            level: HURRIED_LEVEL,
+            workers: u32::try_from(cores).unwrap_or(1).min(HURRIED_WORKERS),
+        }
+    }
+
+    fn encoder<W: Write>(self, to: W, size: u64) -> io::Result<zstd::Encoder<'static, W>> {
+        let mut encoder = zstd::Encoder::new(to, self.level)?;
+        encoder.set_pledged_src_size(Some(size))?;
+        for parameter in self.parameters() {
+            encoder.set_parameter(parameter)?;
+        }
+        Ok(encoder)
+    }
+
+    /// Beyond the level; so that its memory stays within bounds that are known.
+    fn parameters(self) -> Vec<CParameter> {
+        let mut parameters = vec![
+            CParameter::ContentSizeFlag(true),
+            CParameter::ChecksumFlag(true),
+        ];
+        if self.level >= 10 {
+            // From here on zstd's own tables alone grow past 32 MiB, to 90 at level 19.
+            parameters.extend([
+                CParameter::WindowLog(WINDOW_LOG),
+                CParameter::HashLog(21),
+                CParameter::ChainLog(21),
+            ]);
+        }
+        if self.workers > 0 {
+            parameters.extend([
+                CParameter::NbWorkers(self.workers),
+                CParameter::JobSize(JOB),
+            ]);
+        }
+        parameters
+    }
 }
 
 fn decode(
@@ -353,5 +415,44 @@ pub(super) fn failed(path: &Path, stopped: Stopped) -> Error {
         }
         Stopped::Reading(error) => disk::Error::new("read", path, error).into(),
         Stopped::Writing(error) => disk::Error::new("unpack", path, error).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zstd::zstd_safe::{CCtx, InBuffer, OutBuffer};
+
+    use super::*;
+
+    /// Bytes zstd takes for itself, once it has all it ever takes.
+    fn memory(encoding: Encoding) -> usize {
+        let mut context = CCtx::create();
+        let level = CParameter::CompressionLevel(encoding.level);
+        context.set_pledged_src_size(Some(1 << 34)).expect("set");
+        for parameter in std::iter::once(level).chain(encoding.parameters()) {
+            context
+                .set_parameter(parameter)
+                .expect("a parameter of zstd's");
+        }
+        let input: Vec<u8> = (0..1_u32 << 18).flat_map(u32::to_le_bytes).collect();
+        let mut output = vec![0; 4 << 20];
+        for _ in 0..24 {
+            let mut from = InBuffer::around(&input);
+            while from.pos() < input.len() {
+                let mut to = OutBuffer::around(&mut output);
+                context.compress_stream(&mut to, &mut from).expect("room");
+            }
+        }
+        context.sizeof()
+    }
+
+    #[test]
+    fn memory_is_bounded_at_every_level() {
+        let levels = (1..=19).map(Encoding::patient);
+        for encoding in levels.chain([Encoding::hurried()]) {
+            let mib = memory(encoding) >> 20;
+            println!("{encoding:?}: {mib} MiB");
+            assert!(mib < 24, "{encoding:?} takes {mib} MiB");
+        }
     }
 }

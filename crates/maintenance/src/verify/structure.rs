@@ -5,18 +5,47 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::{Error, Report};
+use crate::catalogue::Manifest;
 use crate::config::Depth;
 use crate::snapshot::Watch;
 
+/// What a watch is told is being done. How far that is cannot be told: `SQLite` counts
+/// neither pages nor bytes for us.
+pub(crate) const CHECKING: &str = "checking";
 /// Findings after which `SQLite` stops looking.
 const MOST_FINDINGS: u32 = 100;
 /// Virtual machine instructions between two looks at the watch.
 const INSTRUCTIONS: i32 = 10_000;
+
+/// Bytes a second of `quick_check` and of `integrity_check` until they were measured: those
+/// of the machine the figures of the documentation are of.
+const UNMEASURED_QUICK: f64 = 420e6;
+const UNMEASURED_FULL: f64 = 21e6;
+/// Databases of fewer bytes are not measured by.
+const TELLING: u64 = 16 << 20;
+
+/// How long a check of a database of so many bytes takes, by the last of the `earlier`
+/// backups (newest first) that went as deep.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+pub fn expected(bytes: u64, depth: Depth, earlier: &[&Manifest]) -> Duration {
+    let measured = |earlier: &&Manifest| {
+        let raw = earlier.database.raw_bytes;
+        let telling = raw >= TELLING && earlier.verified == depth;
+        let seconds = earlier.verify_seconds.filter(|_| telling)?;
+        Some(raw as f64 / seconds.max(0.001))
+    };
+    let rate = earlier.iter().find_map(measured).unwrap_or(match depth {
+        Depth::Quick => UNMEASURED_QUICK,
+        Depth::Full => UNMEASURED_FULL,
+    });
+    Duration::try_from_secs_f64(bytes as f64 / rate).unwrap_or(Duration::MAX)
+}
 
 /// Checks the structure of a database and counts the rows of its tables. Only for a copy:
 /// the file is opened as one that cannot change, without locks and without a WAL beside
@@ -28,13 +57,40 @@ const INSTRUCTIONS: i32 = 10_000;
 /// [`Error::Corrupt`] with what `quick_check` or `integrity_check` objects to; or if the
 /// file cannot be read, or `watch` is cancelled.
 pub fn structure(path: &Path, depth: Depth, watch: &Watch) -> Result<Report, Error> {
+    if let Ok(metadata) = path.metadata() {
+        watch.expect(CHECKING, expected(metadata.len(), depth, &[]));
+    }
+    report(path, depth, watch, || check(path, depth, watch))
+}
+
+/// As [`structure`], with `quick_check`, on a connection to the database `path` that has a
+/// read transaction open: of the snapshot it sees. It is given back as it was.
+pub(crate) fn structure_of(
+    connection: &Connection,
+    path: &Path,
+    watch: &Watch,
+) -> Result<Report, Error> {
+    let depth = Depth::Quick;
+    report(path, depth, watch, || {
+        let checked = end_with(connection, watch).and_then(|()| sound(connection, depth));
+        connection.progress_handler(0, None::<fn() -> bool>)?;
+        checked
+    })
+}
+
+fn report(
+    path: &Path,
+    depth: Depth,
+    watch: &Watch,
+    check: impl FnOnce() -> Result<BTreeMap<String, u64>, Failure>,
+) -> Result<Report, Error> {
     #[expect(
         clippy::disallowed_methods,
         reason = "measures how long the check takes; decides nothing"
     )]
     let begun = Instant::now();
-    watch.begin("checking", None);
-    let rows = check(path, depth, watch).map_err(|failure| match failure {
+    watch.begin(CHECKING, None);
+    let rows = check().map_err(|failure| match failure {
         Failure::Findings(findings) => Error::Corrupt {
             path: path.to_owned(),
             findings,
@@ -72,19 +128,29 @@ fn check(path: &Path, depth: Depth, watch: &Watch) -> Result<BTreeMap<String, u6
     anchor.next()?;
     let interrupt = connection.get_interrupt_handle();
     watch.on_cancel(move || interrupt.interrupt());
-    let watched = watch.clone();
-    connection.progress_handler(INSTRUCTIONS, Some(move || watched.cancelled().is_some()))?;
+    end_with(&connection, watch)?;
+    sound(&connection, depth)
+}
 
+/// Has statements end when the watch is cancelled.
+fn end_with(connection: &Connection, watch: &Watch) -> Result<(), Failure> {
+    let watched = watch.clone();
+    let cancelled = move || watched.cancelled().is_some();
+    Ok(connection.progress_handler(INSTRUCTIONS, Some(cancelled))?)
+}
+
+/// The rows of a database that is sound.
+fn sound(connection: &Connection, depth: Depth) -> Result<BTreeMap<String, u64>, Failure> {
     let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0))?;
     if pages == 0 {
         // A file of no length is a sound and empty database to SQLite.
         return Err(Failure::Findings(vec!["it is empty".to_owned()]));
     }
-    let findings = findings(&connection, depth)?;
+    let findings = findings(connection, depth)?;
     if !findings.is_empty() {
         return Err(Failure::Findings(findings));
     }
-    Ok(rows(&connection)?)
+    Ok(rows(connection)?)
 }
 
 fn findings(connection: &Connection, depth: Depth) -> rusqlite::Result<Vec<String>> {

@@ -1,0 +1,187 @@
+//! Pure: what a run is going to cost, reckoned by what earlier ones did.
+
+use std::time::Duration;
+
+use crate::catalogue::Manifest;
+use crate::config::{self, Announces, Compression, Method};
+use crate::snapshot::Way;
+use crate::verify;
+use crate::window::Pause;
+
+/// Bytes a second a copy is expected to reach before one has been measured: what a plain
+/// virtual disk gives. Too low an estimate refuses a run that would have fitted, which is
+/// said; too high a one closes the gate for nothing.
+const UNMEASURED_COPY: f64 = 150e6;
+
+/// The same of a clone, whose time goes by the number of extents: what a file in small
+/// pieces gives.
+const UNMEASURED_CLONE: f64 = 2e9;
+
+/// Of the database's size, what a compressed copy is reckoned to take until one is known.
+const UNMEASURED_RATIO: f64 = 0.6;
+
+/// How much larger an artifact is that was compressed in a hurry, under the pin.
+const HURRIED: f64 = 1.15;
+
+/// Of the database's size, what the service may write anew while a clone of it exists: the
+/// clone keeps the old blocks, so these take room.
+const REWRITTEN: f64 = 0.125;
+
+/// Databases of fewer bytes are not measured by.
+const TELLING: u64 = 16 << 20;
+
+/// How many of the last backups are measured by.
+const RECENT: usize = 5;
+
+/// Bytes for the manifest and the file system's own.
+const SLACK: u64 = 1 << 20;
+
+/// What there is to reckon with.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// Bytes of the database.
+    pub bytes: u64,
+    /// Whether it is on a rollback journal, where a pin keeps writers out.
+    pub blocks_writers: bool,
+    /// Whether the file can be cloned to where the backups are
+    /// ([`can_clone`](crate::snapshot::can_clone)).
+    pub clones: bool,
+    /// What is configured of announces ...
+    pub announces: Announces,
+    /// ... and of backups.
+    pub backup: &'a config::Backup,
+    /// Manifests of earlier backups, newest first.
+    pub earlier: &'a [&'a Manifest],
+}
+
+/// What a run is reckoned to cost, before it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forecast {
+    /// How the database will be got hold of, if there is [`Forecast::room`] for it.
+    pub way: Way,
+    /// For how long announces have to wait.
+    pub pause: Pause,
+    /// How long that takes, whether announces wait for it or not.
+    pub copy: Duration,
+    /// How long the structural check takes, for which nobody waits.
+    pub check: Duration,
+    /// Bytes needed in the catalogue's directory while the backup is made.
+    pub room: u64,
+    /// Bytes needed there if the file is streamed into the compressor; `None` where it
+    /// cannot be.
+    pub streamed_room: Option<u64>,
+}
+
+impl Known<'_> {
+    /// What a run costs.
+    #[must_use]
+    pub fn forecast(&self) -> Forecast {
+        let Self { bytes, backup, .. } = *self;
+        let way = match backup.method {
+            Method::Pages => Way::Pages,
+            Method::Auto | Method::File if self.clones => Way::Clone,
+            Method::Auto | Method::File => Way::File,
+        };
+        let copy = self.copy(way);
+        let waits = self.blocks_writers || self.announces == Announces::Pause;
+        let can_stream = !waits && way != Way::Pages;
+        let (room, streamed_room) = match backup.compression {
+            // The raw copy becomes the artifact. A clone does too, and will own more and
+            // more of its blocks: it must not be the database that then finds no room.
+            Compression::None => (bytes, None),
+            Compression::Zstd(_) => {
+                let artifact = share(bytes, self.ratio());
+                let raw = match way {
+                    Way::Clone => share(bytes, REWRITTEN),
+                    _ => bytes,
+                };
+                let streamed = share(artifact, HURRIED).saturating_add(SLACK);
+                (raw.saturating_add(artifact), can_stream.then_some(streamed))
+            }
+        };
+        Forecast {
+            way,
+            pause: if waits {
+                Pause::UntilCopied(copy)
+            } else {
+                Pause::UntilPinned
+            },
+            copy,
+            check: verify::expected(bytes, backup.verify, self.earlier),
+            room: room.saturating_add(SLACK),
+            streamed_room,
+        }
+    }
+
+    /// How long it takes to get hold of the database.
+    fn copy(&self, way: Way) -> Duration {
+        let (rate, limit) = match way {
+            // No byte is read that could be counted.
+            Way::Clone => (self.measured(true).unwrap_or(UNMEASURED_CLONE), None),
+            _ => {
+                let rate = self.measured(false).unwrap_or(UNMEASURED_COPY);
+                (rate, self.backup.bandwidth)
+            }
+        };
+        let rate = limit.map_or(rate, |limit| rate.min(as_rate(limit)));
+        Duration::try_from_secs_f64(as_rate(self.bytes) / rate).unwrap_or(Duration::MAX)
+    }
+
+    /// Bytes a second: the best of the last few clones, or copies. The best, because one
+    /// slow night must not keep the next run from beginning, and with it from measuring
+    /// anew.
+    fn measured(&self, clones: bool) -> Option<f64> {
+        let telling = |earlier: &&&Manifest| match earlier.method {
+            // What took no time says nothing about a larger database.
+            _ if earlier.database.raw_bytes < TELLING => false,
+            Way::Clone => clones,
+            // One that was slowed down on purpose says nothing about the disk.
+            Way::File | Way::Pages => !clones && earlier.bandwidth.is_none(),
+            // Compressed on the way.
+            Way::Stream => false,
+        };
+        let rate = |earlier: &&Manifest| {
+            as_rate(earlier.database.raw_bytes) / earlier.copy_seconds.max(0.001)
+        };
+        let recent = self.earlier.iter().filter(telling).take(RECENT);
+        recent.map(rate).reduce(f64::max)
+    }
+
+    /// Of its bytes, those that are left once it is compressed.
+    fn ratio(&self) -> f64 {
+        self.earlier.first().map_or(UNMEASURED_RATIO, |last| {
+            as_rate(last.database.stored_bytes) / as_rate(last.database.raw_bytes.max(1))
+        })
+    }
+}
+
+impl Forecast {
+    /// How a run gets hold of the database where so many bytes are free: as it would, or,
+    /// should there be no room for that, streamed. `None`: not at all.
+    #[must_use]
+    pub fn way_with(&self, free: u64) -> Option<Way> {
+        if free >= self.room {
+            return Some(self.way);
+        }
+        self.streamed_room
+            .filter(|room| free >= *room)
+            .map(|_| Way::Stream)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn as_rate(bytes: u64) -> f64 {
+    bytes as f64
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "an estimate"
+)]
+fn share(bytes: u64, of: f64) -> u64 {
+    (as_rate(bytes) * of) as u64
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+use super::*;
+use crate::catalogue::{Artifact, BackupId, testing};
+use crate::config::{Depth, Settings, Source};
+
+const GB: u64 = 1_000_000_000;
+
+fn settings(backup: &str) -> Settings {
+    let text = "[maintenance]\nenabled = true\nwindow = \"03:00-03:05\"\n[maintenance.backup]\n";
+    let settings = Source::text(format!("{text}{backup}")).maintenance();
+    settings.expect("valid").expect("enabled")
+}
+
+fn manifest(method: Way, raw_bytes: u64, copy_seconds: f64) -> Manifest {
+    let id = BackupId::try_from("20261122T030000Z".to_owned()).expect("an id");
+    let artifact = Artifact {
+        name: "database.sqlite3.zst".into(),
+        stored_bytes: raw_bytes / 4,
+        stored_sha256: String::new(),
+        raw_bytes,
+        raw_sha256: String::new(),
+        compression: "zstd".into(),
+    };
+    Manifest {
+        method,
+        copy_seconds,
+        ..testing::manifest(&id, artifact)
+    }
+}
+
+fn throttled(manifest: Manifest) -> Manifest {
+    Manifest {
+        bandwidth: Some(10_000_000),
+        ..manifest
+    }
+}
+
+/// 17 GB, on a rollback journal, of which nothing is known but what is given.
+fn known<'a>(settings: &'a Settings, earlier: &'a [&'a Manifest]) -> Known<'a> {
+    Known {
+        bytes: 17 * GB,
+        blocks_writers: true,
+        clones: false,
+        announces: settings.announces,
+        backup: &settings.backup,
+        earlier,
+    }
+}
+
+/// In tenths of a second.
+fn pause(known: Known<'_>) -> u128 {
+    match known.forecast().pause {
+        Pause::UntilCopied(estimate) => estimate.as_millis() / 100,
+        Pause::UntilPinned => 0,
+    }
+}
+
+#[test]
+fn a_pause_is_reckoned_by_the_best_of_the_last_copies_of_its_kind() {
+    let settings = settings("");
+    let slow = manifest(Way::File, GB, 10.0);
+    let fast = manifest(Way::Pages, GB, 2.0);
+    let limited = throttled(manifest(Way::File, GB, 100.0));
+    let tiny = manifest(Way::File, 1_000, 1.0);
+    let cloned = manifest(Way::Clone, GB, 0.1);
+    let limited_clone = throttled(manifest(Way::Clone, GB, 0.05));
+    let streamed = manifest(Way::Stream, GB, 0.001);
+    for (clones, earlier, expected) in [
+        (false, &[][..], 1133),
+        (false, &[&limited, &tiny, &slow, &fast], 340),
+        (false, &[&slow], 1700),
+        (false, &[&limited, &cloned, &streamed], 1133),
+        (true, &[], 85),
+        (true, &[&slow, &fast, &streamed], 85),
+        (true, &[&cloned, &slow], 17),
+        // A limit on bytes read is none on a clone.
+        (true, &[&limited_clone], 8),
+        // Six: the oldest no longer counts.
+        (false, &[&slow, &slow, &slow, &slow, &slow, &fast], 1700),
+    ] {
+        let known = Known {
+            clones,
+            ..known(&settings, earlier)
+        };
+        assert_eq!(pause(known), expected, "{clones} {}", earlier.len());
+        let serving = Known {
+            blocks_writers: false,
+            ..known
+        };
+        assert_eq!(serving.forecast().pause, Pause::UntilPinned);
+        assert_eq!(serving.forecast().copy, known.forecast().copy);
+        let pausing = Known {
+            announces: Announces::Pause,
+            ..serving
+        };
+        assert_eq!(pause(pausing), expected);
+    }
+}
+
+#[test]
+fn a_bandwidth_slows_a_copy_but_no_clone() {
+    let settings = settings("bandwidth = \"100MB\"\n");
+    let known = known(&settings, &[]);
+    assert_eq!(pause(known), 1700);
+    assert_eq!(
+        pause(Known {
+            clones: true,
+            ..known
+        }),
+        85
+    );
+}
+
+#[test]
+fn room_is_reckoned_for_what_lies_there_at_once() {
+    let last = &manifest(Way::File, GB, 1.0); // a quarter is left of it
+    let (zstd, none, pages) = (
+        settings(""),
+        settings("compression = \"none\"\n"),
+        settings("method = \"pages\"\n"),
+    );
+    let artifact = 17 * GB / 4;
+    let streamed = Some(share(artifact, HURRIED) + SLACK);
+    for (settings, clones, blocks_writers, way, room, streamed_room) in [
+        (&zstd, false, false, Way::File, 17 * GB + artifact, streamed),
+        (&zstd, false, true, Way::File, 17 * GB + artifact, None),
+        (
+            &zstd,
+            true,
+            false,
+            Way::Clone,
+            17 * GB / 8 + artifact,
+            streamed,
+        ),
+        (&zstd, true, true, Way::Clone, 17 * GB / 8 + artifact, None),
+        // The copy is the artifact; a clone grows to its full size in time.
+        (&none, false, false, Way::File, 17 * GB, None),
+        (&none, true, false, Way::Clone, 17 * GB, None),
+        (&pages, true, false, Way::Pages, 17 * GB + artifact, None),
+    ] {
+        let forecast = Known {
+            clones,
+            blocks_writers,
+            ..known(settings, &[last])
+        }
+        .forecast();
+        assert_eq!(forecast.way, way);
+        assert_eq!(forecast.room, room + SLACK, "{forecast:?}");
+        assert_eq!(forecast.streamed_room, streamed_room, "{forecast:?}");
+
+        assert_eq!(forecast.way_with(forecast.room), Some(way));
+        let stream = streamed_room.map(|_| Way::Stream);
+        assert_eq!(forecast.way_with(forecast.room - 1), stream);
+        let least = streamed_room.unwrap_or(forecast.room);
+        assert_eq!(forecast.way_with(least - 1), None);
+    }
+}
+
+#[test]
+fn a_check_is_reckoned_by_the_last_that_went_as_deep() {
+    let checked = |verified, verify_seconds| Manifest {
+        verified,
+        verify_seconds,
+        ..manifest(Way::File, GB, 1.0)
+    };
+    let quick = checked(Depth::Quick, Some(2.0));
+    let full = checked(Depth::Full, Some(40.0));
+    let older = checked(Depth::Full, Some(50.0));
+    let unknown = checked(Depth::Full, None);
+    let check = |depth: &str, earlier: &[&Manifest]| {
+        let settings = settings(&format!("verify = \"{depth}\"\n"));
+        known(&settings, earlier).forecast().check.as_secs()
+    };
+    assert_eq!(check("quick", &[]), 40);
+    assert_eq!(check("full", &[]), 809);
+    assert_eq!(check("full", &[&quick]), 809);
+    assert_eq!(check("full", &[&unknown, &quick, &full, &older]), 680);
+    assert_eq!(check("quick", &[&full, &quick]), 34);
+}
