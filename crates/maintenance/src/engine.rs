@@ -1,7 +1,7 @@
 //! What a run does to a SQLite database: the driver's [`Engine`] with real parts.
 //!
 //! ```text
-//!  prepare   facts · room on the disk · how long would announces wait? · draft · PASSIVE checkpoint
+//!  prepare   facts · files · room on the disk · how long would announces wait? · draft · PASSIVE checkpoint
 //!  pin       the recipe of `sqlite`
 //!  copy      raw copy, durable
 //!  release   the pin ends, the log is shrunk; beside what follows
@@ -16,10 +16,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::catalogue::{Catalogue, Draft, Manifest};
+use crate::catalogue::{Artifact, Catalogue, Draft, Manifest};
 use crate::config::{self, Announces, Compression, Settings};
 use crate::disk::Disk;
 use crate::driver::{Engine, LOG_TARGET, NotPinned, Pauses, Published};
+use crate::excerpt;
 use crate::publication::{Made, Publisher};
 use crate::snapshot::{self, RawCopy, Watch};
 use crate::sqlite::{self, Database, Facts, Pin, PinError, PinHandle};
@@ -30,7 +31,8 @@ use crate::window::{Cause, Failure, Pause, Run};
 /// said; too high a one closes the gate for nothing.
 const UNMEASURED_RATE: f64 = 150e6;
 
-/// Of the database's size, what a compressed copy is reckoned to take until one is known.
+/// Of the database's size, what a compressed copy, or an excerpt in both its forms, is
+/// reckoned to take until one is known.
 const UNMEASURED_RATIO: f64 = 0.6;
 
 /// Copies smaller than this many bytes are not measured by.
@@ -134,6 +136,31 @@ impl BackupEngine {
         ))
     }
 
+    /// Whether the database has the tables the configuration names.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with their names, or with the database.
+    pub fn check_partial(&self) -> Result<(), Failure> {
+        let Some(partial) = &self.backup.partial else {
+            return Ok(());
+        };
+        let checked = self
+            .database
+            .read(|connection| Ok(excerpt::check(connection, self.database.path(), partial)))
+            .map_err(|error| Failure::other(&error))?;
+        checked.map_err(|error| Failure::other(&error))
+    }
+
+    fn publisher(&self) -> Publisher<'_> {
+        Publisher {
+            catalogue: &self.catalogue,
+            disk: &self.disk,
+            backup: &self.backup,
+            service: &self.service,
+        }
+    }
+
     /// Refuses a run the disk has no room for, before anything waits for it.
     fn check_room(&self, needed: u64) -> Result<(), Failure> {
         let directory = self.catalogue.directory();
@@ -194,7 +221,10 @@ impl Engine for BackupEngine {
         self.releasing().cancel("another run begins");
         let facts = self.facts()?;
         let Forecast { pause, room } = self.forecast(&facts)?;
-        self.check_room(room)?;
+        // As an archive, and that once more compressed.
+        let files = 2 * self.publisher().choose_files(&facts.path)?.0.bytes();
+        self.check_room(room + files)?;
+        self.check_partial()?;
         let draft = self
             .catalogue
             .begin(run.began)
@@ -275,13 +305,7 @@ impl Engine for BackupEngine {
             read_mark_zero,
             pause: pauses.total,
         };
-        Publisher {
-            catalogue: &self.catalogue,
-            disk: &self.disk,
-            backup: &self.backup,
-            service: &self.service,
-        }
-        .publish(draft, &raw, made, watch)
+        self.publisher().publish(draft, &raw, made, watch)
     }
 
     fn pinned_too_long(&self) -> Option<Failure> {
@@ -342,11 +366,24 @@ impl Forecast {
         } else {
             Pause::UntilPinned
         };
-        let ratio = match backup.compression {
-            Compression::None => 0.0, // the raw copy becomes the artifact
-            Compression::Zstd(_) => earlier.first().map_or(UNMEASURED_RATIO, |last| {
-                last.database.stored_bytes as f64 / last.database.raw_bytes.max(1) as f64
-            }),
+        let last = earlier.iter().find(|last| last.partial == backup.partial);
+        let made_of_it = |last: &&Manifest| {
+            let Artifact {
+                raw_bytes,
+                stored_bytes,
+                ..
+            } = last.database;
+            match (backup.compression, &last.partial) {
+                (Compression::None, None) => 0, // the raw copy becomes the artifact
+                (Compression::None, Some(_)) => raw_bytes,
+                (Compression::Zstd(_), None) => stored_bytes,
+                (Compression::Zstd(_), Some(_)) => raw_bytes + stored_bytes,
+            }
+        };
+        let ratio = match (last, backup.compression, &backup.partial) {
+            (Some(last), ..) => made_of_it(last) as f64 / last.copied_bytes().max(1) as f64,
+            (None, Compression::None, None) => 0.0,
+            (None, ..) => UNMEASURED_RATIO,
         };
         let room = bytes + (bytes as f64 * ratio) as u64 + SLACK;
         Self { pause, room }
@@ -361,9 +398,9 @@ fn measured_rate(earlier: &[&Manifest]) -> f64 {
         .iter()
         // A copy that took no time says nothing about a larger one, and one that was
         // slowed down on purpose nothing about what the disk can do.
-        .filter(|manifest| manifest.database.raw_bytes >= TELLING && manifest.bandwidth.is_none())
+        .filter(|manifest| manifest.copied_bytes() >= TELLING && manifest.bandwidth.is_none())
         .take(RECENT)
-        .map(|manifest| manifest.database.raw_bytes as f64 / manifest.copy_seconds.max(0.001))
+        .map(|manifest| manifest.copied_bytes() as f64 / manifest.copy_seconds.max(0.001))
         .reduce(f64::max)
         .unwrap_or(UNMEASURED_RATE)
 }

@@ -1,7 +1,8 @@
 //! From a raw copy to a backup under its final name.
 //!
 //! ```text
-//!  structure and rows of the copy · compress · read back · publish by rename · prune
+//!  other files · structure and rows of the copy · (an excerpt of it) · compress · read back
+//!  · publish by rename · prune
 //! ```
 //!
 //! Nothing has its final name before it has been read back and compared, and nothing old
@@ -12,19 +13,21 @@
 //! Whoever made the copy calls this: the engine in the service itself, or a sidecar once
 //! it was told that the file was held still throughout.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::catalogue::{Backup, Catalogue, Draft, MANIFEST_FORMAT, Manifest, Owner};
+use crate::catalogue::{Backup, Catalogue, Draft, MANIFEST_FORMAT, Manifest, Owner, StoredFiles};
 use crate::config;
 use crate::disk::Disk;
 use crate::driver::Published;
+use crate::excerpt::{self, Partial};
+use crate::files::{self, Choice, Reserved};
 use crate::snapshot::{RawCopy, Watch};
 use crate::sqlite::Facts;
 use crate::status::milliseconds;
-use crate::verify;
+use crate::verify::{self, Report};
 use crate::window::{Cause, Failure, RunId};
 
 /// A database that shrank by more than half since the last backup is worth a look.
@@ -81,15 +84,22 @@ impl Publisher<'_> {
     ) -> Result<Published, Failure> {
         let compression = self.backup.compression;
         let mut warnings = Vec::new();
-        let last = self.last_backup()?;
-        warnings.extend(last.as_ref().and_then(|last| shrunk(last, raw.bytes)));
+        let last = self.last_alike()?;
+        let files = self.store_files(&draft, &made.facts, &mut warnings, watch)?;
 
         let report = verify::structure(&raw.path, self.backup.verify, watch).map_err(unverified)?;
         let artifact_path = draft.artifact_path(&compression);
-        let artifact = verify::compress(&raw.path, &artifact_path, compression, self.disk, watch)
+        let (database, report) = match &self.backup.partial {
+            None => (raw.path.clone(), report),
+            Some(partial) => self.excerpt(&draft, raw, partial, &made.facts, watch)?,
+        };
+        let artifact = verify::compress(&database, &artifact_path, compression, self.disk, watch)
             .map_err(unverified)?;
-        check_read(raw, &artifact.raw_sha256, &raw.path)?;
+        if self.backup.partial.is_none() {
+            check_read(raw, &artifact.raw_sha256, &raw.path)?;
+        }
         verify::artifact(&artifact_path, &artifact, self.disk, watch).map_err(unverified)?;
+        warnings.extend(last.and_then(|last| shrunk(&last, artifact.raw_bytes)));
 
         let Made {
             run,
@@ -121,6 +131,8 @@ impl Publisher<'_> {
             copy_seconds: raw.seconds,
             bandwidth: self.backup.bandwidth,
             database: artifact,
+            partial: self.backup.partial.clone(),
+            files,
             rows: report.rows,
             verified: report.depth,
             warnings: warnings.clone(),
@@ -141,12 +153,96 @@ impl Publisher<'_> {
         })
     }
 
-    fn last_backup(&self) -> Result<Option<Manifest>, Failure> {
+    /// What is to be stored besides the database, as of now. What cannot be, though it
+    /// should, is an error if `missing_files` says so.
+    ///
+    /// # Errors
+    ///
+    /// As [`files::choose`] and [`files::check_missing`].
+    pub fn choose_files(&self, database: &Path) -> Result<(Choice, Reserved), Failure> {
+        let wanted = &self.backup.files;
+        let reserved = Reserved::of(database, self.catalogue.directory());
+        let choice = files::choose(wanted, &reserved, self.disk).map_err(not_stored)?;
+        files::check_missing(&choice.left_out, wanted.missing).map_err(not_stored)?;
+        Ok((choice, reserved))
+    }
+
+    fn store_files(
+        &self,
+        draft: &Draft,
+        facts: &Facts,
+        warnings: &mut Vec<String>,
+        watch: &Watch,
+    ) -> Result<Option<StoredFiles>, Failure> {
+        let config::Files { missing, limit, .. } = self.backup.files;
+        let (choice, reserved) = self.choose_files(&facts.path)?;
+        let compression = self.backup.compression;
+        let stored = files::store(
+            choice,
+            limit,
+            &reserved,
+            draft,
+            compression,
+            self.disk,
+            watch,
+        )
+        .map_err(not_stored)?;
+        files::check_missing(&stored.left_out, missing).map_err(not_stored)?;
+        warnings.extend(files::warning(&stored.left_out));
+        Ok(stored.files)
+    }
+
+    /// Takes an excerpt of the copy, which is not needed any more then, and checks it like
+    /// the copy itself.
+    fn excerpt(
+        &self,
+        draft: &Draft,
+        raw: &RawCopy,
+        partial: &Partial,
+        facts: &Facts,
+        watch: &Watch,
+    ) -> Result<(PathBuf, Report), Failure> {
+        let read = verify::checksum(self.disk, &raw.path, watch).map_err(unverified)?;
+        check_read(raw, &read.sha256, &raw.path)?;
+        let path = draft.excerpt_path();
+        let counted = excerpt::take(&raw.path, &path, partial, facts.journal, self.disk, watch)
+            .map_err(|error| not_taken(&error))?;
+        let report = verify::structure(&path, self.backup.verify, watch).map_err(unverified)?;
+        excerpt::compare(&counted, &report.rows).map_err(|error| not_taken(&error))?;
+        self.disk
+            .remove_file(&raw.path)
+            .map_err(|error| Failure::other(&error))?;
+        Ok((path, report))
+    }
+
+    /// The last backup of the same part of the database: others are of another size.
+    fn last_alike(&self) -> Result<Option<Manifest>, Failure> {
         let newest = self
             .catalogue
             .backups()
             .map_err(|error| Failure::other(&error))?;
-        Ok(newest.into_iter().next().map(|backup| backup.manifest))
+        Ok(newest
+            .into_iter()
+            .map(|backup| backup.manifest)
+            .find(|manifest| manifest.partial == self.backup.partial))
+    }
+}
+
+fn not_stored(error: files::Error) -> Failure {
+    match error {
+        files::Error::Verify(error) => unverified(error),
+        error => Failure::other(&error),
+    }
+}
+
+fn not_taken(error: &excerpt::Error) -> Failure {
+    Failure {
+        cause: if error.is_damage() {
+            Cause::Verification
+        } else {
+            Cause::Other
+        },
+        message: error.to_string(),
     }
 }
 

@@ -47,6 +47,8 @@ pub(crate) fn manifest(id: &BackupId, database: Artifact) -> Manifest {
         copy_seconds: 0.5,
         bandwidth: None,
         database,
+        partial: None,
+        files: None,
         rows: BTreeMap::from([("torrents".to_owned(), 3)]),
         verified: Depth::Quick,
         warnings: Vec::new(),

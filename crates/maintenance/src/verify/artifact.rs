@@ -96,9 +96,9 @@ pub fn unpack(
 
 /// A length and a SHA-256 in lower-case hex.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Sum {
+pub(crate) struct Sum {
     bytes: u64,
-    sha256: String,
+    pub(crate) sha256: String,
 }
 
 /// Passes bytes through and sums them up.
@@ -216,7 +216,8 @@ pub(super) fn pump(
     }
 }
 
-fn checksum(disk: &Disk, path: &Path, watch: &Watch) -> Result<Sum, Error> {
+/// Reads a whole file and sums it up.
+pub(crate) fn checksum(disk: &Disk, path: &Path, watch: &Watch) -> Result<Sum, Error> {
     let mut file = Summed::new(disk.open(path)?);
     watch.begin("checksumming", Some(file.inner.size()?));
     pump(&mut file, &mut io::sink(), watch).map_err(|stopped| match stopped {
@@ -328,7 +329,7 @@ fn compare(path: &Path, expected: &Artifact, stored: &Sum, raw: &Sum) -> Result<
         (found.sha256 != sha256)
             .then(|| format!("{what}: SHA-256 is {}, not {sha256}", found.sha256))
     };
-    let (name, inside) = ("the file", "the database inside");
+    let (name, inside) = ("the file", "what is inside");
     let findings: Vec<_> = [
         same(name, stored, expected.stored_bytes, &expected.stored_sha256),
         same(inside, raw, expected.raw_bytes, &expected.raw_sha256),
