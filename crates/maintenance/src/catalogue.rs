@@ -4,8 +4,9 @@
 //!  <directory>/
 //!    20261122T030000Z/            a backup: complete, verified and synced
 //!      database.sqlite3.zst       `zstd -d` alone restores it
+//!      files.tar.zst              other files, if any are wanted; for its owner alone
 //!      manifest.json              what it is; never changed after publishing
-//!      SHA256SUMS                 of the two above; `sha256sum -c` checks them
+//!      SHA256SUMS                 of those above; `sha256sum -c` checks them
 //!      verified.json, protected   what was learned and wished since; may be missing
 //!    .20261123T030000Z.partial/   a backup in the making, locked by its maker
 //!    .20261115T030000Z.removing/  a backup on its way out
@@ -47,7 +48,7 @@ pub use self::foreign::{Foreign, Form};
 use self::id::Temporary;
 pub use self::id::{BackupId, NotAnId};
 pub use self::lock::{Locked, Owner};
-pub use self::manifest::{Artifact, MANIFEST_FORMAT, Manifest};
+pub use self::manifest::{Artifact, MANIFEST_FORMAT, Manifest, StoredFile, StoredFiles};
 pub use self::notes::{Check, Notes};
 use crate::config::Keep;
 use crate::disk::{self, Claim, Disk};
@@ -116,7 +117,7 @@ pub enum Entry {
 pub struct Pruned {
     /// What was removed, oldest first.
     pub removed: Vec<BackupId>,
-    /// What stays and why, newest first.
+    /// What stays and why, newest first, of the kind that was pruned: full or partial ones.
     pub kept: Vec<Decision>,
 }
 
@@ -346,15 +347,27 @@ impl Catalogue {
         }
     }
 
-    /// The newest backup that is good as far as is known.
+    /// The newest backup of a whole database that is good as far as is known; only where
+    /// there is none, the newest that is partial.
     ///
     /// # Errors
     ///
     /// As [`Self::list`].
     pub fn newest_good(&self) -> Result<Option<BackupId>, Error> {
+        let full = self.newest_of(true)?;
+        full.map_or_else(|| self.newest_of(false), |full| Ok(Some(full)))
+    }
+
+    /// The newest backup that is good as far as is known, of those that are `full` or of
+    /// those that are partial.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::list`].
+    pub fn newest_of(&self, full: bool) -> Result<Option<BackupId>, Error> {
         let backups = self.backups()?.into_iter();
         Ok(backups
-            .filter(|backup| !backup.notes.is_damaged())
+            .filter(|backup| backup.manifest.is_full() == full && !backup.notes.is_damaged())
             .max_by(|one, other| {
                 let key = |backup: &Backup| (backup.manifest.began, backup.manifest.id.clone());
                 key(one).cmp(&key(other))
@@ -374,9 +387,9 @@ impl Catalogue {
             .into_iter()
             .filter(|backup| !backup.notes.is_damaged())
             .map(|backup| Candidate {
+                full: backup.manifest.is_full(),
                 id: backup.manifest.id,
                 began: backup.manifest.began,
-                full: true,
                 protected: backup.notes.protected,
             })
             .collect();
@@ -481,7 +494,7 @@ impl Catalogue {
                 manifest.began.to_rfc3339()
             ));
         }
-        check_size(&dir, &manifest.database)?;
+        check_artifacts(&dir, &manifest)?;
         let notes = Notes::read(&dir, &self.disk);
         Ok(Backup {
             dir,
@@ -519,19 +532,31 @@ impl Catalogue {
     }
 }
 
-/// Whether the stored file is there, has a plain name and the size it should have.
-fn check_size(dir: &Path, database: &Artifact) -> Result<(), String> {
-    let name = &database.name;
+/// Whether the stored files are there, each with a name and the size it should have.
+fn check_artifacts(dir: &Path, manifest: &Manifest) -> Result<(), String> {
+    let mut names = vec![MANIFEST, SUMS];
+    for artifact in manifest.artifacts() {
+        if names.contains(&artifact.name.as_str()) {
+            return Err(format!("`{}` is the name of two files", artifact.name));
+        }
+        names.push(&artifact.name);
+        check_size(dir, artifact)?;
+    }
+    Ok(())
+}
+
+fn check_size(dir: &Path, artifact: &Artifact) -> Result<(), String> {
+    let name = &artifact.name;
     // A manifest is input: its name must not lead out of the directory.
     if Path::new(name).file_name() != Some(OsStr::new(name)) {
         return Err(format!("`{name}` is not a plain file name"));
     }
     match fs::symlink_metadata(dir.join(name)) {
-        Ok(found) if found.is_file() && found.len() == database.stored_bytes => Ok(()),
+        Ok(found) if found.is_file() && found.len() == artifact.stored_bytes => Ok(()),
         Ok(found) if found.is_file() => Err(format!(
             "{name} has {} bytes, not {}",
             found.len(),
-            database.stored_bytes
+            artifact.stored_bytes
         )),
         Ok(_) => Err(format!("{name} is not a regular file")),
         Err(error) => Err(format!("{name}: {error}")),

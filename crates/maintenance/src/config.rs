@@ -15,15 +15,19 @@ mod source;
 mod table;
 mod value;
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use glob::Pattern;
 
 pub use self::file::File;
 use self::file::TABLE;
 pub use self::source::{Error, Source};
 use self::table::{Fault, Read, Table};
 pub use self::table::{Problem, Problems};
+use crate::excerpt::{Partial, TORRENTS};
 use crate::schedule::{self, Schedule};
 
 /// The checked configuration. Only this module builds one (hence `non_exhaustive`), so
@@ -157,8 +161,38 @@ pub struct Backup {
     pub bandwidth: Option<u64>,
     /// How the reads and writes of a run rank beside those of the service.
     pub io_priority: IoPriority,
-    /// Other files every backup holds. Empty in this version.
-    pub files: Vec<PathBuf>,
+    /// Which part of the database is stored; `None`: all of it.
+    pub partial: Option<Partial>,
+    /// Other files every backup holds.
+    pub files: Files,
+}
+
+/// The keys of `[maintenance.backup]` about other files than the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Files {
+    /// `files`: paths and glob patterns; of a directory all that is in it.
+    pub wanted: Vec<PathBuf>,
+    /// `config_file`: whether the configuration file in use is one of them.
+    pub config_file: bool,
+    /// That file; `None`: it is not wanted, or the configuration is not one file.
+    /// [`Source`] fills it in.
+    pub configuration: Option<PathBuf>,
+    /// `exclude`: what is left out of them.
+    pub exclude: Vec<Pattern>,
+    /// `missing_files`: what is to be made of files that are wanted and not to be had.
+    pub missing: Missing,
+    /// `files_limit`: bytes all of them may have together.
+    pub limit: u64,
+}
+
+/// `backup.missing_files`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// The backup is made without them and says so.
+    Warn,
+    /// The run fails.
+    Error,
 }
 
 /// `backup.keep`: how many of each period's newest backups stay. 0 keeps none for that
@@ -263,9 +297,6 @@ fn not_yet(table: &mut Table<'_>, backup: &Backup, readiness: Option<&Readiness>
     };
     if backup.taken_by == TakenBy::Sidecar {
         object("backup.taken_by", r#"write "tracker""#);
-    }
-    if !backup.files.is_empty() {
-        object("backup.files", "leave the list empty");
     }
     if let Some(readiness) = readiness {
         if !readiness.bind_address.ip().is_loopback() {
@@ -393,7 +424,8 @@ impl Backup {
             compression: Compression::read(table),
             verify: table.or("verify", Depth::Quick, value::choice(&verify)),
             keep: table.table("keep", Keep::read),
-            files: table.or("files", Vec::new(), value::paths),
+            partial: read_partial(table),
+            files: Files::read(table),
             // Below the least a run would be given up by the first announces it lets through.
             // There is no "unlimited": the disk is not.
             wal_limit: table.or("wal_limit", GIB, value::size(MIB)),
@@ -401,6 +433,50 @@ impl Backup {
             bandwidth: table.or("bandwidth", None, value::limit(64 * KIB)),
             io_priority: table.or("io_priority", IoPriority::Low, value::choice(&priority)),
         }
+    }
+}
+
+/// `tables` and `completed_only`.
+fn read_partial(table: &mut Table<'_>) -> Option<Partial> {
+    let tables = table.optional("tables", value::texts);
+    let completed_only = table.or("completed_only", false, value::flag);
+    let tables: Option<BTreeSet<_>> = tables.map(|tables| tables.into_iter().collect());
+    if let Some(tables) = &tables {
+        if tables.is_empty() {
+            let hint = "name the tables whose rows are stored, or remove it to store all";
+            table.object("tables", Fault::new("names no table", hint));
+        }
+        if completed_only && !tables.contains(TORRENTS) {
+            let what = "has no meaning without the table torrents in tables";
+            let hint = r#"remove it, or add "torrents""#;
+            table.object("completed_only", Fault::new(what, hint));
+        }
+    }
+    (tables.is_some() || completed_only).then_some(Partial {
+        tables,
+        completed_only,
+    })
+}
+
+impl Files {
+    fn read(table: &mut Table<'_>) -> Self {
+        let missing = [("warn", Missing::Warn), ("error", Missing::Error)];
+        Self {
+            wanted: table.or("files", Vec::new(), value::paths_or_patterns),
+            config_file: table.or("config_file", true, value::flag),
+            configuration: None,
+            exclude: table.or("exclude", Vec::new(), value::patterns),
+            missing: table.or("missing_files", Missing::Warn, value::choice(&missing)),
+            // Configuration is small. What is larger is a slip of a pattern, or deserves a
+            // figure of its own.
+            limit: table.or("files_limit", 64 * MIB, value::size(KIB)),
+        }
+    }
+
+    /// Takes note of where the configuration was read from.
+    fn read_from(&mut self, path: Option<&Path>) {
+        let path = path.filter(|_| self.config_file);
+        self.configuration = path.map(Path::to_owned);
     }
 }
 

@@ -19,12 +19,13 @@
 )]
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{Advice, IFlags, OFlags};
 use rustix::io::Errno;
@@ -48,6 +49,8 @@ const LINKS: u32 = 40;
 pub struct Disk {
     seam: Arc<Seam>,
     guarded: Option<Arc<Guard>>,
+    /// Whether what is created is for its owner alone.
+    private: bool,
 }
 
 /// What could not be done, to which file, and why.
@@ -144,7 +147,18 @@ impl Disk {
         let seam = Arc::new(Seam::new(fault));
         Self {
             seam,
-            guarded: None,
+            ..Self::default()
+        }
+    }
+
+    /// The same disk, creating files with mode 0600 and directories with 0700: for what
+    /// holds secrets.
+    #[must_use]
+    pub fn private(&self) -> Self {
+        let private = true;
+        Self {
+            private,
+            ..self.clone()
         }
     }
 
@@ -166,7 +180,7 @@ impl Disk {
         self.seam.operations()
     }
 
-    /// Creates one directory (mode 0750). Its parent must exist, it must not.
+    /// Creates one directory (mode 0750, or [`Self::private`]). Its parent must exist, it must not.
     ///
     /// # Errors
     ///
@@ -174,12 +188,28 @@ impl Disk {
     pub fn create_dir(&self, path: &Path) -> Result<(), Error> {
         self.step("create directory", path, || {
             self.check_name(path)?;
-            DirBuilder::new().mode(0o750).create(path)?;
+            let mode = if self.private { 0o700 } else { 0o750 };
+            DirBuilder::new().mode(mode).create(path)?;
             self.seam.created(path)
         })
     }
 
-    /// Creates a file (mode 0640) for writing and reading back. It must not exist.
+    /// Creates a directory and those above it that are missing, durably.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::create_dir`].
+    pub fn create_dirs(&self, path: &Path) -> Result<(), Error> {
+        if path.is_dir() {
+            return Ok(());
+        }
+        self.create_dirs(parent(path))?;
+        self.create_dir(path)?;
+        self.sync_dir(parent(path))
+    }
+
+    /// Creates a file (mode 0640, or [`Self::private`]) for writing and reading back. It must
+    /// not exist.
     ///
     /// # Errors
     ///
@@ -191,7 +221,7 @@ impl Disk {
                 .read(true)
                 .write(true)
                 .create_new(true)
-                .mode(0o640)
+                .mode(if self.private { 0o600 } else { 0o640 })
                 .open(path)?;
             self.seam.created(path)?;
             self.seam.begun(&file)?;
@@ -228,7 +258,20 @@ impl Disk {
     pub fn open(&self, path: &Path) -> Result<File, Error> {
         let inner = self.step("open", path, || {
             self.check_openable(path)?;
-            fs::File::open(path)
+            let options = OFlags::NONBLOCK.bits().cast_signed();
+            let file = OpenOptions::new()
+                .read(true)
+                .custom_flags(options)
+                .open(path)?;
+            // What was opened need not be what was looked at: a pipe must not have been
+            // waited for, and the database not be closed again.
+            let opened = file.metadata()?;
+            if let Some(Err(live)) = self.guarded.as_ref().map(|guard| guard.check(&opened)) {
+                std::mem::forget(file);
+                return Err(live);
+            }
+            check_regular(&opened)?;
+            Ok(file)
         })?;
         Ok(self.file(path, inner))
     }
@@ -358,6 +401,19 @@ impl Disk {
         })
     }
 
+    /// The paths a pattern fits (`*`, `?`, `[..]`, and `**` for directories of any depth),
+    /// sorted. Opens directories only; those that cannot be read are passed over.
+    ///
+    /// # Errors
+    ///
+    /// If it is not a pattern.
+    pub fn expand(&self, pattern: &Path) -> Result<Vec<PathBuf>, Error> {
+        self.step("look for", pattern, || {
+            let paths = glob::glob(&pattern.to_string_lossy()).map_err(io::Error::other)?;
+            Ok(paths.filter_map(Result::ok).collect())
+        })
+    }
+
     /// Puts a whole file in place or none of it: written beside under a temporary name
     /// ([`temporary_of`]), synced, renamed over `path`, the directory synced.
     ///
@@ -404,10 +460,7 @@ impl Disk {
     }
 
     fn check_openable(&self, path: &Path) -> io::Result<()> {
-        let candidate = fs::metadata(path)?;
-        if !candidate.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
-        }
+        check_regular(&fs::metadata(path)?)?;
         self.check_identity(path)
     }
 
@@ -472,6 +525,56 @@ impl File {
             .and_then(|()| self.inner.metadata())
             .map(|metadata| metadata.len())
             .map_err(|source| Error::new("measure", &self.path, source))
+    }
+
+    /// What it is, of the file that was opened, whatever its name leads to by now.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says.
+    pub fn metadata(&self) -> Result<Metadata, Error> {
+        self.seam
+            .count()
+            .and_then(|()| self.inner.metadata())
+            .map_err(|source| Error::new("look at", &self.path, source))
+    }
+
+    /// Takes away what was written from the byte `length` on; writing goes on there.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says.
+    pub fn truncate(&mut self, length: u64) -> Result<(), Error> {
+        self.seam
+            .count()
+            .and_then(|()| self.inner.set_len(length))
+            .and_then(|()| self.inner.seek(SeekFrom::Start(length)))
+            .map(drop)
+            .map_err(|source| Error::new("shorten", &self.path, source))
+    }
+
+    /// Gives a new file what it had when it was stored, and says whether it has its owner:
+    /// only root may give a file to somebody else. To be called after the last write.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says.
+    pub fn set_attributes(&self, attributes: &Attributes) -> Result<bool, Error> {
+        self.seam
+            .count()
+            .and_then(|()| {
+                let mine = self.inner.metadata()?;
+                let owned = attributes.owner == Some((mine.uid(), mine.gid()))
+                    || attributes.owner.is_some_and(|(user, group)| {
+                        fchown(&self.inner, Some(user), Some(group)).is_ok()
+                    });
+                let mode = fs::Permissions::from_mode(attributes.mode & 0o777);
+                self.inner.set_permissions(mode)?;
+                let modified = Duration::from_secs(attributes.modified);
+                self.inner.set_modified(SystemTime::UNIX_EPOCH + modified)?;
+                Ok(owned)
+            })
+            .map_err(|source| Error::new("set the mode and the time of", &self.path, source))
     }
 
     /// Makes the contents durable (`fdatasync`).
@@ -564,6 +667,17 @@ impl AsFd for File {
     }
 }
 
+/// What a file is besides its contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attributes {
+    /// Permissions. What is above them (setuid and so on) is not given back to anybody.
+    pub mode: u32,
+    /// User and group, as numbers; `None`: not known.
+    pub owner: Option<(u32, u32)>,
+    /// When it was last written to, in seconds since 1970 (UTC).
+    pub modified: u64,
+}
+
 impl Read for File {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.seam.count()?;
@@ -633,6 +747,13 @@ pub fn resolve(path: &Path) -> io::Result<PathBuf> {
         }
     }
     Err(Errno::LOOP.into())
+}
+
+fn check_regular(found: &Metadata) -> io::Result<()> {
+    if found.is_file() {
+        return Ok(());
+    }
+    Err(io::Error::other("it is not a regular file"))
 }
 
 fn is_dir(path: &Path) -> io::Result<bool> {

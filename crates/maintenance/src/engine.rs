@@ -1,7 +1,7 @@
 //! What a run does to a SQLite database: the driver's [`Engine`] with real parts.
 //!
 //! ```text
-//!  prepare   facts · clones? · room on the disk · how long would announces wait? · draft · PASSIVE checkpoint
+//!  prepare   facts · files · clones? · room on the disk · how long would announces wait? · draft · PASSIVE checkpoint
 //!  pin       the recipe of `sqlite`
 //!  copy      raw copy, durable; or streamed into the compressor, where there is no room for one
 //!  release   the pin ends, the log is shrunk; beside what follows
@@ -20,6 +20,7 @@ use crate::catalogue::{Catalogue, Draft};
 use crate::config::{self, Announces, Compression, Method, Settings};
 use crate::disk::Disk;
 use crate::driver::{Engine, LOG_TARGET, NotPinned, Pauses, Published};
+use crate::excerpt;
 use crate::priority::{self, Work};
 use crate::publication::{self, Made, Publisher};
 use crate::snapshot::{self, RawCopy, Streamed, Watch, Way};
@@ -136,6 +137,31 @@ impl BackupEngine {
         Ok(known.forecast())
     }
 
+    /// Whether the database has the tables the configuration names.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with their names, or with the database.
+    pub fn check_partial(&self) -> Result<(), Failure> {
+        let Some(partial) = &self.backup.partial else {
+            return Ok(());
+        };
+        let checked = self
+            .database
+            .read(|connection| Ok(excerpt::check(connection, self.database.path(), partial)))
+            .map_err(|error| Failure::other(&error))?;
+        checked.map_err(|error| Failure::other(&error))
+    }
+
+    fn publisher(&self) -> Publisher<'_> {
+        Publisher {
+            catalogue: &self.catalogue,
+            disk: &self.disk,
+            backup: &self.backup,
+            service: &self.service,
+        }
+    }
+
     /// How the database can be got hold of in the room there is. Refuses a run the disk has
     /// no room for, before anything waits for it.
     fn way(&self, forecast: &Forecast) -> Result<Way, Failure> {
@@ -214,8 +240,11 @@ impl Engine for BackupEngine {
         // Its connections and the disk are needed now; the log can be shrunk after this run.
         self.releasing().cancel("another run begins");
         let facts = self.facts()?;
-        let forecast = self.forecast(&facts)?;
+        // As an archive, and that once more compressed.
+        let files = 2 * self.publisher().choose_files(&facts.path)?.0.bytes();
+        let forecast = self.forecast(&facts)?.beside(files);
         let way = self.way(&forecast)?;
+        self.check_partial()?;
         let draft = self
             .catalogue
             .begin(run.began)
@@ -313,12 +342,7 @@ impl Engine for BackupEngine {
             read_mark_zero,
             pause: pauses.total,
         };
-        let publisher = Publisher {
-            catalogue: &self.catalogue,
-            disk: &self.disk,
-            backup: &self.backup,
-            service: &self.service,
-        };
+        let publisher = self.publisher();
         priority::of_processor();
         match held {
             Held::Raw(raw) => publisher.publish(draft, &raw, made, watch),

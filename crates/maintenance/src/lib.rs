@@ -13,6 +13,8 @@ pub mod disk;
 pub mod door;
 pub mod driver;
 pub mod engine;
+pub mod excerpt;
+pub mod files;
 pub mod gate;
 pub mod hold;
 pub mod maintenance;

@@ -1,7 +1,8 @@
 //! From a raw copy to a backup under its final name.
 //!
 //! ```text
-//!  structure and rows of the copy · compress · read back · publish by rename · prune
+//!  other files · structure and rows of the copy · (an excerpt of it) · compress · read back
+//!  · publish by rename · prune
 //! ```
 //!
 //! Nothing has its final name before it has been read back and compared, and nothing old
@@ -12,15 +13,19 @@
 //! Whoever made the copy calls this: the engine in the service itself, or a sidecar once
 //! it was told that the file was held still throughout.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::catalogue::{Artifact, Backup, Catalogue, Draft, MANIFEST_FORMAT, Manifest, Owner};
+use crate::catalogue::{
+    Artifact, Backup, Catalogue, Draft, MANIFEST_FORMAT, Manifest, Owner, StoredFiles,
+};
 use crate::config::{self, Compression, Depth};
 use crate::disk::Disk;
 use crate::driver::Published;
+use crate::excerpt::{self, Partial};
+use crate::files::{self, Choice, Reserved};
 use crate::priority::{self, Work};
 use crate::snapshot::{RawCopy, Streamed, Watch, Way};
 use crate::sqlite::Facts;
@@ -69,6 +74,7 @@ pub struct Made {
 struct Stored {
     artifact: Artifact,
     level: Option<i32>,
+    files: Option<StoredFiles>,
     method: Way,
     seconds: f64,
     report: Report,
@@ -93,33 +99,44 @@ impl Publisher<'_> {
         let config::Backup {
             compression,
             verify: depth,
+            ref partial,
             ..
         } = *self.backup;
+        let mut warnings = Vec::new();
+        let files = self.store_files(&draft, &made.facts, &mut warnings, watch)?;
         // Of nothing that is read is a clone the second instance: it is read once more.
         self.works(Work::Reading);
         let read = match raw.method {
-            Way::Clone => Some(self.sum(raw, watch)?),
+            Way::Clone => Some(self.sum(&raw.path, watch)?),
             _ => raw.sha256.clone(),
         };
         watch.expect(verify::CHECKING, self.expected(raw.bytes)?);
-        let report = verify::structure(&raw.path, depth, watch).map_err(unverified)?;
+        let mut report = verify::structure(&raw.path, depth, watch).map_err(unverified)?;
         self.works(Work::Writing);
         let path = draft.artifact_path(&compression);
-        let artifact = verify::compress(&raw.path, &path, compression, self.disk, watch)
-            .map_err(unverified)?;
-        if read.is_some_and(|read| read != artifact.raw_sha256) {
-            return Err(unreliable(&raw.path));
-        }
+        let compress =
+            |database: &Path| verify::compress(database, &path, compression, self.disk, watch);
+        let artifact = if let Some(partial) = partial {
+            check_read(raw, read, self.sum(&raw.path, watch)?)?;
+            let excerpt;
+            (excerpt, report) = self.excerpt(&draft, raw, partial, &made.facts, watch)?;
+            compress(&excerpt).map_err(unverified)?
+        } else {
+            let artifact = compress(&raw.path).map_err(unverified)?;
+            check_read(raw, read, artifact.raw_sha256.clone())?;
+            artifact
+        };
         let stored = Stored {
             artifact,
             level: match compression {
                 Compression::None => None,
                 Compression::Zstd(level) => Some(level),
             },
+            files,
             method: raw.method,
             seconds: raw.seconds,
             report,
-            warnings: Vec::new(),
+            warnings,
         };
         self.conclude(draft, &path, stored, made, watch)
     }
@@ -136,6 +153,8 @@ impl Publisher<'_> {
         made: Made,
         watch: &Watch,
     ) -> Result<Published, Failure> {
+        let mut warnings = Vec::new();
+        let files = self.store_files(&draft, &made.facts, &mut warnings, watch)?;
         let path = draft.artifact_path(&self.backup.compression);
         let Streamed {
             artifact,
@@ -154,13 +173,15 @@ impl Publisher<'_> {
                  verify --full` does the rest where there is room",
             );
         }
+        warnings.push(warning);
         let stored = Stored {
             artifact,
             level: Some(level),
+            files,
             method: Way::Stream,
             seconds,
             report,
-            warnings: vec![warning],
+            warnings,
         };
         self.conclude(draft, &path, stored, made, watch)
     }
@@ -181,12 +202,17 @@ impl Publisher<'_> {
         let Stored {
             artifact,
             level,
+            files,
             method,
             seconds,
             report,
             mut warnings,
         } = stored;
-        let last = self.earlier()?.into_iter().next();
+        // Of the same part of the database: others are of another size.
+        let last = self
+            .earlier()?
+            .into_iter()
+            .find(|last| last.manifest.partial == self.backup.partial);
         warnings.extend(last.and_then(|last| shrunk(&last.manifest, artifact.raw_bytes)));
         let Made {
             run,
@@ -219,6 +245,8 @@ impl Publisher<'_> {
             bandwidth: self.backup.bandwidth,
             database: artifact,
             compression_level: level,
+            partial: self.backup.partial.clone(),
+            files,
             rows: report.rows,
             verified: report.depth,
             verify_seconds: Some(report.seconds),
@@ -245,8 +273,8 @@ impl Publisher<'_> {
         priority::of_disk(work, self.backup.io_priority);
     }
 
-    fn sum(&self, raw: &RawCopy, watch: &Watch) -> Result<String, Failure> {
-        let sum = verify::checksum(&raw.path, self.disk, watch).map_err(unverified)?;
+    fn sum(&self, path: &Path, watch: &Watch) -> Result<String, Failure> {
+        let sum = verify::checksum(path, self.disk, watch).map_err(unverified)?;
         Ok(sum.sha256)
     }
 
@@ -263,6 +291,84 @@ impl Publisher<'_> {
             .backups()
             .map_err(|error| Failure::other(&error))
     }
+
+    /// What is to be stored besides the database, as of now. What cannot be, though it
+    /// should, is an error if `missing_files` says so.
+    ///
+    /// # Errors
+    ///
+    /// As [`files::choose`] and [`files::check_missing`].
+    pub fn choose_files(&self, database: &Path) -> Result<(Choice, Reserved), Failure> {
+        let wanted = &self.backup.files;
+        let reserved = Reserved::of(database, self.catalogue.directory());
+        let choice = files::choose(wanted, &reserved, self.disk).map_err(not_stored)?;
+        files::check_missing(&choice.left_out, wanted.missing).map_err(not_stored)?;
+        Ok((choice, reserved))
+    }
+
+    fn store_files(
+        &self,
+        draft: &Draft,
+        facts: &Facts,
+        warnings: &mut Vec<String>,
+        watch: &Watch,
+    ) -> Result<Option<StoredFiles>, Failure> {
+        let config::Files { missing, limit, .. } = self.backup.files;
+        let (choice, reserved) = self.choose_files(&facts.path)?;
+        let compression = self.backup.compression;
+        let stored = files::store(
+            choice,
+            limit,
+            &reserved,
+            draft,
+            compression,
+            self.disk,
+            watch,
+        )
+        .map_err(not_stored)?;
+        files::check_missing(&stored.left_out, missing).map_err(not_stored)?;
+        warnings.extend(files::warning(&stored.left_out));
+        Ok(stored.files)
+    }
+
+    /// Takes an excerpt of the copy, which is not needed any more then, and checks it like
+    /// the copy itself.
+    fn excerpt(
+        &self,
+        draft: &Draft,
+        raw: &RawCopy,
+        partial: &Partial,
+        facts: &Facts,
+        watch: &Watch,
+    ) -> Result<(PathBuf, Report), Failure> {
+        let path = draft.excerpt_path();
+        let counted = excerpt::take(&raw.path, &path, partial, facts.journal, self.disk, watch)
+            .map_err(|error| not_taken(&error))?;
+        let report = verify::structure(&path, self.backup.verify, watch).map_err(unverified)?;
+        excerpt::compare(&counted, &report.rows).map_err(|error| not_taken(&error))?;
+        self.disk
+            .remove_file(&raw.path)
+            .map_err(|error| Failure::other(&error))?;
+        Ok((path, report))
+    }
+}
+
+fn not_stored(error: files::Error) -> Failure {
+    match error {
+        files::Error::Verify(error) => unverified(error),
+        error => Failure::other(&error),
+    }
+}
+
+fn not_taken(error: &excerpt::Error) -> Failure {
+    Failure {
+        cause: if error.is_damage() {
+            Cause::Verification
+        } else {
+            Cause::Other
+        },
+        message: error.to_string(),
+    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "handed to `map_err`")]
@@ -278,14 +384,17 @@ pub(crate) fn unverified(error: verify::Error) -> Failure {
 
 /// A copy must be what was read from the pinned file, byte for byte; a clone, which shares
 /// the blocks of that file, what it was when it was read before.
-fn unreliable(path: &Path) -> Failure {
-    Failure {
-        cause: Cause::Verification,
-        message: format!(
-            "{} does not read back as it was written: the disk or the memory is at fault; check \
-             both before you trust older backups on this disk",
-            path.display()
-        ),
+fn check_read(raw: &RawCopy, read: Option<String>, found: String) -> Result<(), Failure> {
+    match read {
+        Some(read) if read != found => Err(Failure {
+            cause: Cause::Verification,
+            message: format!(
+                "{} does not read back as it was written: the disk or the memory is at fault; \
+                 check both before you trust older backups on this disk",
+                raw.path.display()
+            ),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -571,7 +571,7 @@ fn last_written(database: &Path) -> Option<DateTime<Utc>> {
 }
 
 /// A name for the present database that is not taken.
-fn aside(target: &Path, now: DateTime<Utc>) -> PathBuf {
+pub(crate) fn aside(target: &Path, now: DateTime<Utc>) -> PathBuf {
     let suffix = now.format(".replaced-%Y%m%dT%H%M%SZ").to_string();
     let first = beside(target, "", &suffix);
     let more = (2..=u32::MAX).map(|nth| beside(target, "", &format!("{suffix}-{nth}")));
@@ -585,7 +585,7 @@ fn aside(target: &Path, now: DateTime<Utc>) -> PathBuf {
 }
 
 /// The path with something before and after its file name.
-fn beside(path: &Path, before: &str, after: &str) -> PathBuf {
+pub(crate) fn beside(path: &Path, before: &str, after: &str) -> PathBuf {
     let mut name = OsString::from(before);
     name.push(path.file_name().unwrap_or_default());
     name.push(after);

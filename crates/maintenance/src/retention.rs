@@ -30,6 +30,8 @@ pub struct Candidate {
 pub struct Decision {
     /// Its name.
     pub id: BackupId,
+    /// Whether it holds the whole database.
+    pub full: bool,
     /// Whether it stays.
     pub keep: bool,
     /// Why it stays, `daily 2026-11-22` for one; empty if it goes.
@@ -55,6 +57,7 @@ pub fn plan(backups: &[Candidate], keep: &Keep) -> Vec<Decision> {
             }
             Decision {
                 id: backup.id.clone(),
+                full: backup.full,
                 keep: !reasons.is_empty(),
                 reasons,
             }

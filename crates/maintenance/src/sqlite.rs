@@ -289,6 +289,20 @@ impl Database {
         self.facts_in(&reader)
     }
 
+    /// Reads something in one transaction.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::facts`].
+    pub(crate) fn read<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
+    ) -> Result<T, Error> {
+        let connection = self.connection(&Deadline::after(PATIENCE))?;
+        let reader = Held::begin(connection).map_err(|e| self.error("read", e))?;
+        read(&reader).map_err(|e| self.error("read", e))
+    }
+
     /// Bytes of the write-ahead log's file; 0 if there is none. From metadata alone.
     ///
     /// # Errors

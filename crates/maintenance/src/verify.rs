@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::artifact::{Encoding, checksum, compress_from};
 pub use self::artifact::{artifact, compress, unpack};
 pub use self::foreign::{foreign, unpack_foreign, unpacked_size};
-pub(crate) use self::structure::{CHECKING, structure_of};
+pub(crate) use self::structure::{CHECKING, immutable_uri, structure_of};
 pub use self::structure::{expected, structure};
 use crate::catalogue::{self, Backup, MANIFEST, SUMS};
 use crate::config::Depth;
 use crate::disk::{self, Disk};
+use crate::files;
 use crate::snapshot::Watch;
 
 mod artifact;
@@ -70,7 +71,7 @@ impl Error {
 }
 
 /// Verifies a whole backup: that manifest and checksums are those that were published,
-/// that the artifact is; and with a depth, that the database inside is sound and its
+/// that the artifacts are; and with a depth, that the database inside is sound and its
 /// tables have the rows the manifest says.
 ///
 /// For that the database is unpacked into the directory `scratch`, as
@@ -89,6 +90,9 @@ pub fn backup(
 ) -> Result<Option<Report>, Error> {
     let expected = &backup.manifest.database;
     let stored = backup.dir.join(&expected.name);
+    if let Some(stored) = &backup.manifest.files {
+        files::check(&backup.dir.join(&stored.artifact.name), stored, disk, watch)?;
+    }
     match depth {
         None => {
             published(backup, disk)?;
@@ -149,7 +153,7 @@ fn published(backup: &Backup, disk: &Disk) -> Result<(), Error> {
     let (manifest, sums) = (backup.dir.join(MANIFEST), backup.dir.join(SUMS));
     let json = disk.read(&manifest, catalogue::SMALL_FILE)?;
     let found = disk.read(&sums, catalogue::SMALL_FILE)?;
-    if found != catalogue::sums(&json, &backup.manifest.database).as_bytes() {
+    if found != catalogue::sums(&json, &backup.manifest).as_bytes() {
         let finding = format!("it does not agree with {MANIFEST}; one of the two has changed");
         return Err(Error::corrupt(&sums, finding));
     }

@@ -5,13 +5,19 @@ use std::path::{Path, PathBuf};
 use chrono::SubsecRound;
 use sha2::{Digest, Sha256};
 
-use super::{Artifact, Backup, BackupId, Error, MANIFEST, Manifest, Notes, SUMS, check_size};
+use super::{Backup, BackupId, Error, MANIFEST, Manifest, Notes, SUMS, check_artifacts};
 use crate::config::Compression;
 use crate::disk::{Claim, Disk};
 
-/// The raw copy in a draft, and what `SQLite` may leave beside a database of that name.
+/// The raw copy in a draft, an excerpt of it, and what `SQLite` may leave beside databases of
+/// those names.
 const RAW: &str = "database.sqlite3.raw";
-const RAW_SIDE_FILES: [&str; 3] = ["-wal", "-shm", "-journal"];
+const EXCERPT: &str = "database.sqlite3.excerpt";
+const SIDE_FILES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
+
+/// The archive of files, before and after it is compressed.
+const TAR: &str = "files.tar";
+const FILES: &str = "files.tar.zst";
 
 /// A backup in the making, under a temporary name. Dropped, it is removed.
 #[derive(Debug)]
@@ -50,6 +56,24 @@ impl Draft {
         self.dir().join(RAW)
     }
 
+    /// Where an excerpt of the raw copy goes. It is not published.
+    #[must_use]
+    pub fn excerpt_path(&self) -> PathBuf {
+        self.dir().join(EXCERPT)
+    }
+
+    /// Where other files are gathered. It is not published.
+    #[must_use]
+    pub fn tar_path(&self) -> PathBuf {
+        self.dir().join(TAR)
+    }
+
+    /// Where the stored archive of other files goes.
+    #[must_use]
+    pub fn files_path(&self) -> PathBuf {
+        self.dir().join(FILES)
+    }
+
     /// Where the stored database goes.
     #[must_use]
     pub fn artifact_path(&self, compression: &Compression) -> PathBuf {
@@ -66,20 +90,25 @@ impl Draft {
     /// If the manifest is not that of this draft, or the file system refuses. There is no
     /// backup then, and the draft is removed.
     pub fn publish(self, manifest: &Manifest) -> Result<Backup, Error> {
-        let artifact = self.dir().join(&manifest.database.name);
         let json = self.check(manifest)?;
-        for suffix in std::iter::once("").chain(RAW_SIDE_FILES) {
-            let raw = self.dir().join(format!("{RAW}{suffix}"));
-            if raw.exists() {
-                self.disk.remove_file(&raw)?;
+        let databases = [RAW, EXCERPT].into_iter().flat_map(|name| {
+            let names = SIDE_FILES.iter();
+            names.map(move |suffix| format!("{name}{suffix}"))
+        });
+        for name in databases.chain([TAR.to_owned()]) {
+            let unpublished = self.dir().join(name);
+            if unpublished.exists() {
+                self.disk.remove_file(&unpublished)?;
             }
         }
-        let sums = sums(&json, &manifest.database);
+        let sums = sums(&json, manifest);
         self.disk.create(&self.dir().join(MANIFEST))?.fill(&json)?;
         self.disk
             .create(&self.dir().join(SUMS))?
             .fill(sums.as_bytes())?;
-        self.disk.sync_file(&artifact)?;
+        for artifact in manifest.artifacts() {
+            self.disk.sync_file(&self.dir().join(&artifact.name))?;
+        }
         self.disk.sync_dir(self.dir())?;
         self.claim.promote(&self.destination)?;
         Ok(Backup {
@@ -101,7 +130,7 @@ impl Draft {
                     manifest.began.to_rfc3339()
                 ));
             }
-            check_size(self.dir(), &manifest.database)?;
+            check_artifacts(self.dir(), manifest)?;
             let json = manifest.to_json().map_err(|error| error.to_string())?;
             match Manifest::parse(&json)? {
                 read if read == *manifest => Ok(json),
@@ -116,14 +145,10 @@ impl Draft {
 }
 
 /// What `SHA256SUMS` of a backup says, byte for byte.
-pub(crate) fn sums(manifest: &[u8], database: &Artifact) -> String {
-    let Artifact {
-        name,
-        stored_sha256,
-        ..
-    } = database;
-    format!(
-        "{:x}  {MANIFEST}\n{stored_sha256}  {name}\n",
-        Sha256::digest(manifest)
-    )
+pub(crate) fn sums(json: &[u8], manifest: &Manifest) -> String {
+    let own = format!("{:x}  {MANIFEST}\n", Sha256::digest(json));
+    let stored = manifest
+        .artifacts()
+        .map(|artifact| format!("{}  {}\n", artifact.stored_sha256, artifact.name));
+    std::iter::once(own).chain(stored).collect()
 }

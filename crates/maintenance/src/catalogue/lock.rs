@@ -126,12 +126,13 @@ impl Catalogue {
 
 impl Locked<'_> {
     /// Removes what `keep` does not keep, oldest first, on the strength of the backup
-    /// `just_verified`.
+    /// `just_verified`: of full ones if that is full, else of partial ones, since neither
+    /// stands in for the other.
     ///
     /// # Errors
     ///
-    /// If that one is not good, or not the newest; then nothing is removed. If a removal
-    /// fails, what is newer stays.
+    /// If that one is not good, or not the newest of its kind; then nothing is removed. If a
+    /// removal fails, what is newer stays.
     pub fn prune(&self, keep: &Keep, just_verified: &BackupId) -> Result<Pruned, Error> {
         let verified = self.catalogue.get(just_verified)?;
         if verified.notes.is_damaged() {
@@ -145,8 +146,9 @@ impl Locked<'_> {
             .catalogue
             .plan(keep)?
             .into_iter()
+            .filter(|decision| decision.full == verified.manifest.is_full())
             .partition(|decision| decision.keep);
-        // The plan always keeps the newest, so the first of what is kept is the newest.
+        // The plan always keeps the newest of either kind, so the first of what is kept is it.
         match kept.first() {
             Some(newest) if newest.id == *just_verified => {}
             newest => {
@@ -169,7 +171,7 @@ impl Locked<'_> {
     }
 
     /// Removes one backup, whatever retention says of it. Without `force` neither the
-    /// newest good one, nor one that is protected, nor one that cannot be read: a newer
+    /// newest good one of its kind, nor one that is protected, nor one that cannot be read: a newer
     /// version may have made it.
     ///
     /// # Errors
@@ -184,11 +186,18 @@ impl Locked<'_> {
             Ok(backup) if backup.notes.protected => {
                 Some("it is protected; `torrust-maintenance unprotect` ends that".to_owned())
             }
-            Ok(_) => self
+            Ok(backup) => self
                 .catalogue
-                .newest_good()?
+                .newest_of(backup.manifest.is_full())?
                 .is_some_and(|newest| newest == *id)
-                .then(|| "it is the newest good backup".to_owned()),
+                .then(|| {
+                    let kind = if backup.manifest.is_full() {
+                        "good"
+                    } else {
+                        "partial"
+                    };
+                    format!("it is the newest {kind} backup")
+                }),
         };
         match objection {
             Some(why) if !force => Err(Error::Kept {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::BackupId;
 use crate::config::Depth;
+use crate::excerpt::Partial;
 use crate::snapshot::Way;
 use crate::window::RunId;
 
@@ -48,7 +49,7 @@ pub struct Manifest {
     pub read_mark_zero: Option<bool>,
     /// Bytes in a page.
     pub page_size: u32,
-    /// Pages in the database.
+    /// Pages of the database that was copied; an excerpt of it has fewer.
     pub page_count: u64,
     /// How it was read.
     pub method: Way,
@@ -65,6 +66,12 @@ pub struct Manifest {
     /// zstd's level; `None` if it is stored as it is, or was stored before levels were noted.
     #[serde(default)]
     pub compression_level: Option<i32>,
+    /// Which part of the database it is; `None`: all of it.
+    #[serde(default)]
+    pub partial: Option<Partial>,
+    /// The other files stored with it, if there are any.
+    #[serde(default)]
+    pub files: Option<StoredFiles>,
     /// Rows of each table.
     pub rows: BTreeMap<String, u64>,
     /// The structural check it passed before it was published.
@@ -86,15 +93,65 @@ pub struct Artifact {
     pub stored_bytes: u64,
     /// SHA-256 of the stored bytes, lower-case hex.
     pub stored_sha256: String,
-    /// Bytes of the database inside.
+    /// Bytes of what is inside: the database, or the archive of files.
     pub raw_bytes: u64,
-    /// SHA-256 of the database inside, lower-case hex.
+    /// SHA-256 of what is inside, lower-case hex.
     pub raw_sha256: String,
     /// `zstd` or `none`.
     pub compression: String,
 }
 
+/// Files other than the database, in one archive (tar, POSIX.1-1988 with GNU's long names).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredFiles {
+    /// The stored archive.
+    pub artifact: Artifact,
+    /// What is in it, in its order.
+    pub entries: Vec<StoredFile>,
+}
+
+/// One file of the archive. Owner and time are in the archive alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredFile {
+    /// Where it was: absolute, its directory without links. In the archive it has this path
+    /// without the leading slash.
+    pub path: PathBuf,
+    /// Its length.
+    pub bytes: u64,
+    /// SHA-256 of its contents, lower-case hex.
+    pub sha256: String,
+    /// Its permissions (`0o640` and so on), as a number.
+    pub mode: u32,
+}
+
 impl Manifest {
+    /// Whether it is of the whole database. Only such a backup stands in for a full one.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.partial.is_none()
+    }
+
+    /// Bytes that were copied from the database: what [`Self::copy_seconds`] was taken for.
+    #[must_use]
+    pub fn copied_bytes(&self) -> u64 {
+        match self.partial {
+            None => self.database.raw_bytes,
+            Some(_) => self.page_count * u64::from(self.page_size),
+        }
+    }
+
+    /// The stored files that a backup consists of, besides what describes it.
+    pub fn artifacts(&self) -> impl Iterator<Item = &Artifact> {
+        let files = self.files.iter().map(|files| &files.artifact);
+        std::iter::once(&self.database).chain(files)
+    }
+
+    /// Bytes of all of them.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        self.artifacts().map(|artifact| artifact.stored_bytes).sum()
+    }
+
     /// Reads a manifest, or says what is wrong with it.
     pub(super) fn parse(json: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]

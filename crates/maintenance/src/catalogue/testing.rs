@@ -49,6 +49,8 @@ pub(crate) fn manifest(id: &BackupId, database: Artifact) -> Manifest {
         bandwidth: None,
         database,
         compression_level: Some(3),
+        partial: None,
+        files: None,
         rows: BTreeMap::from([("torrents".to_owned(), 3)]),
         verified: Depth::Quick,
         verify_seconds: Some(0.25),

@@ -156,10 +156,14 @@ impl Source {
             reason: without_excerpt(&error.to_string()),
         })?;
         let Some(file) = file else { return Ok(None) };
-        Settings::check(&file).map_err(|problems| Error::Refused {
+        let settings = Settings::check(&file).map_err(|problems| Error::Refused {
             from: self.describe(),
             problems,
-        })
+        })?;
+        Ok(settings.map(|mut settings| {
+            settings.backup.files.read_from(self.path());
+            settings
+        }))
     }
 }
 

@@ -397,7 +397,6 @@ fn settings_that_contradict_each_other_are_refused() {
 fn what_has_no_effect_yet_is_refused() {
     for (written, value, hint) in [
         ("backup.taken_by", r#""sidecar""#, r#"write "tracker""#),
-        ("backup.files", r#"["./a", "./b"]"#, "leave the list empty"),
         (
             "readiness.bind_address",
             r#""0.0.0.0:1414""#,
@@ -415,6 +414,84 @@ fn what_has_no_effect_yet_is_refused() {
         );
     }
     assert_eq!(problems("readiness.bind_address = \"[::1]:0\""), "");
+}
+
+#[test]
+fn a_backup_is_partial_if_any_key_says_so() {
+    let partial = |written: &str| settings(written).backup.partial;
+    assert_eq!(partial(""), None);
+    assert_eq!(partial("backup.completed_only = false"), None);
+    let named = |tables: &[&str]| tables.iter().map(ToString::to_string).collect();
+    for (written, tables, completed_only) in [
+        ("backup.completed_only = true", None, true),
+        (
+            r#"backup.tables = ["torrents", "keys", "keys"]"#,
+            Some(named(&["keys", "torrents"])),
+            false,
+        ),
+        (
+            "backup.tables = [\"torrents\"]\nbackup.completed_only = true",
+            Some(named(&["torrents"])),
+            true,
+        ),
+    ] {
+        let expected = Partial {
+            tables,
+            completed_only,
+        };
+        assert_eq!(partial(written), Some(expected), "{written}");
+    }
+    for (written, problem) in [
+        (
+            "backup.tables = []",
+            "maintenance.backup.tables = [] names no table; name the tables whose rows are \
+             stored, or remove it to store all",
+        ),
+        (
+            "backup.tables = \"torrents\"",
+            r#"maintenance.backup.tables = "torrents" is not a list of names; write names in brackets, such as ["torrents"]"#,
+        ),
+        (
+            "backup.tables = [\"keys\"]\nbackup.completed_only = true",
+            "maintenance.backup.completed_only = true has no meaning without the table torrents \
+             in tables; remove it, or add \"torrents\"",
+        ),
+    ] {
+        assert_eq!(problems(written), problem);
+    }
+}
+
+#[test]
+fn the_configuration_file_is_stored_if_there_is_one_and_it_is_wanted() -> std::io::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("tracker.toml");
+    let stored = |text: &str| {
+        std::fs::write(&path, text).expect("a writable directory");
+        let of = |source: Source| {
+            let settings = source.maintenance().expect("valid").expect("enabled");
+            settings.backup.files.configuration
+        };
+        (of(Source::file(&path)), of(Source::text(text)))
+    };
+    let table = "[maintenance]\nenabled = true\nwindow = \"03:00-03:05\"\n";
+    assert_eq!(stored(table), (Some(path.clone()), None));
+    let unwanted = format!("{table}backup.config_file = false");
+    assert_eq!(stored(&unwanted), (None, None));
+    Ok(())
+}
+
+#[test]
+fn a_pattern_that_is_none_is_refused() {
+    for key in ["files", "exclude"] {
+        assert_eq!(
+            problems(&format!("backup.{key} = [\"/etc/***\"]")),
+            format!(
+                "maintenance.backup.{key} = [\"/etc/***\"] has the pattern /etc/***, which is none: \
+                 Pattern syntax error near position 7: wildcards are either regular `*` or \
+                 recursive `**`; write * for what may stand there, and [*] for the sign"
+            )
+        );
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use glob::Pattern;
 use humantime::format_duration;
 use toml::Value;
 
@@ -45,6 +46,35 @@ pub(super) fn paths(value: &Value) -> Result<Vec<PathBuf>, Fault> {
     };
     let paths = value.as_array().ok_or_else(fault)?.iter().map(path);
     paths.collect::<Result<_, _>>().map_err(|_| fault())
+}
+
+pub(super) fn texts(value: &Value) -> Result<Vec<String>, Fault> {
+    let fault = || {
+        Fault::new(
+            "is not a list of names",
+            r#"write names in brackets, such as ["torrents"]"#,
+        )
+    };
+    let texts = value.as_array().ok_or_else(fault)?.iter().map(text);
+    texts.collect::<Result<_, _>>().map_err(|_| fault())
+}
+
+/// Paths, of which any may be a pattern.
+pub(super) fn paths_or_patterns(value: &Value) -> Result<Vec<PathBuf>, Fault> {
+    patterns(value).and_then(|_| paths(value))
+}
+
+/// Paths with `*`, `?`, `[..]`, and `**` for directories of any depth.
+pub(super) fn patterns(value: &Value) -> Result<Vec<Pattern>, Fault> {
+    let paths = paths(value)?.into_iter();
+    paths
+        .map(|path| {
+            Pattern::new(&path.to_string_lossy()).map_err(|error| Fault {
+                what: format!("has the pattern {}, which is none: {error}", path.display()),
+                hint: Some("write * for what may stand there, and [*] for the sign".to_owned()),
+            })
+        })
+        .collect()
 }
 
 pub(super) fn address(value: &Value) -> Result<SocketAddr, Fault> {

@@ -57,7 +57,7 @@ impl Guard {
         }
     }
 
-    fn check(&self, found: &Metadata) -> io::Result<()> {
+    pub(super) fn check(&self, found: &Metadata) -> io::Result<()> {
         let identity = |of: &Metadata| (of.dev(), of.ino());
         let live = |name: &&PathBuf| {
             fs::metadata(name).is_ok_and(|live| identity(&live) == identity(found))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::catalogue::Manifest;
+use crate::catalogue::{Artifact, Manifest};
 use crate::config::{self, Announces, Compression, Method};
 use crate::snapshot::Way;
 use crate::verify;
@@ -17,7 +17,8 @@ const UNMEASURED_COPY: f64 = 150e6;
 /// pieces gives.
 const UNMEASURED_CLONE: f64 = 2e9;
 
-/// Of the database's size, what a compressed copy is reckoned to take until one is known.
+/// Of the database's size, what a compressed copy, or an excerpt in both its forms, is
+/// reckoned to take until one is known.
 const UNMEASURED_RATIO: f64 = 0.6;
 
 /// How much larger an artifact is that was compressed in a hurry, under the pin.
@@ -84,19 +85,20 @@ impl Known<'_> {
         };
         let copy = self.copy(way);
         let waits = self.blocks_writers || self.announces == Announces::Pause;
-        let can_stream = !waits && way != Way::Pages;
-        let (room, streamed_room) = match backup.compression {
+        // An excerpt is taken from a raw copy.
+        let can_stream = !waits && way != Way::Pages && backup.partial.is_none();
+        let (room, streamed_room) = match (backup.compression, &backup.partial) {
             // The raw copy becomes the artifact. A clone does too, and will own more and
             // more of its blocks: it must not be the database that then finds no room.
-            Compression::None => (bytes, None),
-            Compression::Zstd(_) => {
-                let artifact = share(bytes, self.ratio());
+            (Compression::None, None) => (bytes, None),
+            _ => {
+                let made = share(bytes, self.ratio());
                 let raw = match way {
                     Way::Clone => share(bytes, REWRITTEN),
                     _ => bytes,
                 };
-                let streamed = share(artifact, HURRIED).saturating_add(SLACK);
-                (raw.saturating_add(artifact), can_stream.then_some(streamed))
+                let streamed = share(made, HURRIED).saturating_add(SLACK);
+                (raw.saturating_add(made), can_stream.then_some(streamed))
             }
         };
         Forecast {
@@ -133,29 +135,54 @@ impl Known<'_> {
     fn measured(&self, clones: bool) -> Option<f64> {
         let telling = |earlier: &&&Manifest| match earlier.method {
             // What took no time says nothing about a larger database.
-            _ if earlier.database.raw_bytes < TELLING => false,
+            _ if earlier.copied_bytes() < TELLING => false,
             Way::Clone => clones,
             // One that was slowed down on purpose says nothing about the disk.
             Way::File | Way::Pages => !clones && earlier.bandwidth.is_none(),
             // Compressed on the way.
             Way::Stream => false,
         };
-        let rate = |earlier: &&Manifest| {
-            as_rate(earlier.database.raw_bytes) / earlier.copy_seconds.max(0.001)
-        };
+        let rate =
+            |earlier: &&Manifest| as_rate(earlier.copied_bytes()) / earlier.copy_seconds.max(0.001);
         let recent = self.earlier.iter().filter(telling).take(RECENT);
         recent.map(rate).reduce(f64::max)
     }
 
-    /// Of its bytes, those that are left once it is compressed.
+    /// Of its bytes, those that what is made of a raw copy takes beside it: compressed, or
+    /// an excerpt in both its forms.
     fn ratio(&self) -> f64 {
-        self.earlier.first().map_or(UNMEASURED_RATIO, |last| {
-            as_rate(last.database.stored_bytes) / as_rate(last.database.raw_bytes.max(1))
-        })
+        let alike = |last: &&&Manifest| last.partial == self.backup.partial;
+        self.earlier
+            .iter()
+            .find(alike)
+            .map_or(UNMEASURED_RATIO, |last| {
+                let Artifact {
+                    raw_bytes,
+                    stored_bytes,
+                    ..
+                } = last.database;
+                let made = match (self.backup.compression, &last.partial) {
+                    (_, None) => stored_bytes,
+                    (Compression::None, Some(_)) => raw_bytes,
+                    (Compression::Zstd(_), Some(_)) => raw_bytes + stored_bytes,
+                };
+                as_rate(made) / as_rate(last.copied_bytes().max(1))
+            })
     }
 }
 
 impl Forecast {
+    /// The same with so many bytes more that are stored beside the database.
+    #[must_use]
+    pub fn beside(self, bytes: u64) -> Self {
+        let more = |room: u64| room.saturating_add(bytes);
+        Self {
+            room: more(self.room),
+            streamed_room: self.streamed_room.map(more),
+            ..self
+        }
+    }
+
     /// How a run gets hold of the database where so many bytes are free: as it would, or,
     /// should there be no room for that, streamed. `None`: not at all.
     #[must_use]

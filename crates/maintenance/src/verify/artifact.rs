@@ -390,7 +390,7 @@ fn compare(path: &Path, expected: &Artifact, stored: &Sum, raw: &Sum) -> Result<
         (found.sha256 != sha256)
             .then(|| format!("{what}: SHA-256 is {}, not {sha256}", found.sha256))
     };
-    let (name, inside) = ("the file", "the database inside");
+    let (name, inside) = ("the file", "what is inside");
     let findings: Vec<_> = [
         same(name, stored, expected.stored_bytes, &expected.stored_sha256),
         same(inside, raw, expected.raw_bytes, &expected.raw_sha256),

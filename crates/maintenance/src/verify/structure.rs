@@ -119,7 +119,7 @@ fn check(path: &Path, depth: Depth, watch: &Watch) -> Result<BTreeMap<String, u6
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_URI
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(uri(path), flags)?;
+    let connection = Connection::open_with_flags(immutable_uri(path), flags)?;
 
     // An interrupt ends the statements that run and is forgotten with the last of them.
     // This one runs all along, so that none is lost between two of the others.
@@ -195,7 +195,7 @@ fn classify(path: &Path, source: rusqlite::Error, watch: &Watch) -> Error {
 }
 
 /// The path as a URI, in which `?`, `#` and `%` have meanings of their own.
-fn uri(path: &Path) -> String {
+pub(crate) fn immutable_uri(path: &Path) -> String {
     let mut uri = String::from("file:");
     if path.is_absolute() {
         // Without an empty authority, a path that begins with two slashes would name a host.
@@ -226,9 +226,9 @@ mod tests {
             ("/50%/what?/#1", "file:///50%25/what%3F/%231"),
             ("/ü", "file:///%C3%BC"),
         ] {
-            assert_eq!(uri(Path::new(path)), immutable(expected));
+            assert_eq!(immutable_uri(Path::new(path)), immutable(expected));
         }
         let bytes = OsStr::from_bytes(b"/\xff");
-        assert_eq!(uri(Path::new(bytes)), immutable("file:///%FF"));
+        assert_eq!(immutable_uri(Path::new(bytes)), immutable("file:///%FF"));
     }
 }
