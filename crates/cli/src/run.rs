@@ -211,7 +211,9 @@ impl Forecast {
         let disk = Disk::default();
         // Where this user may not try it, the last run did.
         let clones = snapshot::can_clone(path, &backup.directory, &disk)
-            || earlier.first().is_some_and(|last| last.method == Way::Clone);
+            || earlier
+                .first()
+                .is_some_and(|last| last.method == Way::Clone);
         let room = if backup.directory.is_dir() {
             &backup.directory
         } else {
@@ -303,9 +305,9 @@ impl Forecast {
             }
             (None, _) => unknown(),
         };
-        let check = self
-            .cost
-            .map_or_else(unknown, |cost| format!("about {}", units::seconds(cost.check)));
+        let check = self.cost.map_or_else(unknown, |cost| {
+            format!("about {}", units::seconds(cost.check))
+        });
         let announces = if self.held {
             "wait until the copy ends"
         } else {

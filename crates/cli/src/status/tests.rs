@@ -120,7 +120,10 @@ fn progress_promises_nothing_it_cannot_know() {
     };
     let shown = |done, total, seconds| at(done, total, seconds, None);
     let expected = |seconds| at(0, None, seconds, Some(800.0));
-    assert_eq!(expected(50.0), "copying: 50 s so far, about 12 min 30 s left");
+    assert_eq!(
+        expected(50.0),
+        "copying: 50 s so far, about 12 min 30 s left"
+    );
     assert_eq!(
         expected(900.0),
         "copying: 900 s so far, longer than the 13 min 20 s expected"
