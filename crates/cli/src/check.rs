@@ -5,6 +5,7 @@
 //! other keys and whether its ports are free, shows when it starts.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -368,6 +369,9 @@ fn good(
     });
     let depth = list::depth(backup.verify);
     lines.push(match takes {
+        Some(takes) if takes < Duration::from_secs(1) => {
+            format!("verify         {depth}: less than a second for each backup")
+        }
         Some(takes) => format!(
             "verify         {depth}: about {} for each backup",
             units::seconds(takes)

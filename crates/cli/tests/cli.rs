@@ -298,7 +298,7 @@ fn check_finds_nothing_wrong() -> Result {
     let output = home.run(&["check"])?;
     assert_eq!((output.code, output.err.as_str()), (0, ""), "{output:?}");
     let lines: Vec<&str> = output.out.lines().collect();
-    assert_eq!(lines.len(), 7, "{}", output.out);
+    assert_eq!(lines.len(), 8, "{}", output.out);
     assert!(
         lines[0].contains("tracker.toml: no problems found in [maintenance]"),
         "{}",
@@ -320,6 +320,10 @@ fn check_finds_nothing_wrong() -> Result {
     );
     assert_eq!(
         lines[6],
+        "verify         quick: less than a second for each backup"
+    );
+    assert_eq!(
+        lines[7],
         format!("endpoint       {}: no tracker answers", home.endpoint)
     );
     assert!(!home.path("backups").exists(), "check writes nothing");
@@ -330,6 +334,10 @@ fn check_finds_nothing_wrong() -> Result {
     assert_eq!(
         json["database"],
         json!({ "path": "tracker.db", "bytes": 4096, "journal_mode": "wal" })
+    );
+    assert_eq!(
+        json["verify"],
+        json!({ "depth": "quick", "seconds": 4096.0 / 420e6 })
     );
     let windows = json["windows"].as_array().ok_or("windows")?;
     assert_eq!(windows.len(), 3);
@@ -585,7 +593,7 @@ fn list_shows_backups_and_what_else_lies_there() -> Result {
     assert_eq!(line(&newer.to_string()), Some(1), "{}", output.out);
     assert_eq!(line(&older.to_string()), Some(2), "{}", output.out);
     assert!(
-        lines[1].contains("12.0 ms  quick     newest last daily"),
+        lines[1].contains("  pages   12.0 ms  quick     newest last daily"),
         "{}",
         lines[1]
     );

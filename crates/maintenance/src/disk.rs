@@ -611,9 +611,9 @@ impl File {
             .map_err(|source| Error::new("write", &self.path, source))
     }
 
-    /// Makes this new file a clone of another: the same bytes in the same blocks of the
-    /// device, which whoever is written to first gets anew (`FICLONE`, ioctl_ficlone(2)).
-    /// Quick, and for the source as if it had been read. The clone is not durable yet.
+    /// Makes this new file a clone of another: it shares the blocks, and a block that is
+    /// written to on either side becomes two (Linux, `FICLONE`). Quick, and the source is as
+    /// if it had been read. The clone is not durable yet.
     ///
     /// # Errors
     ///

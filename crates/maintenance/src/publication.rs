@@ -104,10 +104,13 @@ impl Publisher<'_> {
         } = *self.backup;
         let mut warnings = Vec::new();
         let files = self.store_files(&draft, &made.facts, &mut warnings, watch)?;
-        // Of nothing that is read is a clone the second instance: it is read once more.
         self.works(Work::Reading);
+        // What is stored as it is will be read twice anyway.
+        let as_it_is = compression == Compression::None && partial.is_none();
         let read = match raw.method {
-            Way::Clone => Some(self.sum(&raw.path, watch)?),
+            // Nothing was read under the pin that it could be compared with, so it is read
+            // once more than a copy.
+            Way::Clone if !as_it_is => Some(self.sum(&raw.path, watch)?),
             _ => raw.sha256.clone(),
         };
         watch.expect(verify::CHECKING, self.expected(raw.bytes)?);

@@ -23,4 +23,5 @@ mod rollback;
 mod stop;
 mod support;
 mod upstream_clients;
+mod volume;
 mod wal;

@@ -178,3 +178,52 @@ impl Manifest {
         Ok(json)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue::testing;
+
+    #[test]
+    fn what_older_versions_did_not_write_is_not_missed() -> Result<(), Box<dyn std::error::Error>> {
+        let id = BackupId::try_from("20261122T030000Z".to_owned())?;
+        let artifact = Artifact {
+            name: "database.sqlite3.zst".into(),
+            stored_bytes: 1,
+            stored_sha256: String::new(),
+            raw_bytes: 2,
+            raw_sha256: String::new(),
+            compression: "zstd".into(),
+        };
+        let written = testing::manifest(&id, artifact);
+        let mut json = serde_json::to_value(&written)?;
+        let fields = json.as_object_mut().ok_or("a table")?;
+        for since in [
+            "bandwidth",
+            "compression_level",
+            "verify_seconds",
+            "warnings",
+        ] {
+            assert!(fields.remove(since).is_some(), "{since}");
+        }
+        let read = Manifest::parse(&serde_json::to_vec(&json)?)?;
+        let expected = Manifest {
+            bandwidth: None,
+            compression_level: None,
+            verify_seconds: None,
+            warnings: Vec::new(),
+            ..written
+        };
+        assert_eq!(read, expected);
+        Ok(())
+    }
+
+    #[test]
+    fn every_way_there_is_reads_back_as_it_is_shown() -> serde_json::Result<()> {
+        for way in [Way::Clone, Way::File, Way::Pages, Way::Stream] {
+            assert_eq!(serde_json::to_value(way)?, way.to_string());
+            assert_eq!(serde_json::from_value::<Way>(way.to_string().into())?, way);
+        }
+        Ok(())
+    }
+}

@@ -117,13 +117,12 @@ impl Known<'_> {
 
     /// How long it takes to get hold of the database.
     fn copy(&self, way: Way) -> Duration {
-        let (rate, limit) = match way {
+        let (rate, limit) = if way == Way::Clone {
             // No byte is read that could be counted.
-            Way::Clone => (self.measured(true).unwrap_or(UNMEASURED_CLONE), None),
-            _ => {
-                let rate = self.measured(false).unwrap_or(UNMEASURED_COPY);
-                (rate, self.backup.bandwidth)
-            }
+            (self.measured(true).unwrap_or(UNMEASURED_CLONE), None)
+        } else {
+            let rate = self.measured(false).unwrap_or(UNMEASURED_COPY);
+            (rate, self.backup.bandwidth)
         };
         let rate = limit.map_or(rate, |limit| rate.min(as_rate(limit)));
         Duration::try_from_secs_f64(as_rate(self.bytes) / rate).unwrap_or(Duration::MAX)

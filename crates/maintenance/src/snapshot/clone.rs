@@ -24,7 +24,7 @@ const TRIED: usize = 64 << 10;
 pub fn possible(database: &Path, directory: &Path, disk: &Disk) -> bool {
     let tried = || {
         let mut source = disk.create_unnamed(disk::parent(database))?;
-        let written = source.write_all(&[1; TRIED]);
+        let written = source.write_all(&vec![1; TRIED]);
         written.map_err(|error| disk::Error::new("write", source.path(), error))?;
         disk.create_unnamed(directory)?.share(&source)
     };

@@ -12,27 +12,23 @@ use sha2::{Digest, Sha256};
 use super::*;
 use crate::catalogue::testing::memory_dir;
 use crate::disk::testing::Volume;
-use crate::sqlite::tests::{OtherProcess, insert};
+use crate::sqlite::tests::{Fixture, OtherProcess, insert};
 
 const BOTH: [Method; 2] = [Method::File, Method::Pages];
 const JOURNALS: [&str; 2] = ["PRAGMA journal_mode = WAL", "PRAGMA journal_mode = DELETE"];
 
-/// Databases where there are no clones, for the tests of the other methods: in memory, or
+/// A database where there are no clones, for the tests of the other methods: in memory, or
 /// the disk would decide what is tested.
-struct Fixture;
+fn fixture(set_up: &str) -> Fixture {
+    Fixture::new_in(memory_dir(), set_up)
+}
 
-impl Fixture {
-    fn wal() -> sqlite::tests::Fixture {
-        Self::new(JOURNALS[0])
-    }
+fn wal() -> Fixture {
+    fixture(JOURNALS[0])
+}
 
-    fn rollback() -> sqlite::tests::Fixture {
-        Self::new(JOURNALS[1])
-    }
-
-    fn new(setup: &str) -> sqlite::tests::Fixture {
-        sqlite::tests::Fixture::new_in(memory_dir(), setup)
-    }
+fn rollback() -> Fixture {
+    fixture(JOURNALS[1])
 }
 
 fn way(method: Method) -> Way {
@@ -42,12 +38,7 @@ fn way(method: Method) -> Way {
     }
 }
 
-fn run(
-    fixture: &sqlite::tests::Fixture,
-    pin: Pin,
-    method: Method,
-    name: &str,
-) -> Result<RawCopy, Error> {
+fn run(fixture: &Fixture, pin: Pin, method: Method, name: &str) -> Result<RawCopy, Error> {
     let raw = fixture.directory.path().join(name);
     copy(pin, method, &raw, &Disk::default(), None, &Watch::default())
 }
@@ -70,7 +61,7 @@ fn rows(copy: &RawCopy) -> i64 {
 #[test]
 fn a_copy_is_the_pinned_database_whatever_writers_do() {
     for method in BOTH {
-        let fixture = Fixture::wal();
+        let fixture = wal();
         // More than a few chunks, and a last one that is not full.
         fixture.sql(&insert(60_000));
         let pin = fixture.pin();
@@ -124,7 +115,7 @@ fn a_copy_is_the_pinned_database_whatever_writers_do() {
 #[test]
 fn on_a_rollback_journal_a_copy_is_the_same() {
     for method in BOTH {
-        let fixture = Fixture::rollback();
+        let fixture = rollback();
         let copied = run(&fixture, fixture.pin(), method, "raw").expect("nothing fails");
         assert_eq!(rows(&copied), 1000);
         fixture.assert_writable();
@@ -133,7 +124,7 @@ fn on_a_rollback_journal_a_copy_is_the_same() {
 
 #[test]
 fn the_methods_differ_in_counters_of_the_header_alone() {
-    for fixture in [Fixture::wal(), Fixture::rollback()] {
+    for fixture in [wal(), rollback()] {
         let file = run(&fixture, fixture.pin(), Method::File, "file").expect("nothing fails");
         // A second pin writes a frame: let both see the same file.
         let pin = fixture.pin();
@@ -160,7 +151,7 @@ fn the_methods_differ_in_counters_of_the_header_alone() {
 fn every_page_size_and_an_empty_database_can_be_copied() {
     for method in BOTH {
         for size in [512, 1024, 65536] {
-            let fixture = Fixture::new(&format!(
+            let fixture = fixture(&format!(
                 "PRAGMA page_size = {size}; PRAGMA journal_mode = WAL"
             ));
             let copied = run(&fixture, fixture.pin(), method, "raw").expect("nothing fails");
@@ -181,7 +172,7 @@ fn every_page_size_and_an_empty_database_can_be_copied() {
 
 #[test]
 fn auto_reads_the_file_unless_it_is_not_as_long_as_its_pages() {
-    let fixture = Fixture::rollback();
+    let fixture = rollback();
     let copied = run(&fixture, fixture.pin(), Method::Auto, "first").expect("nothing fails");
     assert_eq!(copied.method, Way::File);
 
@@ -205,7 +196,7 @@ fn auto_reads_the_file_unless_it_is_not_as_long_as_its_pages() {
 #[test]
 fn cancelling_in_the_middle_ends_the_copy_and_the_pin() {
     for method in BOTH {
-        let fixture = Fixture::rollback();
+        let fixture = rollback();
         fixture.sql(&insert(60_000));
         let pin = fixture.pin();
         let watch = Watch::default();
@@ -231,7 +222,7 @@ fn cancelling_in_the_middle_ends_the_copy_and_the_pin() {
 #[test]
 fn a_pin_that_is_ended_under_a_copy_is_gone_at_once_and_the_copy_fails() {
     for method in BOTH {
-        let fixture = Fixture::rollback();
+        let fixture = rollback();
         fixture.sql(&insert(60_000));
         let pin = fixture.pin();
         let handle = pin.handle();
@@ -256,7 +247,7 @@ fn a_pin_that_is_ended_under_a_copy_is_gone_at_once_and_the_copy_fails() {
 fn nothing_is_copied_from_a_pin_that_was_ended() {
     for method in [Method::Auto, Method::File, Method::Pages] {
         for set_up in JOURNALS {
-            let fixture = Fixture::new(set_up);
+            let fixture = fixture(set_up);
             let pin = fixture.pin();
             assert!(pin.handle().end(Duration::ZERO));
             let result = run(&fixture, pin, method, "raw");
@@ -269,7 +260,7 @@ fn nothing_is_copied_from_a_pin_that_was_ended() {
 #[test]
 fn a_target_that_exists_is_not_touched_and_the_pin_ends() {
     for method in BOTH {
-        let fixture = Fixture::rollback();
+        let fixture = rollback();
         let raw = fixture.directory.path().join("raw");
         fs::write(&raw, "precious").expect("a writable directory");
         let refused = run(&fixture, fixture.pin(), method, "raw");
@@ -282,7 +273,7 @@ fn a_target_that_exists_is_not_touched_and_the_pin_ends() {
 #[test]
 fn a_bandwidth_says_when_bytes_are_due() {
     let watch = Watch::default();
-    let fixture = Fixture::rollback();
+    let fixture = rollback();
     let pin = fixture.pin();
     let pace = |bandwidth| Pace::new(bandwidth, &pin, &watch);
     assert_eq!(pace(None).due(1 << 40), None);
@@ -301,7 +292,7 @@ fn a_bandwidth_says_when_bytes_are_due() {
 fn a_clone_is_the_pinned_database_and_stays_it() {
     for volume in Volume::copying_on_write() {
         for (set_up, method) in [(JOURNALS[0], Method::Auto), (JOURNALS[1], Method::File)] {
-            let fixture = sqlite::tests::Fixture::new_in(volume.directory(), set_up);
+            let fixture = Fixture::new_in(volume.directory(), set_up);
             fixture.sql(&insert(60_000));
             let pin = fixture.pin();
             let before = fixture.bytes();
@@ -336,7 +327,7 @@ fn a_clone_is_the_pinned_database_and_stays_it() {
 #[test]
 fn pages_are_asked_for_where_there_are_clones_too() {
     let volume = Volume::xfs();
-    let fixture = sqlite::tests::Fixture::new_in(volume.directory(), JOURNALS[0]);
+    let fixture = Fixture::new_in(volume.directory(), JOURNALS[0]);
     let copied = run(&fixture, fixture.pin(), Method::Pages, "raw").expect("nothing fails");
     assert_eq!(copied.method, Way::Pages);
 }
@@ -344,7 +335,7 @@ fn pages_are_asked_for_where_there_are_clones_too() {
 #[test]
 fn where_there_is_no_clone_the_bytes_are_copied() {
     let [xfs, btrfs] = Volume::copying_on_write();
-    let fixture = sqlite::tests::Fixture::new_in(xfs.directory(), JOURNALS[1]);
+    let fixture = Fixture::new_in(xfs.directory(), JOURNALS[1]);
     for other in [btrfs.directory(), memory_dir()] {
         let raw = other.path().join("raw");
         let (disk, watch) = (Disk::default(), Watch::default());
@@ -367,7 +358,7 @@ fn a_database_that_btrfs_does_not_copy_on_write_is_cloned_too() {
         .status()
         .expect("chattr can be run");
     assert!(changed.success());
-    let fixture = sqlite::tests::Fixture::new_in(directory, JOURNALS[0]);
+    let fixture = Fixture::new_in(directory, JOURNALS[0]);
     fixture.sql(&insert(10_000));
     let backups = volume.directory();
     assert!(can_clone(&fixture.path, backups.path(), &Disk::default()));
@@ -413,7 +404,7 @@ fn whether_there_are_clones_is_found_out_without_a_trace() {
 #[test]
 fn a_clone_that_fails_fails_the_copy() {
     let volume = Volume::xfs();
-    let fixture = sqlite::tests::Fixture::new_in(volume.directory(), JOURNALS[1]);
+    let fixture = Fixture::new_in(volume.directory(), JOURNALS[1]);
     // 0 creates the copy; 1 clones.
     let raw = fixture.directory.path().join("raw");
     let (disk, watch) = (Disk::failing_at(1), Watch::default());
@@ -425,14 +416,14 @@ fn a_clone_that_fails_fails_the_copy() {
     fixture.assert_writable();
 }
 
-fn stream_from(fixture: &sqlite::tests::Fixture, pin: &Pin) -> Result<Streamed, Error> {
+fn stream_from(fixture: &Fixture, pin: &Pin) -> Result<Streamed, Error> {
     let artifact = fixture.directory.path().join("artifact.zst");
     stream(pin, &artifact, &Disk::default(), None, &Watch::default())
 }
 
 #[test]
 fn a_stream_is_the_pinned_database_whatever_writers_do() {
-    let fixture = Fixture::wal();
+    let fixture = wal();
     fixture.sql(&insert(60_000));
     let pin = fixture.pin();
     let before = fixture.bytes();
@@ -469,7 +460,7 @@ fn a_stream_is_the_pinned_database_whatever_writers_do() {
 
 #[test]
 fn a_stream_that_is_cancelled_or_unpinned_ends_so() {
-    let fixture = Fixture::wal();
+    let fixture = wal();
     fixture.sql(&insert(60_000));
     for end_pin in [false, true] {
         let pin = fixture.pin();
@@ -500,7 +491,7 @@ fn a_stream_that_is_cancelled_or_unpinned_ends_so() {
 
 #[test]
 fn a_damaged_database_is_found_on_the_pinned_connection() {
-    let fixture = Fixture::wal();
+    let fixture = wal();
     fixture.sql(
         "PRAGMA writable_schema = ON;
          UPDATE sqlite_schema SET rootpage = 2 WHERE name LIKE 'sqlite_autoindex%';

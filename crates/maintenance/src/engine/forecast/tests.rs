@@ -112,7 +112,7 @@ fn a_bandwidth_slows_a_copy_but_no_clone() {
 
 #[test]
 fn room_is_reckoned_for_what_lies_there_at_once() {
-    let last = &manifest(Way::File, GB, 1.0); // a quarter is left of it
+    let earlier = &manifest(Way::File, GB, 1.0); // a quarter is left of it
     let (zstd, none, pages) = (
         settings(""),
         settings("compression = \"none\"\n"),
@@ -138,9 +138,9 @@ fn room_is_reckoned_for_what_lies_there_at_once() {
         (&pages, true, false, Way::Pages, 17 * GB + artifact, None),
     ] {
         let forecast = Known {
-            clones,
             blocks_writers,
-            ..known(settings, &[last])
+            clones,
+            ..known(settings, &[earlier])
         }
         .forecast();
         assert_eq!(forecast.way, way);

@@ -1,0 +1,69 @@
+//! File systems of their own, for what the one at hand does not do: be full, clone files.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+
+/// A file system, mounted for as long as this lives.
+pub struct Volume {
+    mounted: PathBuf,
+    /// The file it is in.
+    _image: Option<TempDir>,
+}
+
+impl Volume {
+    /// One of so many bytes.
+    pub fn in_memory(at: &Path, bytes: u64) -> Result<Self> {
+        let size = format!("size={bytes}");
+        run(Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "end-to-end"])
+            .arg(at))?;
+        Ok(Self {
+            mounted: at.to_owned(),
+            _image: None,
+        })
+    }
+
+    /// XFS, which clones files; of 1 GiB.
+    pub fn xfs(at: &Path) -> Result<Self> {
+        let home = TempDir::new()?;
+        let image = home.path().join("image");
+        run(Command::new("truncate").args(["--size", "1G"]).arg(&image))?;
+        run(Command::new("mkfs.xfs")
+            .args(["-q", "-m", "reflink=1"])
+            .arg(&image))?;
+        run(Command::new("mount")
+            .args(["-o", "loop"])
+            .arg(&image)
+            .arg(at))?;
+        Ok(Self {
+            mounted: at.to_owned(),
+            _image: Some(home),
+        })
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        // Lazily: a tracker of a failed test may still be there.
+        let unmounted = Command::new("umount").arg("-l").arg(&self.mounted).status();
+        if !unmounted.is_ok_and(|status| status.success()) {
+            eprintln!("{} stays mounted", self.mounted.display());
+        }
+    }
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command
+        .output()
+        .with_context(|| format!("starting {command:?}"))?;
+    ensure!(
+        output.status.success(),
+        "this test needs a file system of its own, and mounting one is not permitted (run the \
+         tests as root): {command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
