@@ -137,6 +137,8 @@ impl Home {
             copy_seconds: 0.5,
             bandwidth: None,
             database,
+            partial: None,
+            files: None,
             rows: BTreeMap::new(),
             verified: Depth::Quick,
             warnings: Vec::new(),

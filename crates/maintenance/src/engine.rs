@@ -136,22 +136,6 @@ impl BackupEngine {
         ))
     }
 
-    /// Whether the database has the tables the configuration names.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with their names, or with the database.
-    pub fn check_partial(&self) -> Result<(), Failure> {
-        let Some(partial) = &self.backup.partial else {
-            return Ok(());
-        };
-        let checked = self
-            .database
-            .read(|connection| Ok(excerpt::check(connection, self.database.path(), partial)))
-            .map_err(|error| Failure::other(&error))?;
-        checked.map_err(|error| Failure::other(&error))
-    }
-
     fn publisher(&self) -> Publisher<'_> {
         Publisher {
             catalogue: &self.catalogue,
@@ -224,7 +208,9 @@ impl Engine for BackupEngine {
         // As an archive, and that once more compressed.
         let files = 2 * self.publisher().choose_files(&facts.path)?.0.bytes();
         self.check_room(room + files)?;
-        self.check_partial()?;
+        if let Some(partial) = &self.backup.partial {
+            excerpt::check(&self.database, partial).map_err(|error| Failure::other(&error))?;
+        }
         let draft = self
             .catalogue
             .begin(run.began)
