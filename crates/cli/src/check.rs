@@ -13,6 +13,8 @@ use serde_json::json;
 use torrust_tracker_maintenance::catalogue::Entry;
 use torrust_tracker_maintenance::config::{Announces, Error, JournalMode, Settings};
 use torrust_tracker_maintenance::disk::{Disk, parent};
+use torrust_tracker_maintenance::excerpt::{self, Error as Unfit};
+use torrust_tracker_maintenance::files::{self, Reserved};
 use torrust_tracker_maintenance::schedule::{Interval, Schedule};
 use torrust_tracker_maintenance::sqlite::{self, inspect};
 use torrust_tracker_maintenance::status::Status;
@@ -89,6 +91,9 @@ pub fn carry_out(configuration: &Configuration, now: DateTime<Utc>) -> Result<An
     }
     if let Some(settings) = &settings {
         check_together(configuration, settings, database.as_ref(), &mut problems)?;
+        if let Some(found) = &database {
+            check_contents(settings, found, &mut problems);
+        }
     }
     Ok(match settings {
         _ if !problems.is_empty() => refused(configuration, enabled, &problems),
@@ -264,6 +269,42 @@ fn check_together(
     Ok(())
 }
 
+/// Whether what is to be stored can be, as far as can be told now.
+fn check_contents(settings: &Settings, database: &Found, problems: &mut Vec<Problem>) {
+    let mut problem = |key: &str, message: String| {
+        problems.push(Problem {
+            key: format!("maintenance.backup.{key}"),
+            message,
+        });
+    };
+    let wanted = &settings.backup.files;
+    let reserved = Reserved::of(&database.path, &settings.backup.directory);
+    let chosen = files::choose(wanted, &reserved, &Disk::default());
+    let checked = chosen.and_then(|choice| {
+        files::check_reserved(&choice.left_out)?;
+        files::check_missing(&choice.left_out, wanted.missing)
+    });
+    if let Err(error) = checked {
+        problem("files", error.to_string());
+    }
+    if let Some(partial) = &settings.backup.partial
+        && database.is_settled()
+    {
+        let key = if partial.tables.is_some() {
+            "tables"
+        } else {
+            "completed_only"
+        };
+        match excerpt::check_file(&database.path, partial) {
+            Err(error @ (Unfit::UnknownTables { .. } | Unfit::NoCounters)) => {
+                problem(key, error.to_string());
+            }
+            // What is the matter with the database itself has been told.
+            _ => {}
+        }
+    }
+}
+
 fn disabled(configuration: &Configuration) -> Answer {
     Answer {
         exit: Exit::Done,
@@ -405,6 +446,14 @@ fn good(
 }
 
 impl Found {
+    /// Whether the file has all of the database: it is there, and nothing is in a log.
+    fn is_settled(&self) -> bool {
+        let mut log = self.path.clone().into_os_string();
+        log.push("-wal");
+        let log = std::fs::metadata(log).map_or(0, |log| log.len());
+        self.bytes.is_some_and(|bytes| bytes > 0) && log == 0
+    }
+
     fn describe(&self, settings: &Settings) -> String {
         let Some(bytes) = self.bytes else {
             return "not there yet; the tracker creates it".to_owned();

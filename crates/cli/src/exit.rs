@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 use torrust_tracker_maintenance::window::{Cause, Outcome};
-use torrust_tracker_maintenance::{catalogue, config, restore, verify};
+use torrust_tracker_maintenance::{catalogue, config, files, restore, verify};
 
 use crate::client;
 
@@ -183,12 +183,35 @@ impl From<restore::Error> for Failure {
             Error::Refused { objections, .. } => match crate::restore::exit(&objections) {
                 Exit::Busy => (Exit::Busy, "in_use"),
                 Exit::Failed => (Exit::Failed, "no_room"),
+                exit if objections.iter().all(is_partial) => (exit, "needs_partial"),
                 exit => (exit, "needs_force"),
             },
             Error::Unsettled { .. } => (Exit::NotApplicable, "needs_force"),
             Error::Unusable { .. } => (Exit::Usage, "unusable_target"),
             Error::Verify(error) => return Self::from(error),
             Error::Disk(_) => (Exit::Failed, "not_restored"),
+        };
+        Self::new(exit, code, message)
+    }
+}
+
+fn is_partial(objection: &restore::Objection) -> bool {
+    matches!(objection, restore::Objection::Partial { .. })
+}
+
+impl From<files::Error> for Failure {
+    fn from(error: files::Error) -> Self {
+        use files::Error;
+        let message = error.to_string();
+        let (exit, code) = match error {
+            Error::None(_) => (Exit::NotApplicable, "no_files"),
+            Error::Unusable { .. } => (Exit::Usage, "unusable_target"),
+            Error::Refused(objections) => match crate::restore::files_exit(&objections) {
+                Exit::Failed => (Exit::Failed, "no_room"),
+                exit => (exit, "in_the_way"),
+            },
+            Error::Verify(error) => return Self::from(error),
+            _ => (Exit::Failed, "not_restored"),
         };
         Self::new(exit, code, message)
     }

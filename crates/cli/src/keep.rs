@@ -8,7 +8,6 @@ use torrust_tracker_maintenance::retention::Decision;
 
 use crate::configuration::Configuration;
 use crate::exit::{Answer, Exit, Failure};
-use crate::selection::latest;
 use crate::table::{Side, Table};
 use crate::verify::{self, Examination};
 
@@ -68,33 +67,61 @@ impl Prune {
             });
         }
         let catalogue = writable(&catalogue)?;
-        let newest = verified(&catalogue, json, now)?;
+        let goes_on = strengths(&plan);
+        for newest in &goes_on {
+            verify_newest(&catalogue, &newest.id, json, now)?;
+        }
         let owner = Owner::this("torrust-maintenance prune", now);
-        let pruned = catalogue.lock(&owner)?.prune(&keep, &newest)?;
-        // Another writer may have been first: what was done counts, not what was planned.
-        let removed = pruned.removed.iter().map(|id| Decision {
-            id: id.clone(),
-            keep: false,
-            reasons: Vec::new(),
-        });
-        let mut done: Vec<_> = pruned.kept.iter().cloned().chain(removed).collect();
+        let locked = catalogue.lock(&owner)?;
+        let untouched = |decision: &&Decision| goes_on.iter().all(|on| on.full != decision.full);
+        let mut done: Vec<_> = plan.iter().filter(untouched).cloned().collect();
+        for newest in &goes_on {
+            let pruned = locked.prune(&keep, &newest.id)?;
+            // Another writer may have been first: what was done counts, not what was planned.
+            done.extend(pruned.removed.into_iter().map(|id| Decision {
+                id,
+                full: newest.full,
+                keep: false,
+                reasons: Vec::new(),
+            }));
+            done.extend(pruned.kept);
+        }
         done.sort_by(|one, other| other.id.cmp(&one.id));
+        let removed = done.iter().rev().filter(|decision| !decision.keep);
+        let removed: Vec<_> = removed.map(|decision| &decision.id).collect();
         Ok(Answer {
             exit: Exit::Done,
             text: decisions(&done, "removed"),
             json: json!({
                 "directory": catalogue.directory(), "dry_run": false,
-                "removed": pruned.removed, "kept": pruned.kept,
+                "removed": removed, "kept": kept(&done),
             }),
         })
     }
 }
 
-/// The newest backup, read back a moment ago: nothing older goes on the strength of one
-/// that is good for all that is known, but is not.
-fn verified(catalogue: &Catalogue, json: bool, now: DateTime<Utc>) -> Result<BackupId, Failure> {
-    let newest = latest(catalogue)?;
-    let backup = catalogue.get(&newest)?;
+/// On the strength of which backups others go: the newest full one for full ones and the
+/// newest partial one for partial ones, where any goes.
+fn strengths(plan: &[Decision]) -> Vec<&Decision> {
+    [true, false]
+        .into_iter()
+        .filter_map(|full| {
+            let mut of_kind = plan.iter().filter(|decision| decision.full == full);
+            let newest = of_kind.next()?;
+            of_kind.any(|decision| !decision.keep).then_some(newest)
+        })
+        .collect()
+}
+
+/// Reads the newest backup back: nothing older goes on the strength of one that is good for
+/// all that is known, but is not.
+fn verify_newest(
+    catalogue: &Catalogue,
+    newest: &BackupId,
+    json: bool,
+    now: DateTime<Utc>,
+) -> Result<(), Failure> {
+    let backup = catalogue.get(newest)?;
     let began = verify::instant();
     let checksums = Examination::Checksums;
     let examined = verify::examine(catalogue, &backup, checksums, json);
@@ -102,10 +129,10 @@ fn verified(catalogue: &Catalogue, json: bool, now: DateTime<Utc>) -> Result<Bac
     let at = now + TimeDelta::from_std(took).unwrap_or_default();
     if let Some(check) = verify::check(&examined, checksums, at, took) {
         let owner = Owner::this("torrust-maintenance prune", at);
-        catalogue.lock(&owner)?.record(&newest, check)?;
+        catalogue.lock(&owner)?.record(newest, check)?;
     }
     match examined {
-        Ok(_) => Ok(newest),
+        Ok(_) => Ok(()),
         Err(error) => Err(Failure::from(error).also("; nothing was pruned")),
     }
 }
@@ -116,7 +143,10 @@ fn kept(plan: &[Decision]) -> Vec<&Decision> {
 
 fn decisions(plan: &[Decision], goes: &str) -> String {
     let mut table = Table::new([("ID", Side::Left), ("", Side::Left), ("WHY", Side::Left)]);
-    for Decision { id, keep, reasons } in plan {
+    for Decision {
+        id, keep, reasons, ..
+    } in plan
+    {
         let what = if *keep { "stays" } else { goes };
         let why = if *keep {
             reasons.join(", ")

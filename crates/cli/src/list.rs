@@ -95,6 +95,7 @@ fn good(backup: &Backup, kept: &Kept, now: DateTime<Utc>) -> [String; 9] {
     } = backup;
     let found = notes.checks.iter().flat_map(|check| &check.findings);
     let damage = found.map(|finding| format!("DAMAGED: {finding}"));
+    let partial = manifest.partial.iter().map(|of| format!("PARTIAL: {of}"));
     let warnings = manifest
         .warnings
         .iter()
@@ -103,13 +104,17 @@ fn good(backup: &Backup, kept: &Kept, now: DateTime<Utc>) -> [String; 9] {
     [
         manifest.id.to_string(),
         units::span(now - manifest.pinned),
-        units::bytes(manifest.database.stored_bytes),
+        units::bytes(manifest.stored_bytes()),
         ratio(manifest.database.raw_bytes, manifest.database.stored_bytes),
         manifest.method.to_string(),
         units::milliseconds(manifest.pause_ms),
         verified(manifest.verified, notes.deepest(), now),
         reasons.map_or_else(String::new, rules),
-        damage.chain(warnings).collect::<Vec<_>>().join("; "),
+        damage
+            .chain(partial)
+            .chain(warnings)
+            .collect::<Vec<_>>()
+            .join("; "),
     ]
 }
 

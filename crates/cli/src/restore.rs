@@ -7,12 +7,13 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use torrust_tracker_maintenance::config::Depth;
 use torrust_tracker_maintenance::disk::Disk;
+use torrust_tracker_maintenance::files::{self, Destination, FilesPlan, Reserved};
 use torrust_tracker_maintenance::restore::{self, Objection, RestorePlan, Restored};
 
 use crate::configuration::Configuration;
 use crate::exit::{Answer, Exit, Failure};
 use crate::progress::watched;
-use crate::selection::Selection;
+use crate::selection::{Selected, Selection};
 use crate::units;
 use crate::verify::instant;
 
@@ -27,6 +28,26 @@ pub struct Arguments {
     /// Restore to this file [default: the tracker's database].
     #[arg(long, value_name = "PATH")]
     to: Option<PathBuf>,
+    /// Also a partial backup, which does not have all rows. Then `latest` is the newest of
+    /// all, partial or not.
+    #[arg(long)]
+    partial: bool,
+    /// Restore the files that are stored with the database, and not the database: into a
+    /// directory, unless they are to be replaced.
+    #[arg(long, conflicts_with_all = ["to", "force", "full"])]
+    files: bool,
+    /// The directory the files are restored into; it must not exist yet [default:
+    /// files-<ID> in the working directory].
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "files",
+        conflicts_with = "replace_files"
+    )]
+    files_to: Option<PathBuf>,
+    /// Restore the files to where they were. What is there is kept aside.
+    #[arg(long, requires = "files")]
+    replace_files: bool,
     /// Say what would be done and what speaks against it; change nothing.
     #[arg(long)]
     dry_run: bool,
@@ -47,13 +68,19 @@ impl Arguments {
         now: DateTime<Utc>,
     ) -> Result<Answer, Failure> {
         let catalogue = configuration.catalogue()?;
+        let source = self.backup.find(&catalogue, self.partial || self.files)?;
+        if self.files {
+            return self.restore_files(configuration, source, json, now);
+        }
         let target = match &self.to {
             Some(to) => to.clone(),
             None => tracker_database(configuration)?,
         };
         let disk = Disk::default();
-        let source = self.backup.find(&catalogue)?;
-        let plan = restore::plan(source, &target, now, &disk)?;
+        let mut plan = restore::plan(source, &target, now, &disk)?;
+        if self.partial {
+            plan = plan.accept_partial();
+        }
         let shown = self.text(&plan, now);
         let planned = json!(plan);
         let objections = plan.standing(self.force);
@@ -102,15 +129,105 @@ impl Arguments {
                 .iter()
                 .map(|kept| ("keep", format!("what is there as {}", kept.display()))),
         );
+        let standing = plan.standing(self.force);
         for objection in &plan.objections {
-            let overruled = self.force && objection.yields_to_force();
+            let stands = standing.contains(objection);
             lines.push((
-                if overruled { "overruled" } else { "but" },
+                if stands { "but" } else { "overruled" },
                 objection.to_string(),
             ));
         }
         let lines = lines.iter().map(|(name, what)| format!("{name:<11}{what}"));
         lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Arguments {
+    fn restore_files(
+        &self,
+        configuration: &Configuration,
+        source: Selected,
+        json: bool,
+        now: DateTime<Utc>,
+    ) -> Result<Answer, Failure> {
+        let Selected::Backup(backup) = source else {
+            let message = "a database that was not made here has no files with it: name a backup";
+            return Err(Failure::new(Exit::Usage, "no_files", message));
+        };
+        let destination = match &self.files_to {
+            _ if self.replace_files => Destination::Originals,
+            Some(directory) => Destination::Directory(directory.clone()),
+            None => Destination::Directory(format!("files-{}", backup.manifest.id).into()),
+        };
+        let mut disk = Disk::default();
+        let mut database = PathBuf::new();
+        if let Ok(path) = configuration.database()? {
+            disk = disk.guarding(&path);
+            database = path;
+        }
+        let reserved = Reserved::of(&database, &configuration.settings()?.backup.directory);
+        let plan = files::plan(&backup, &destination, &reserved, now, &disk)?;
+        let shown = files_text(&plan);
+        let planned = json!(plan);
+        if self.dry_run {
+            let verdict = verdict_on(plan.objections.is_empty());
+            return Ok(Answer {
+                exit: files_exit(&plan.objections),
+                text: format!("{shown}\n{verdict}"),
+                json: json!({
+                    "plan": planned, "would_restore": plan.objections.is_empty(),
+                    "restored": Value::Null,
+                }),
+            });
+        }
+        if !json {
+            eprintln!("{shown}");
+        }
+        let restored = watched(json, |watch| plan.execute(&disk, watch))?;
+        let mut text = format!("restored {} files", restored.files.len());
+        if restored.not_given_back > 0 {
+            let count = restored.not_given_back;
+            text += &format!("; {count} of them belong to you, as only root may give files away");
+        }
+        Ok(Answer {
+            exit: Exit::Done,
+            text,
+            json: json!({ "plan": planned, "would_restore": true, "restored": restored }),
+        })
+    }
+}
+
+/// The plan, for people.
+fn files_text(plan: &FilesPlan) -> String {
+    let size = units::bytes(plan.bytes);
+    let what = format!("{} files of {}, {size}", plan.files.len(), plan.source);
+    let mut lines = vec![("restore", what)];
+    for file in &plan.files {
+        lines.push(("to", file.target.display().to_string()));
+        lines.extend(
+            file.kept_as
+                .iter()
+                .map(|kept| ("keep", format!("what is there as {}", kept.display()))),
+        );
+    }
+    lines.extend(
+        plan.objections
+            .iter()
+            .map(|objection| ("but", objection.to_string())),
+    );
+    let lines = lines.iter().map(|(name, what)| format!("{name:<11}{what}"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+pub fn files_exit(objections: &[files::Objection]) -> Exit {
+    use files::Objection;
+    match objections {
+        [] => Exit::Done,
+        [
+            Objection::Exists { .. } | Objection::NotAFile { .. } | Objection::Reserved { .. },
+            ..,
+        ] => Exit::Usage,
+        [Objection::NoRoom { .. }, ..] => Exit::Failed,
     }
 }
 
@@ -129,9 +246,10 @@ pub fn exit(objections: &[Objection]) -> Exit {
     let weigh = |objection: &Objection| match objection {
         Objection::InUse => (2, Exit::Busy),
         Objection::NoRoom { .. } => (1, Exit::Failed),
-        Objection::UsersUnseen | Objection::Newer { .. } | Objection::NotADatabase => {
-            (0, Exit::NotApplicable)
-        }
+        Objection::UsersUnseen
+        | Objection::Newer { .. }
+        | Objection::NotADatabase
+        | Objection::Partial { .. } => (0, Exit::NotApplicable),
     };
     objections
         .iter()
@@ -141,7 +259,11 @@ pub fn exit(objections: &[Objection]) -> Exit {
 }
 
 fn verdict(objections: &[Objection]) -> &'static str {
-    if objections.is_empty() {
+    verdict_on(objections.is_empty())
+}
+
+fn verdict_on(would: bool) -> &'static str {
+    if would {
         "would be restored; nothing was changed"
     } else {
         "would be refused; nothing was changed"

@@ -39,8 +39,11 @@ pub enum Selected {
 }
 
 impl Selection {
-    pub fn find(&self, catalogue: &Catalogue) -> Result<Selected, Failure> {
+    /// Of the newest it is for `partial` to say whether it may be a partial one even though
+    /// there is a full one.
+    pub fn find(&self, catalogue: &Catalogue, partial: bool) -> Result<Selected, Failure> {
         let id = match self {
+            Self::Latest if partial => &newest(catalogue)?,
             Self::Latest => &latest(catalogue)?,
             Self::Id(id) => id,
             Self::Foreign(name) => return Ok(Selected::Foreign(catalogue.foreign(name)?)),
@@ -58,15 +61,26 @@ impl From<Selected> for Source {
     }
 }
 
-/// The newest backup that is good as far as is known.
-pub fn latest(catalogue: &Catalogue) -> Result<BackupId, Failure> {
-    catalogue.newest_good()?.ok_or_else(|| {
-        let message = format!(
-            "there is no good backup in {}: `torrust-maintenance run` makes one",
-            catalogue.directory().display()
-        );
-        Failure::new(Exit::NotApplicable, "no_backup", message)
-    })
+/// The newest full backup that is good as far as is known; a partial one if there is no
+/// other.
+fn latest(catalogue: &Catalogue) -> Result<BackupId, Failure> {
+    let latest = catalogue.newest_good()?;
+    latest.ok_or_else(|| none(catalogue))
+}
+
+/// The newest backup that is good as far as is known, full or partial.
+fn newest(catalogue: &Catalogue) -> Result<BackupId, Failure> {
+    let newest = [catalogue.newest_of(true)?, catalogue.newest_of(false)?];
+    let newest = newest.into_iter().flatten().max();
+    newest.ok_or_else(|| none(catalogue))
+}
+
+fn none(catalogue: &Catalogue) -> Failure {
+    let message = format!(
+        "there is no good backup in {}: `torrust-maintenance run` makes one",
+        catalogue.directory().display()
+    );
+    Failure::new(Exit::NotApplicable, "no_backup", message)
 }
 
 #[cfg(test)]

@@ -201,11 +201,12 @@ fn newest_line(status: &Status, newest: Option<&Backup>, now: DateTime<Utc>) -> 
 }
 
 fn backup_line(Backup { manifest, .. }: &Backup, now: DateTime<Utc>) -> String {
+    let part = if manifest.is_full() { "" } else { ", PARTIAL" };
     format!(
-        "{}, {}, {} ({} unpacked), method {}",
+        "{}{part}, {}, {} ({} unpacked), method {}",
         manifest.id,
         units::ago(manifest.pinned, now),
-        units::bytes(manifest.database.stored_bytes),
+        units::bytes(manifest.stored_bytes()),
         units::bytes(manifest.database.raw_bytes),
         manifest.method
     )

@@ -138,6 +138,8 @@ impl Home {
             bandwidth: None,
             database,
             compression_level: Some(3),
+            partial: None,
+            files: None,
             rows: BTreeMap::new(),
             verified: Depth::Quick,
             verify_seconds: Some(0.1),

@@ -137,22 +137,6 @@ impl BackupEngine {
         Ok(known.forecast())
     }
 
-    /// Whether the database has the tables the configuration names.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with their names, or with the database.
-    pub fn check_partial(&self) -> Result<(), Failure> {
-        let Some(partial) = &self.backup.partial else {
-            return Ok(());
-        };
-        let checked = self
-            .database
-            .read(|connection| Ok(excerpt::check(connection, self.database.path(), partial)))
-            .map_err(|error| Failure::other(&error))?;
-        checked.map_err(|error| Failure::other(&error))
-    }
-
     fn publisher(&self) -> Publisher<'_> {
         Publisher {
             catalogue: &self.catalogue,
@@ -244,7 +228,9 @@ impl Engine for BackupEngine {
         let files = 2 * self.publisher().choose_files(&facts.path)?.0.bytes();
         let forecast = self.forecast(&facts)?.beside(files);
         let way = self.way(&forecast)?;
-        self.check_partial()?;
+        if let Some(partial) = &self.backup.partial {
+            excerpt::check(&self.database, partial).map_err(|error| Failure::other(&error))?;
+        }
         let draft = self
             .catalogue
             .begin(run.began)

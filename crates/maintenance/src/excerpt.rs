@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::{self, Disk};
 use crate::snapshot::Watch;
-use crate::sqlite::Journal;
+use crate::sqlite::{self, Database, Journal};
 use crate::verify::immutable_uri;
 
 /// The table, and the counter in it, that [`Partial::completed_only`] is about.
@@ -35,8 +35,8 @@ const COMPLETED: &str = "completed";
 /// Where `AUTOINCREMENT` keeps its counters (<https://www.sqlite.org/autoinc.html>).
 const SEQUENCES: &str = "sqlite_sequence";
 
-/// Tables that are neither `SQLite`'s own nor virtual.
-const TABLES: &str = "type = 'table' AND rootpage > 0 AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
+/// Names of tables that are not `SQLite`'s own.
+const OF_THE_SERVICE: &str = "name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
 
 /// Virtual machine instructions between two looks at the watch.
 const INSTRUCTIONS: i32 = 10_000;
@@ -83,6 +83,9 @@ pub enum Error {
         /// Rows of the excerpt.
         taken: u64,
     },
+    /// The database in service could not be asked.
+    #[error(transparent)]
+    Database(#[from] sqlite::Error),
     /// It was asked to end before it was done.
     #[error("the excerpt was given up: {why}")]
     Cancelled {
@@ -162,18 +165,9 @@ pub fn compare(
 ///
 /// # Errors
 ///
-/// [`Error::UnknownTables`], [`Error::NoCounters`], and [`Error::Sqlite`] if the schema
-/// cannot be read.
-pub fn check(connection: &Connection, path: &Path, partial: &Partial) -> Result<(), Error> {
-    let failed = |source| Error::Sqlite {
-        path: path.to_owned(),
-        source,
-    };
-    let present = tables(connection, "main").map_err(failed)?;
-    check_names(connection, partial, &present, "main").map_err(|error| match error {
-        Unfit::Named(error) => error,
-        Unfit::Sqlite(error) => failed(error),
-    })
+/// [`Error::UnknownTables`], [`Error::NoCounters`]; or if the schema cannot be read.
+pub fn check(database: &Database, partial: &Partial) -> Result<(), Error> {
+    database.read(|connection| Ok(check_schema(connection, database.path(), partial)))?
 }
 
 /// [`check`] on a database of another process, of which the file alone is read, without a
@@ -191,7 +185,19 @@ pub fn check_file(path: &Path, partial: &Partial) -> Result<(), Error> {
         path: path.to_owned(),
         source,
     })?;
-    check(&connection, path, partial)
+    check_schema(&connection, path, partial)
+}
+
+fn check_schema(connection: &Connection, path: &Path, partial: &Partial) -> Result<(), Error> {
+    let failed = |source| Error::Sqlite {
+        path: path.to_owned(),
+        source,
+    };
+    let present = tables(connection, "main").map_err(failed)?;
+    check_names(connection, partial, &present, "main").map_err(|error| match error {
+        Unfit::Named(error) => error,
+        Unfit::Sqlite(error) => failed(error),
+    })
 }
 
 impl Error {
@@ -272,12 +278,16 @@ fn open(source: &Path, to: &Path, watch: &Watch) -> rusqlite::Result<Connection>
     Ok(connection)
 }
 
-/// The tables a service can have rows in.
-fn tables(connection: &Connection, schema: &str) -> rusqlite::Result<Vec<String>> {
-    texts(
-        connection,
-        &format!("SELECT name FROM {schema}.sqlite_schema WHERE {TABLES} ORDER BY name"),
-    )
+/// The tables with rows of their own, and whether each is a service's to write to. The
+/// others are the shadow tables of virtual ones, which are broken without their rows.
+fn tables(connection: &Connection, schema: &str) -> rusqlite::Result<BTreeMap<String, bool>> {
+    let query = format!(
+        "SELECT name, type = 'table' FROM pragma_table_list
+         WHERE schema = ?1 AND type IN ('table', 'shadow') AND {OF_THE_SERVICE}"
+    );
+    let mut statement = connection.prepare(&query)?;
+    let tables = statement.query_map([schema], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    tables.collect()
 }
 
 enum Unfit {
@@ -288,16 +298,17 @@ enum Unfit {
 fn check_names(
     connection: &Connection,
     partial: &Partial,
-    present: &[String],
+    present: &BTreeMap<String, bool>,
     schema: &str,
 ) -> Result<(), Unfit> {
+    let can_be_named = |table: &&String| present.get(*table) == Some(&true);
     let named = partial.tables.iter().flatten();
     let unknown: Vec<_> = named
-        .filter(|table| !present.contains(table))
+        .filter(|table| !can_be_named(table))
         .cloned()
         .collect();
     if !unknown.is_empty() {
-        let present = present.to_vec();
+        let present = present.keys().filter(can_be_named).cloned().collect();
         return Err(Unfit::Named(Error::UnknownTables { unknown, present }));
     }
     let counters = "SELECT count(*) FROM pragma_table_info(?1, ?2) WHERE name = ?3";
@@ -314,19 +325,21 @@ fn check_names(
 fn fill(
     connection: &Connection,
     partial: &Partial,
-    tables: &[String],
+    tables: &BTreeMap<String, bool>,
 ) -> rusqlite::Result<BTreeMap<String, u64>> {
     connection.execute_batch("BEGIN")?;
     let structure = format!(
-        "SELECT sql FROM source.sqlite_schema WHERE ({TABLES}) OR (type = 'index' AND sql IS NOT NULL)
+        "SELECT sql FROM source.sqlite_schema
+         WHERE (type = 'table' AND rootpage > 0 AND {OF_THE_SERVICE})
+             OR (type = 'index' AND sql IS NOT NULL)
          ORDER BY type = 'index', rowid"
     );
     for statement in texts(connection, &structure)? {
         connection.execute_batch(&statement)?;
     }
     let mut counted = BTreeMap::new();
-    for table in tables {
-        let rows = if partial.wants(table) {
+    for (table, can_be_named) in tables {
+        let rows = if !can_be_named || partial.wants(table) {
             copy_rows(connection, table, &partial.condition(table))?
         } else {
             0

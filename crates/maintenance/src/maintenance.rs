@@ -16,6 +16,8 @@ use crate::config::{Announces, JournalMode, Settings};
 use crate::disk::{self, Disk, Lock};
 use crate::driver::{Driver, Handles, LOG_TARGET, Parts};
 use crate::engine::BackupEngine;
+use crate::excerpt;
+use crate::files::{self, Reserved};
 use crate::gate::{Gate, Keeper};
 use crate::readiness;
 use crate::restore;
@@ -111,6 +113,12 @@ pub enum Error {
     /// The lock file beside the database.
     #[error("could not lock the database: {0}")]
     Lock(#[from] disk::Error),
+    /// The files to be stored with the database.
+    #[error(transparent)]
+    Files(#[from] files::Error),
+    /// The part of the database that is to be stored.
+    #[error(transparent)]
+    Excerpt(#[from] excerpt::Error),
     /// The touch-file.
     #[error(transparent)]
     TouchFile(#[from] touch_file::Error),
@@ -144,6 +152,7 @@ impl Maintenance {
             touch_file.probe()?;
         }
         check_journal(&settings, &service.database)?;
+        check_files(&settings, &service.database, &disk)?;
         let (gate, keeper) = Gate::new().map_err(Error::Thread)?;
 
         let catalogue = Catalogue::open(disk.clone(), &settings.backup.directory)?;
@@ -199,6 +208,9 @@ impl Maintenance {
         let served = newest.and_then(|began| settings.schedule.last_before(began));
         let rules = rules(&settings);
         let database = Database::open(&service.database)?;
+        if let Some(partial) = &settings.backup.partial {
+            excerpt::check(&database, partial)?;
+        }
         let engine = BackupEngine::new(database, catalogue, disk, &settings, service.name.clone())?;
         let readiness = listener
             .as_ref()
@@ -337,6 +349,13 @@ fn check_journal(settings: &Settings, database: &Path) -> Result<(), Error> {
         return Err(Error::CannotServe { path, journal });
     }
     Ok(())
+}
+
+/// That nothing is to be stored as a file that never is. What is missing may yet come.
+fn check_files(settings: &Settings, database: &Path, disk: &Disk) -> Result<(), files::Error> {
+    let reserved = Reserved::of(database, &settings.backup.directory);
+    let choice = files::choose(&settings.backup.files, &reserved, disk)?;
+    files::check_reserved(&choice.left_out)
 }
 
 /// What windows keep to: what is configured, and limits that are not, each with its reason.

@@ -39,6 +39,7 @@ use serde::Serialize;
 use crate::catalogue::{Backup, Foreign};
 use crate::config::Depth;
 use crate::disk::{self, Disk, File, Lock};
+use crate::excerpt::Partial;
 use crate::snapshot::Watch;
 use crate::verify::{self, Report};
 
@@ -89,6 +90,9 @@ pub struct RestorePlan {
     pub bytes: u64,
     /// What speaks against it.
     pub objections: Vec<Objection>,
+    /// Whether a part of the database will do.
+    #[serde(skip)]
+    partial: bool,
     #[serde(skip)]
     from: Source,
     /// Keeps others away from the present database while the plan lives.
@@ -118,6 +122,11 @@ pub enum Objection {
     },
     /// What is there is not a database.
     NotADatabase,
+    /// The backup is not of the whole database: the rows that it does not have are lost.
+    Partial {
+        /// Which part it is of.
+        of: Partial,
+    },
 }
 
 impl Objection {
@@ -125,7 +134,8 @@ impl Objection {
     #[must_use]
     pub fn yields_to_force(&self) -> bool {
         match self {
-            Self::InUse | Self::NoRoom { .. } => false,
+            // Force is about what is in the place of the backup, not about the backup.
+            Self::InUse | Self::NoRoom { .. } | Self::Partial { .. } => false,
             Self::UsersUnseen | Self::Newer { .. } | Self::NotADatabase => true,
         }
     }
@@ -152,6 +162,11 @@ impl fmt::Display for Objection {
             Self::NotADatabase => f.write_str(
                 "what is there is not an SQLite database; to replace it (it is kept aside), \
                  use --force",
+            ),
+            Self::Partial { of } => write!(
+                f,
+                "the backup is PARTIAL, of {of}: all other rows are not in it, and the database it \
+                 becomes is without them; if that is what you want, use --partial"
             ),
         }
     }
@@ -243,9 +258,11 @@ pub fn plan(
 ) -> Result<RestorePlan, Error> {
     let from = from.into();
     let target = resolve(target)?;
+    let mut objections = Vec::new();
     let (source, pinned, bytes) = match &from {
         Source::Backup(backup) => {
             let manifest = &backup.manifest;
+            objections.extend(manifest.partial.clone().map(|of| Objection::Partial { of }));
             let bytes = manifest.database.raw_bytes;
             (manifest.id.to_string(), Some(manifest.pinned), bytes)
         }
@@ -254,7 +271,6 @@ pub fn plan(
             (foreign.name.clone(), foreign.written, bytes)
         }
     };
-    let mut objections = Vec::new();
     let exists = target.exists();
     let present = exists.then(|| disk.lock_database(&target)).transpose()?;
     let in_use = matches!(present, Some(None)) || is_held(&target, disk)?;
@@ -281,16 +297,29 @@ pub fn plan(
         bytes,
         target,
         objections,
+        partial: false,
         from,
         present,
     })
 }
 
 impl RestorePlan {
+    /// Has a partial backup restored as well: the operator knows what is missing then.
+    #[must_use]
+    pub fn accept_partial(self) -> Self {
+        Self {
+            partial: true,
+            ..self
+        }
+    }
+
     /// The objections that are not overruled, in the order they were found.
     #[must_use]
     pub fn standing(&self, force: bool) -> Vec<Objection> {
-        let stands = |objection: &&Objection| !force || !objection.yields_to_force();
+        let stands = |objection: &&Objection| match objection {
+            Objection::Partial { .. } => !self.partial,
+            other => !force || !other.yields_to_force(),
+        };
         self.objections.iter().filter(stands).cloned().collect()
     }
 

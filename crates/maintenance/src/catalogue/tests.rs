@@ -13,6 +13,7 @@ use super::testing::{manifest, memory_dir, time};
 use super::*;
 use crate::config::Compression;
 use crate::disk::Loss;
+use crate::excerpt::Partial;
 use crate::snapshot::Watch;
 use crate::verify;
 
@@ -467,6 +468,97 @@ fn nothing_is_pruned_unless_the_newest_is_the_one_just_verified() -> Outcome {
     // A newer one that is broken stands in the way of nothing, and stays.
     prune(&catalogue, &keep_last(0), &ids[1])?;
     assert_eq!(bench.names(), [ids[1].to_string(), ids[2].to_string()]);
+    Ok(())
+}
+
+/// One of `alternating` is full, the next partial, beginning with a full one.
+fn alternating(catalogue: &Catalogue, count: i32) -> Vec<BackupId> {
+    let publish = |nth: i32| {
+        let draft = catalogue.begin(time() + TimeDelta::days(nth.into()))?;
+        let disk = &catalogue.disk;
+        disk.create(&draft.raw_path())?.fill(b"database")?;
+        let (raw, to) = (draft.raw_path(), draft.artifact_path(&ZSTD));
+        let artifact = verify::compress(&raw, &to, ZSTD, disk, &Watch::default())?;
+        let mut manifest = manifest(draft.id(), artifact);
+        manifest.partial = (nth % 2 == 1).then_some(Partial {
+            tables: None,
+            completed_only: true,
+        });
+        Ok(draft.publish(&manifest)?.manifest.id)
+    };
+    let ids = (0..count).map(publish);
+    ids.collect::<Result<_, Box<dyn std::error::Error>>>()
+        .expect("backups")
+}
+
+#[test]
+fn full_and_partial_backups_do_not_stand_in_for_each_other() -> Outcome {
+    let bench = Bench::new();
+    let catalogue = bench.catalogue();
+    let ids = alternating(&catalogue, 6);
+    let (full, partial) = (&ids[4], &ids[5]);
+    assert_eq!(catalogue.newest_good()?.as_ref(), Some(full));
+    assert_eq!(catalogue.newest_of(false)?.as_ref(), Some(partial));
+    // Neither is removed on the strength of the other.
+    let pruned = prune(&catalogue, &keep_last(0), partial)?;
+    assert_eq!(pruned.removed, [ids[1].clone(), ids[3].clone()]);
+    let pruned = prune(&catalogue, &keep_last(0), full)?;
+    assert_eq!(pruned.removed, [ids[0].clone(), ids[2].clone()]);
+    assert_eq!(bench.names(), [full.to_string(), partial.to_string()]);
+    // The newest of each kind is spared.
+    for (id, why) in [(full, "newest good"), (partial, "newest partial")] {
+        let error = catalogue.lock(&owner())?.delete(id, false).expect_err(why);
+        assert!(error.to_string().contains(why), "{error}");
+    }
+    catalogue.lock(&owner())?.delete(full, true)?;
+    assert_eq!(catalogue.newest_good()?.as_ref(), Some(partial));
+    Ok(())
+}
+
+#[test]
+fn a_manifest_of_a_version_without_files_and_parts_is_read() -> Outcome {
+    let bench = Bench::new();
+    let catalogue = bench.catalogue();
+    let backup = publish(&catalogue, time())?;
+    let path = backup.dir.join(MANIFEST);
+    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path)?)?;
+    let fields = json.as_object_mut().ok_or("an object")?;
+    assert!(fields.remove("partial").is_some() && fields.remove("files").is_some());
+    fs::write(&path, serde_json::to_vec(&json)?)?;
+    assert_eq!(
+        catalogue.get(&backup.manifest.id)?.manifest,
+        backup.manifest
+    );
+    Ok(())
+}
+
+#[test]
+fn stored_files_must_be_there_under_names_of_their_own() -> Outcome {
+    let bench = Bench::new();
+    let catalogue = bench.catalogue();
+    let sound = publish(&catalogue, time())?.manifest.database;
+    for (name, bytes, expected) in [
+        ("database.sqlite3.zst", 6, "the name of two files"),
+        (MANIFEST, 6, "the name of two files"),
+        (SUMS, 6, "the name of two files"),
+        ("../x", 6, "not a plain file name"),
+        ("files.tar.zst", 6, "No such file"),
+    ] {
+        let draft = catalogue.begin(time())?;
+        fs::write(draft.artifact_path(&ZSTD), "stored")?;
+        let artifact = |name: &str| Artifact {
+            name: name.to_owned(),
+            stored_bytes: bytes,
+            ..sound.clone()
+        };
+        let mut manifest = manifest(draft.id(), artifact("database.sqlite3.zst"));
+        manifest.files = Some(StoredFiles {
+            artifact: artifact(name),
+            entries: Vec::new(),
+        });
+        let error = draft.publish(&manifest).expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error}");
+    }
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use crate::config::{Depth, Source};
 use crate::disk::Loss;
 use crate::disk::testing::Volume;
 use crate::driver::{Command, Driver, Handles, Parts};
+use crate::excerpt::Partial;
 use crate::gate::Gate;
 use crate::schedule::Schedule;
 use crate::verify;
@@ -35,6 +36,15 @@ impl Bench {
 
     /// With the database in `directory` and the backups elsewhere.
     fn with(directory: TempDir, backups: &Path, journal: &str, rows: u32, more: &str) -> Self {
+        let etc = directory.path().join("etc");
+        let disk = Disk::default();
+        disk.create_dir(&etc).expect("a fresh directory");
+        for name in ["a.toml", "b.toml"] {
+            let file = disk.create(&etc.join(name));
+            file.and_then(|mut file| file.fill(name.as_bytes()))
+                .expect("a fresh directory");
+        }
+        let more = more.replace("{etc}", &etc.display().to_string());
         let settings = Source::text(format!(
             "[maintenance]\nenabled = true\nwindow = \"03:00-03:05\"\n\
              [maintenance.backup]\ndirectory = \"{}\"\nkeep = {{ last = 2 }}\n{more}",
@@ -195,10 +205,20 @@ fn benches() -> Vec<(&'static str, Way, Bench)> {
     let plain = |journal, compression: &str| {
         Bench::new(journal, &format!("compression = \"{compression}\"\n"))
     };
+    let part = |journal, compression: &str| {
+        let part = "files = [\"{etc}\"]\ntables = [\"torrents\"]\n";
+        Bench::new(journal, &format!("compression = \"{compression}\"\n{part}"))
+    };
     vec![
         ("wal, zstd", Way::File, plain("wal", "zstd")),
         ("rollback journal, zstd", Way::File, plain("delete", "zstd")),
         ("wal, uncompressed", Way::File, plain("wal", "none")),
+        ("wal, a part and files", Way::File, part("wal", "zstd")),
+        (
+            "rollback journal, uncompressed, a part and files",
+            Way::File,
+            part("delete", "none"),
+        ),
         (
             "wal, pages",
             Way::Pages,
@@ -590,6 +610,125 @@ fn the_threads_of_a_run_are_ranked_behind_the_service() {
         assert_eq!(class.0, copying.or(before.0));
         assert!(class.1 > before.1 || before.1 >= 10, "{class:?}");
     }
+}
+
+/// Full and partial backups of one database: what each has, and what it does not do to the
+/// others.
+#[test]
+fn partial_backups_are_kept_apart_from_full_ones() {
+    let mut bench = Bench::new("wal", "compression = \"none\"\n");
+    let writer = bench.writer();
+    writer
+        .execute_batch(
+            "CREATE TABLE other (text TEXT);
+             INSERT INTO other SELECT info_hash FROM torrents;",
+        )
+        .expect("valid SQL");
+    let publish = |bench: &Bench, second| {
+        let engine = bench.engine(&Disk::default()).expect("starts");
+        let published = back_up(&engine, &run(second)).expect("a backup");
+        let backup = engine
+            .catalogue
+            .get(&published.backup)
+            .expect("it is there");
+        (backup.manifest, published.warnings)
+    };
+    let (_, _) = publish(&bench, 0);
+    let (full, _) = publish(&bench, 1);
+    bench.settings.backup.partial = Some(Partial {
+        tables: Some(["other".to_owned()].into()),
+        completed_only: false,
+    });
+    for second in 2..=4 {
+        let (partial, warnings) = publish(&bench, second);
+        assert_eq!(partial.partial, bench.settings.backup.partial);
+        assert_eq!((partial.rows["other"], partial.rows["torrents"]), (500, 0));
+        assert!(partial.database.raw_bytes < full.database.raw_bytes / 2);
+        assert_eq!(partial.copied_bytes(), full.database.raw_bytes);
+        assert!(
+            warnings.is_empty(),
+            "it is no smaller than others of its kind: {warnings:?}"
+        );
+    }
+    writer
+        .execute_batch("DELETE FROM other")
+        .expect("valid SQL");
+    let (_, warnings) = publish(&bench, 5);
+    assert!(warnings[0].contains("less than half"), "{warnings:?}");
+    // `keep` is two of each kind.
+    let kinds = |bench: &Bench| {
+        let catalogue = bench.catalogue(&Disk::default()).expect("opens");
+        let backups = catalogue.backups().expect("lists");
+        backups
+            .iter()
+            .map(|backup| backup.manifest.is_full())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(&bench), [false, false, true, true]);
+    bench.settings.backup.partial = None;
+    let (_, warnings) = publish(&bench, 6);
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!(kinds(&bench), [true, false, false, true]);
+    let catalogue = bench.catalogue(&Disk::default()).expect("opens");
+    assert_eq!(
+        catalogue.newest_good().expect("lists"),
+        catalogue.newest_of(true).expect("lists")
+    );
+    assert_eq!(bench.backups().len(), 4, "each is good to the last row");
+}
+
+#[test]
+fn a_part_that_is_not_there_ends_the_run_before_anything_waits() {
+    let bench = Bench::new("wal", "tables = [\"torrent\"]\n");
+    let engine = bench.engine(&Disk::default()).expect("starts");
+    let prepared = engine.prepare(&run(0), &Watch::default());
+    let failure = prepared.map(drop).expect_err("no such table");
+    assert_eq!(
+        failure.message,
+        "backup.tables names torrent, and the database has torrents; correct the names"
+    );
+    drop(engine);
+    assert!(bench.backups().is_empty());
+}
+
+#[test]
+fn files_that_must_be_there_and_are_not_end_the_run_before_anything_waits() {
+    let bench = Bench::new(
+        "wal",
+        "files = [\"{etc}/none\"]\nmissing_files = \"error\"\n",
+    );
+    let engine = bench.engine(&Disk::default()).expect("starts");
+    let prepared = engine.prepare(&run(0), &Watch::default());
+    let failure = prepared.map(drop).expect_err("no such file");
+    assert!(failure.message.contains("etc/none"), "{}", failure.message);
+    drop(engine);
+    assert!(bench.backups().is_empty());
+}
+
+#[test]
+fn files_are_stored_with_the_database_and_what_is_missing_is_told() {
+    let bench = Bench::new("wal", "files = [\"{etc}\", \"{etc}/none\"]\n");
+    let engine = bench.engine(&Disk::default()).expect("starts");
+    let published = back_up(&engine, &run(0)).expect("a backup");
+    assert!(
+        published.warnings[0].contains("etc/none"),
+        "{:?}",
+        published.warnings
+    );
+    let manifest = engine
+        .catalogue
+        .get(&published.backup)
+        .expect("listed")
+        .manifest;
+    assert_eq!(manifest.warnings, published.warnings);
+    let files = manifest.files.expect("files");
+    let names: Vec<_> = files
+        .entries
+        .iter()
+        .map(|file| file.path.file_name())
+        .collect();
+    assert_eq!(names, [Some("a.toml".as_ref()), Some("b.toml".as_ref())]);
+    assert_eq!(bench.backups().len(), 1);
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn check_excerpt(bench: &Bench, counted: &Taken, journal: Journal) {
     for suffix in ["-wal", "-shm", "-journal"] {
         assert!(!bench.path(&format!("excerpt.db{suffix}")).exists());
     }
-    let header = crate::sqlite::inspect(&bench.path("excerpt.db")).expect("a database");
+    let header = sqlite::inspect(&bench.path("excerpt.db")).expect("a database");
     assert_eq!(header.journal, journal);
     let excerpt_path = bench.path("excerpt.db");
     let report = verify::structure(&excerpt_path, Depth::Full, &Watch::default());
@@ -213,8 +213,7 @@ fn names_that_are_not_there_are_told_with_those_that_are() {
             false
         )),
         "backup.tables names sqlite_sequence and torrent, and the database has by_key, fired, \
-         keys, odd \"name, torrents, whitelist, words_config, words_content, words_data, \
-         words_docsize and words_idx; correct the names"
+         keys, odd \"name, torrents and whitelist; correct the names"
     );
     bench
         .connect("source.db")

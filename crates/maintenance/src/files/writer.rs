@@ -180,7 +180,13 @@ impl Archive<'_> {
         if let Some(why) = self.watch.cancelled() {
             return Err(Failed::Fatal(Error::Cancelled { why }));
         }
-        if from.bytes != before.bytes || seen(&from.file)? != before {
+        // It may have grown within one tick of the clock that stamps it.
+        let longer = from
+            .file
+            .read(&mut [0])
+            .map_err(|error| unreadable(&error))?
+            > 0;
+        if longer || from.bytes != before.bytes || seen(&from.file)? != before {
             return Err(Failed::Changed);
         }
         Ok(StoredFile {

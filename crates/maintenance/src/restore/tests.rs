@@ -293,6 +293,7 @@ fn objections_stand_unless_they_yield_to_force() -> Outcome {
         (Objection::UsersUnseen, true),
         (Objection::Newer { written }, true),
         (Objection::NotADatabase, true),
+        (Objection::Partial { of: part() }, false),
     ] {
         let bench = Bench::new();
         let disk = Disk::default();
@@ -310,6 +311,57 @@ fn objections_stand_unless_they_yield_to_force() -> Outcome {
         }
     }
     Ok(())
+}
+
+fn part() -> Partial {
+    Partial {
+        tables: None,
+        completed_only: true,
+    }
+}
+
+#[test]
+fn a_partial_backup_is_restored_only_where_a_part_will_do() -> Outcome {
+    let mut bench = Bench::new();
+    let disk = Disk::default();
+    bench.backup.manifest.partial = Some(part());
+    // As it would have been published.
+    republish(&bench.backup)?;
+    for force in [false, true] {
+        let error = bench
+            .restore(force, &disk)
+            .expect_err("partial")
+            .to_string();
+        assert!(error.contains("PARTIAL"), "{error}");
+        assert!(error.contains("use --partial"), "{error}");
+        assert_eq!(bench.names(), [""; 0]);
+    }
+    let plan = bench.plan(&disk)?.accept_partial();
+    assert_eq!(plan.standing(false), []);
+    assert_eq!(
+        plan.objections,
+        [Objection::Partial { of: part() }],
+        "it is still said"
+    );
+    plan.execute(false, Depth::Quick, &disk, &Watch::default())?;
+    assert_eq!(rows(&bench.target()), NEW);
+
+    // It overrules nothing else.
+    set_written(
+        &bench.target(),
+        bench.backup.manifest.pinned + TimeDelta::seconds(1),
+    );
+    let standing = bench.plan(&disk)?.accept_partial().standing(false);
+    assert!(standing.contains(&Objection::UsersUnseen), "{standing:?}");
+    Ok(())
+}
+
+fn republish(backup: &Backup) -> Outcome {
+    let mut json = serde_json::to_vec_pretty(&backup.manifest)?;
+    json.push(b'\n');
+    fs::write(backup.dir.join("manifest.json"), &json)?;
+    let sums = crate::catalogue::sums(&json, &backup.manifest);
+    Ok(fs::write(backup.dir.join("SHA256SUMS"), sums)?)
 }
 
 #[test]
