@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use torrust_tracker_maintenance::catalogue::{Backup, Catalogue};
-use torrust_tracker_maintenance::config::{Error, Settings, Source};
+use torrust_tracker_maintenance::config::{Address, Error, Settings, Source};
 use torrust_tracker_maintenance::disk::Disk;
 
 use crate::exit::{Exit, Failure};
@@ -83,7 +83,17 @@ impl Configuration {
             );
             Failure::new(Exit::Usage, "no_endpoint", message)
         })?;
-        Ok(reachable(readiness.bind_address))
+        match readiness.bind_address {
+            Address::Tcp(address) => Ok(reachable(address)),
+            Address::Unix(path) => {
+                let message = format!(
+                    "the endpoint is the Unix domain socket {}, which this version of this program \
+                     does not reach: use curl --unix-socket",
+                    path.display()
+                );
+                Err(Failure::new(Exit::Usage, "no_endpoint", message))
+            }
+        }
     }
 
     /// What is written under a key, or overridden; `None`: it is absent or not of that type.

@@ -8,6 +8,9 @@
 //!  finish    structure and rows of the copy · compress · read back · publish · prune
 //! ```
 //!
+//! Where a sidecar copies (`backup.taken_by`), there is no draft, and the pin is watched
+//! instead of read from: [`Engine::broken`].
+//!
 //! What makes a copy a backup is [`crate::publication`]'s.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,14 +20,15 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::catalogue::{Catalogue, Draft};
-use crate::config::{self, Announces, Compression, Method, Settings};
+use crate::config::{self, Announces, Compression, Method, Settings, TakenBy};
 use crate::disk::Disk;
-use crate::driver::{Engine, LOG_TARGET, NotPinned, Pauses, Published};
+use crate::driver::{Engine, LOG_TARGET, NotPinned, Pauses, Pinned, Published};
 use crate::excerpt;
 use crate::priority::{self, Work};
 use crate::publication::{self, Made, Publisher};
 use crate::snapshot::{self, RawCopy, Streamed, Watch, Way};
-use crate::sqlite::{self, Database, Facts, Pin, PinError, PinHandle};
+use crate::sqlite::{self, Database, Facts, Pin, PinError, PinHandle, Seal};
+use crate::status::PinnedFile;
 use crate::window::{Cause, Failure, Pause, Run};
 
 mod forecast;
@@ -45,6 +49,8 @@ pub struct BackupEngine {
     wal_at_pin: AtomicU64,
     /// The last pin, to be ended from outside should the copy hang.
     pinned: Mutex<Option<PinHandle>>,
+    /// The last pin and its file, as they are to be found while a sidecar copies.
+    sealed: Mutex<Option<Seal>>,
     /// The release of the last pin, which gives way to the next run.
     releasing: Mutex<Watch>,
     /// Whether the file system once refused to clone the database, though it cloned a file
@@ -99,6 +105,7 @@ impl BackupEngine {
             last_facts: Mutex::new(facts),
             wal_at_pin: AtomicU64::new(0),
             pinned: Mutex::default(),
+            sealed: Mutex::default(),
             releasing: Mutex::default(),
             refused_to_clone: AtomicBool::new(false),
         })
@@ -118,12 +125,16 @@ impl BackupEngine {
                 ),
             });
         }
-        let earlier = self
-            .catalogue
-            .backups()
-            .map_err(|error| Failure::other(&error))?;
+        let earlier = match (self.catalogue.backups(), self.backup.taken_by) {
+            (Ok(earlier), _) => earlier,
+            // A sidecar's catalogue may be where this process does not see it.
+            (Err(_), TakenBy::Sidecar) => Vec::new(),
+            (Err(error), TakenBy::Tracker) => return Err(Failure::other(&error)),
+        };
         let earlier: Vec<_> = earlier.iter().map(|backup| &backup.manifest).collect();
-        let clones = self.backup.method != Method::Pages
+        // A sidecar brings tools of its own, and a clone is no promise of theirs.
+        let clones = self.backup.taken_by == TakenBy::Tracker
+            && self.backup.method != Method::Pages
             && !self.refused_to_clone.load(Ordering::Relaxed)
             && snapshot::can_clone(&facts.path, self.catalogue.directory(), &self.disk);
         let known = Known {
@@ -144,6 +155,21 @@ impl BackupEngine {
             backup: &self.backup,
             service: &self.service,
         }
+    }
+
+    /// What a run that copies and publishes itself begins with.
+    fn begin(&self, run: &Run, facts: &Facts, forecast: Forecast) -> Result<Prepared, Failure> {
+        // As an archive, and that once more compressed.
+        let files = 2 * self.publisher().choose_files(&facts.path)?.0.bytes();
+        let way = self.way(&forecast.beside(files))?;
+        if let Some(partial) = &self.backup.partial {
+            excerpt::check(&self.database, partial).map_err(|error| Failure::other(&error))?;
+        }
+        let draft = self
+            .catalogue
+            .begin(run.began)
+            .map_err(|error| Failure::other(&error))?;
+        Ok(Prepared { draft, way })
     }
 
     /// How the database can be got hold of in the room there is. Refuses a run the disk has
@@ -203,6 +229,10 @@ impl BackupEngine {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn sealed(&self) -> MutexGuard<'_, Option<Seal>> {
+        self.sealed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn pinned(&self) -> MutexGuard<'_, Option<PinHandle>> {
         self.pinned.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -220,30 +250,25 @@ impl Engine for BackupEngine {
     type Pin = Pin;
     type Copy = Copied;
 
-    fn prepare(&self, run: &Run, _watch: &Watch) -> Result<(Pause, Prepared), Failure> {
+    fn prepare(&self, run: &Run, _watch: &Watch) -> Result<(Pause, Option<Prepared>), Failure> {
         // Its connections and the disk are needed now; the log can be shrunk after this run.
         self.releasing().cancel("another run begins");
         let facts = self.facts()?;
-        // As an archive, and that once more compressed.
-        let files = 2 * self.publisher().choose_files(&facts.path)?.0.bytes();
-        let forecast = self.forecast(&facts)?.beside(files);
-        let way = self.way(&forecast)?;
-        if let Some(partial) = &self.backup.partial {
-            excerpt::check(&self.database, partial).map_err(|error| Failure::other(&error))?;
-        }
-        let draft = self
-            .catalogue
-            .begin(run.began)
-            .map_err(|error| Failure::other(&error))?;
+        let forecast = self.forecast(&facts)?;
+        let prepared = match self.backup.taken_by {
+            TakenBy::Sidecar => None,
+            TakenBy::Tracker => Some(self.begin(run, &facts, forecast)?),
+        };
         // What is checkpointed now need not be while the gate is closed.
         self.database
             .checkpoint_before()
             .map_err(|error| Failure::other(&error))?;
-        Ok((forecast.pause, Prepared { draft, way }))
+        Ok((forecast.pause, prepared))
     }
 
     fn pin(&self, _run: &Run, limit: Duration, watch: &Watch) -> Result<Pin, NotPinned> {
         *self.pinned() = None;
+        *self.sealed() = None;
         let pin = self
             .database
             .pin(limit, watch)
@@ -251,11 +276,39 @@ impl Engine for BackupEngine {
                 PinError::Busy(why) => NotPinned::Busy(why),
                 PinError::Failed(error) => NotPinned::Failed(Failure::other(&error)),
             })?;
+        let seal = Seal::of(&pin).map_err(|error| NotPinned::Failed(Failure::other(&error)))?;
+        *self.sealed() = Some(seal);
         *self.pinned() = Some(pin.handle());
         self.remember(&pin.facts);
         let wal = self.database.wal_bytes().unwrap_or(0);
         self.wal_at_pin.store(wal, Ordering::Relaxed);
         Ok(pin)
+    }
+
+    fn describe(&self, pin: &Pin) -> Pinned {
+        let sealed = self.sealed();
+        let facts = &pin.facts;
+        Pinned {
+            file: PinnedFile {
+                device: facts.device,
+                inode: facts.inode,
+                page_size: facts.page_size,
+                page_count: facts.page_count,
+                bytes: sealed.as_ref().map_or(facts.bytes(), Seal::bytes),
+            },
+            taken: pin.taken,
+        }
+    }
+
+    fn broken(&self) -> Option<Failure> {
+        let why = match self.sealed().as_ref() {
+            Some(seal) => seal.broken()?,
+            None => "nothing is pinned".to_owned(),
+        };
+        Some(Failure {
+            cause: Cause::BrokenPin,
+            message: format!("{why}; what was copied cannot be trusted"),
+        })
     }
 
     fn copy(

@@ -17,6 +17,7 @@ pub mod excerpt;
 pub mod files;
 pub mod gate;
 pub mod hold;
+pub mod lease;
 pub mod maintenance;
 mod priority;
 pub mod publication;

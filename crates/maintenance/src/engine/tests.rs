@@ -187,6 +187,7 @@ fn run(second: u32) -> Run {
 fn back_up(engine: &BackupEngine, run: &Run) -> Result<Published, Failure> {
     let watch = Watch::default();
     let (_, draft) = engine.prepare(run, &watch)?;
+    let draft = draft.expect("the tracker copies");
     let pin = loop {
         match engine.pin(run, Duration::from_secs(5), &watch) {
             Ok(pin) => break pin,
@@ -516,6 +517,7 @@ fn a_rollback_journal_is_cloned_and_the_clone_is_checked_as_a_copy_is() {
         let engine = bench.engine(&Disk::default()).expect("starts");
         let attempt = run(0);
         let (pause, prepared) = engine.prepare(&attempt, &Watch::default()).expect("fits");
+        let prepared = prepared.expect("this process copies");
         assert!(matches!(pause, Pause::UntilCopied(_)));
         assert_eq!(prepared.way, Way::Clone);
         drop(prepared);
@@ -533,6 +535,7 @@ fn a_copy_that_is_not_what_was_read_is_no_backup() {
     let engine = bench.engine(&Disk::default()).expect("starts");
     let (watch, attempt) = (Watch::default(), run(0));
     let (_, prepared) = engine.prepare(&attempt, &watch).expect("fits");
+    let prepared = prepared.expect("this process copies");
     let pin = engine
         .pin(&attempt, Duration::from_secs(5), &watch)
         .expect("idle");
@@ -580,6 +583,7 @@ fn the_threads_of_a_run_are_ranked_behind_the_service() {
         let before = priority::tests::mine();
         let (watch, attempt) = (Watch::default(), run(0));
         let (_, prepared) = engine.prepare(&attempt, &watch).expect("fits");
+        let prepared = prepared.expect("this process copies");
         let pin = engine
             .pin(&attempt, Duration::from_secs(5), &watch)
             .expect("idle");
@@ -796,8 +800,16 @@ impl Engine for Hanging {
     type Pin = Pin;
     type Copy = Copied;
 
-    fn prepare(&self, run: &Run, watch: &Watch) -> Result<(Pause, Prepared), Failure> {
+    fn prepare(&self, run: &Run, watch: &Watch) -> Result<(Pause, Option<Prepared>), Failure> {
         self.engine.prepare(run, watch)
+    }
+
+    fn describe(&self, pin: &Pin) -> Pinned {
+        self.engine.describe(pin)
+    }
+
+    fn broken(&self) -> Option<Failure> {
+        self.engine.broken()
     }
 
     fn pin(&self, run: &Run, limit: Duration, watch: &Watch) -> Result<Pin, NotPinned> {
@@ -871,6 +883,7 @@ async fn a_copy_that_hangs_keeps_neither_the_gate_nor_the_database() {
             retry_after: Duration::from_millis(1),
             grace: Duration::from_millis(200),
             finish_within: Duration::from_secs(60),
+            lease: None,
         },
         served: None,
         touch_file: None,
