@@ -11,6 +11,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::{Error, Report};
 use crate::config::Depth;
+use crate::disk;
 use crate::snapshot::Watch;
 
 /// Findings after which `SQLite` stops looking.
@@ -34,6 +35,8 @@ pub fn structure(path: &Path, depth: Depth, watch: &Watch) -> Result<Report, Err
     )]
     let begun = Instant::now();
     watch.begin("checking", None);
+    // Neither a copy that was just made nor one that was just unpacked is in the cache.
+    disk::read_ahead(path, || watch.cancelled().is_some());
     let rows = check(path, depth, watch).map_err(|failure| match failure {
         Failure::Findings(findings) => Error::Corrupt {
             path: path.to_owned(),
