@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, Transaction};
 
-use crate::announce::Torrent;
+use crate::announce::{Torrent, hex};
 
 /// The tables as torrust-tracker 3.0.0 creates them (`core/databases/sqlite.rs`).
 const TABLES: &str = "
@@ -28,21 +28,56 @@ const BATCH: i64 = 50_000;
 /// # Errors
 /// When there is a file already or it cannot be written.
 pub fn make(path: &Path, bytes: u64, journal: &str) -> Result<u64> {
-    ensure!(!path.exists(), "{} exists", path.display());
-    let mut connection = Connection::open(path)?;
-    // A database that is lost with the machine is made again: no flush, no journal.
-    connection.execute_batch(
-        "PRAGMA synchronous = OFF; PRAGMA journal_mode = OFF; PRAGMA cache_size = -65536;",
-    )?;
-    connection.execute_batch(TABLES)?;
-    let mut rows = 0;
-    while size(&connection)? < bytes {
-        let transaction = connection.transaction()?;
+    let in_order = |transaction: &Transaction<'_>, rows: i64| {
         transaction.execute(
             "WITH RECURSIVE n(i) AS (SELECT ?1 UNION ALL SELECT i + 1 FROM n LIMIT ?2)
              INSERT INTO torrents (info_hash, completed) SELECT printf('f1%038x', i), i % 7 FROM n",
             [rows, BATCH],
         )?;
+        Ok(())
+    };
+    fill(path, bytes, journal, in_order)
+}
+
+/// As [`make`], with info-hashes as they come in the field: each unlike the last, so that
+/// neither zstd nor the index finds an order in them. Takes several times as long, and the
+/// size of the database in memory.
+///
+/// # Errors
+/// When there is a file already or it cannot be written.
+pub fn make_random(path: &Path, bytes: u64, journal: &str) -> Result<u64> {
+    let mut random = fastrand::Rng::with_seed(3);
+    let any = |transaction: &Transaction<'_>, rows: i64| {
+        let mut insert = transaction
+            .prepare_cached("INSERT INTO torrents (info_hash, completed) VALUES (?1, ?2)")?;
+        for row in rows..rows + BATCH {
+            let info_hash: [u8; 20] = std::array::from_fn(|_| random.u8(..));
+            insert.execute((hex(&info_hash), row % 7))?;
+        }
+        Ok(())
+    };
+    fill(path, bytes, journal, any)
+}
+
+fn fill(
+    path: &Path,
+    bytes: u64,
+    journal: &str,
+    mut insert: impl FnMut(&Transaction<'_>, i64) -> Result<()>,
+) -> Result<u64> {
+    ensure!(!path.exists(), "{} exists", path.display());
+    let mut connection = Connection::open(path)?;
+    // A database that is lost with the machine is made again: no flush, no journal. The
+    // cache has room for all of it, as an index is filled from everywhere.
+    connection.execute_batch(&format!(
+        "PRAGMA synchronous = OFF; PRAGMA journal_mode = OFF; PRAGMA cache_size = -{};",
+        (bytes + bytes / 4) / 1024 + 65_536
+    ))?;
+    connection.execute_batch(TABLES)?;
+    let mut rows = 0;
+    while size(&connection)? < bytes {
+        let transaction = connection.transaction()?;
+        insert(&transaction, rows)?;
         transaction.commit()?;
         rows += BATCH;
     }

@@ -17,6 +17,7 @@ pub mod endpoint;
 pub mod http1;
 pub mod load;
 pub mod session;
+pub mod speed;
 pub mod tracker;
 pub mod udp;
 

@@ -31,18 +31,23 @@ use rustix::fs::{Advice, IFlags, OFlags};
 use rustix::io::Errno;
 
 pub use self::claim::Claim;
+pub use self::direct::{Aligned, Direct};
 pub use self::fault::Loss;
 use self::fault::{Fault, Seam};
 use self::guard::Guard;
 pub use self::lock::Lock;
 
 mod claim;
+mod direct;
 mod fault;
 mod guard;
 mod lock;
 
 /// Symbolic links in a row before they are taken for a circle, as in Linux.
 const LINKS: u32 = 40;
+
+/// Bytes read at a time by [`read_ahead`].
+const AHEAD: usize = 1 << 20;
 
 /// A handle on the file system; clones share the operation counter and the fault.
 #[derive(Debug, Clone, Default)]
@@ -707,6 +712,19 @@ impl Seek for File {
         self.seam.count()?;
         self.inner.seek(position)
     }
+}
+
+/// Reads a file from its beginning to its end, for the kernel to have it in its cache when
+/// somebody reads it here and there, as `SQLite` does: on a disk, and on most devices, that
+/// is many times slower than in one go. Never for a live database. An aid and no operation:
+/// what cannot be read is for the one who then needs it to report.
+pub fn read_ahead(path: &Path, is_enough: impl Fn() -> bool) {
+    let is_regular = fs::symlink_metadata(path).is_ok_and(|file| file.is_file());
+    let Some(mut file) = is_regular.then(|| fs::File::open(path).ok()).flatten() else {
+        return;
+    };
+    let mut buffer = vec![0; AHEAD];
+    while !is_enough() && file.read(&mut buffer).is_ok_and(|read| read > 0) {}
 }
 
 /// The directory a path is in; `.` for a bare name.

@@ -23,6 +23,7 @@
 //! A copy that returns `Ok` has been synced; its directory entry is the draft's concern.
 
 use std::fmt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -181,7 +182,8 @@ pub fn copy_pinned(
     bandwidth: Option<u64>,
     watch: &Watch,
 ) -> Result<RawCopy, Error> {
-    let pace = Pace::new(bandwidth, pin, watch);
+    let still = still(pin);
+    let pace = Pace::new(bandwidth, &still, watch);
     watch.begin("copying", Some(pin.facts.bytes()));
     let source = match method {
         Method::Pages => None,
@@ -193,18 +195,23 @@ pub fn copy_pinned(
             pages::copy(pin, raw, disk, &pace)?;
             (Way::Pages, None)
         }
-        Some(source) => {
+        Some(file) => {
             let target = disk.create(raw)?;
-            if clone::copy(source, pin.facts.bytes(), &target, disk, &pace)? {
+            if clone::copy(file, pin.facts.bytes(), &target, disk, &pace)? {
                 (Way::Clone, None)
             } else {
-                let sha256 = file::copy(pin, source, target, disk, &pace)?;
+                let source = file::Source {
+                    path: pin.path(),
+                    bytes: pin.facts.bytes(),
+                    read: &|buffer, offset| file.read_exact_at(buffer, offset),
+                };
+                let sha256 = file::copy(&source, target, disk, &pace)?;
                 (Way::File, Some(sha256))
             }
         }
     };
     // After the last byte was read, or it says nothing about that one.
-    pace.pinned()?;
+    (pace.still)()?;
     Ok(RawCopy {
         path: raw.into(),
         bytes: pin.facts.bytes(),
@@ -214,13 +221,22 @@ pub fn copy_pinned(
     })
 }
 
+/// Fails once a file is no longer held still. Each thread of a copy asks.
+type Still<'a> = dyn Fn() -> Result<(), Error> + Sync + 'a;
+
+/// Whether the pin stands.
+fn still(pin: &Pin) -> impl Fn() -> Result<(), Error> + Sync {
+    || pin.stands().then_some(()).ok_or(Error::Ended)
+}
+
 /// How often a copy that waits looks whether its pin still stands.
 const SLICE: Duration = Duration::from_millis(20);
 
 /// Keeps a copy within its bandwidth, shows its progress and passes on that it is over.
 struct Pace<'a> {
     bandwidth: Option<u64>,
-    pin: &'a Pin,
+    /// Whether the file is still held still.
+    still: &'a Still<'a>,
     watch: &'a Watch,
     began: Instant,
 }
@@ -230,10 +246,10 @@ impl<'a> Pace<'a> {
         clippy::disallowed_methods,
         reason = "a rate is measured where the bytes go by"
     )]
-    fn new(bandwidth: Option<u64>, pin: &'a Pin, watch: &'a Watch) -> Self {
+    fn new(bandwidth: Option<u64>, still: &'a Still<'a>, watch: &'a Watch) -> Self {
         Self {
             bandwidth,
-            pin,
+            still,
             watch,
             began: Instant::now(),
         }
@@ -269,11 +285,7 @@ impl<'a> Pace<'a> {
     fn go_on(&self) -> Result<(), Error> {
         match self.watch.cancelled() {
             Some(why) => Err(Error::Cancelled(why)),
-            None => self.pinned(),
+            None => (self.still)(),
         }
-    }
-
-    fn pinned(&self) -> Result<(), Error> {
-        self.pin.stands().then_some(()).ok_or(Error::Ended)
     }
 }

@@ -1,14 +1,21 @@
-//! Method `file`: the bytes of the pinned file, read beside `SQLite`.
+//! Method `file`: the bytes of the pinned file, read beside `SQLite`, in the process that
+//! holds the pin or in another one.
 //!
-//! Three threads, because each would else wait for the others: this one reads and writes,
-//! one hashes, one syncs what was written while more is. The sync in between is what keeps
-//! the last one short, and writers of the same disk from waiting behind gigabytes. A copy
-//! that is given up waits for no sync: the pin must come back at once.
+//! ```text
+//!  read ─▶ write, past the cache ─▶ hash ─▶ (the chunk is filled again)
+//!             └─ every so often ─▶ sync
+//! ```
+//!
+//! Four threads, because each would else wait for the others: the disk has something to
+//! write while the next chunk is read and the last one hashed. Past the cache
+//! ([`Direct`]), so that commits of the service do not wait behind gigabytes that are yet
+//! to be written. What is left to sync then is short: the sizes of the file, and what the
+//! device keeps to itself. A copy that is given up waits for no sync: the pin must come
+//! back at once.
 
 use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::io::{self, Write};
+use std::path::Path;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::{self, ScopedJoinHandle};
 
@@ -16,7 +23,7 @@ use sha2::{Digest, Sha256};
 
 use super::sync::Syncer;
 use super::{CHUNK, Error, Pace};
-use crate::disk::{self, Disk};
+use crate::disk::{self, Aligned, Direct, Disk};
 use crate::sqlite::{Identity, Pin, kept};
 
 /// Chunks in memory at once: enough that reading goes on while a few wait to be hashed.
@@ -25,43 +32,56 @@ const CHUNKS: usize = 8;
 /// Bytes written between two syncs: what the disk is behind at most twice over.
 const SYNC_EVERY: u64 = 32 << 20;
 
-/// A chunk on its way; whoever holds the last reference may fill it again.
-type Chunk = Arc<Vec<u8>>;
+/// A file that somebody holds still.
+pub(super) struct Source<'a> {
+    /// Its path, for messages.
+    pub(super) path: &'a Path,
+    /// Bytes to copy.
+    pub(super) bytes: u64,
+    /// Fills the buffer from this offset on.
+    pub(super) read: &'a dyn Fn(&mut [u8], u64) -> io::Result<()>,
+}
 
-/// Copies `source`, as [`open`]ed, to the new file `target`, syncs it, and returns the
-/// SHA-256 of what was read.
+/// Copies to the new file `target`, syncs it, and returns the SHA-256 of what was read.
 pub(super) fn copy(
-    pin: &Pin,
-    source: &'static File,
+    source: &Source<'_>,
     target: disk::File,
     disk: &Disk,
     pace: &Pace<'_>,
 ) -> Result<String, Error> {
-    let mut syncer = Syncer::of(disk.open(target.path())?, pace.watch)?;
+    let syncer = Syncer::of(disk.open(target.path())?, pace.watch)?;
+    let target = Direct::new(target);
 
     thread::scope(|scope| {
-        let (to_hash, hashing) = mpsc::sync_channel(CHUNKS);
+        let (filled, to_write) = mpsc::sync_channel(CHUNKS);
+        let (written, to_hash) = mpsc::sync_channel(CHUNKS);
         let (used, free) = mpsc::sync_channel(CHUNKS);
         for _ in 0..CHUNKS {
             // There is room for all, and `free` listens.
-            let _ = used.send(Chunk::new(vec![0; CHUNK]));
+            let _ = used.send(Aligned::zeroed(CHUNK));
         }
-        let hasher = scope.spawn(move || hash(&hashing, &used));
-        let copied = Pump {
-            pin,
-            source,
+        let hasher = scope.spawn(move || hash(&to_hash, &used));
+        let writer = Writer {
             target,
             pace,
-            to_hash,
+            syncer,
+        };
+        let writer = scope.spawn(move || writer.run(&to_write, &written));
+        let read = Reader {
+            source,
+            pace,
             free,
-            syncer: &mut syncer,
+            filled,
         }
         .run();
-        // The pump is gone, and with it its end of the channel: the thread finishes.
-        let sum = joined(hasher, "hashing");
-        copied?;
+        // The reader is gone, and with it its end of the first channel: the others finish,
+        // one after the other. Whoever stops before the one in front of it has the cause.
+        let (wrote, sum) = (joined(writer, "writing"), joined(hasher, "hashing"));
+        let syncer = wrote??;
+        let sum = sum?;
+        read?;
         syncer.finish()?;
-        sum
+        Ok(sum)
     })
 }
 
@@ -93,65 +113,81 @@ pub(super) fn open(pin: &Pin) -> Result<&'static File, Error> {
     }
 }
 
-/// Reads, hands on to be hashed, writes, and says what can be synced.
-struct Pump<'a> {
-    pin: &'a Pin,
-    source: &'static File,
-    target: disk::File,
+/// Fills chunks.
+struct Reader<'a> {
+    source: &'a Source<'a>,
     pace: &'a Pace<'a>,
-    to_hash: SyncSender<Chunk>,
-    free: Receiver<Chunk>,
-    syncer: &'a mut Syncer,
+    free: Receiver<Aligned>,
+    filled: SyncSender<Aligned>,
 }
 
-impl Pump<'_> {
-    fn run(mut self) -> Result<(), Error> {
-        let total = self.pin.facts.bytes();
+impl Reader<'_> {
+    fn run(self) -> Result<(), Error> {
+        let total = self.source.bytes;
         let mut done = 0;
-        let mut unsynced = 0;
         while done < total {
             self.pace.go_on()?;
             let bytes = self.step(done, total - done)?;
             done += bytes;
-            unsynced += bytes;
-            if unsynced >= SYNC_EVERY {
-                unsynced = 0;
-                self.syncer.sync()?;
-            }
             self.pace.advance(bytes, done)?;
         }
         Ok(())
     }
 
-    /// Copies the chunk at `offset`; says how many bytes that were.
-    fn step(&mut self, offset: u64, left: u64) -> Result<u64, Error> {
-        let gone = |_| Error::Panicked("hashing");
+    /// Hands on the chunk at `offset`; says how many bytes that were.
+    fn step(&self, offset: u64, left: u64) -> Result<u64, Error> {
         let mut chunk = self.free.recv().map_err(|_| Error::Panicked("hashing"))?;
-        let length = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
-        let bytes = Arc::get_mut(&mut chunk).ok_or(Error::Panicked("hashing"))?;
-        bytes.resize(length, 0);
-        self.source
-            .read_exact_at(bytes, offset)
-            .map_err(|source| Error::Io {
-                doing: "read",
-                path: self.pin.path().into(),
-                source,
-            })?;
-        self.to_hash.send(Arc::clone(&chunk)).map_err(gone)?;
-        self.target.write_all(&chunk).map_err(|source| Error::Io {
-            doing: "write",
-            path: self.target.path().into(),
+        chunk.set_len(usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK)));
+        (self.source.read)(&mut chunk, offset).map_err(|source| Error::Io {
+            doing: "read",
+            path: self.source.path.into(),
             source,
         })?;
-        Ok(length as u64)
+        let bytes = chunk.len() as u64;
+        let gone = |_| Error::Panicked("writing");
+        self.filled.send(chunk).map_err(gone)?;
+        Ok(bytes)
     }
 }
 
-fn hash(chunks: &Receiver<Chunk>, used: &SyncSender<Chunk>) -> String {
+/// Writes chunks in their order, and says what can be synced; the rest is left to sync.
+struct Writer<'a> {
+    target: Direct,
+    pace: &'a Pace<'a>,
+    syncer: Syncer,
+}
+
+impl Writer<'_> {
+    fn run(
+        mut self,
+        to_write: &Receiver<Aligned>,
+        written: &SyncSender<Aligned>,
+    ) -> Result<Syncer, Error> {
+        let mut unsynced = 0;
+        for chunk in to_write {
+            self.pace.go_on()?;
+            self.target.write_all(&chunk).map_err(|source| Error::Io {
+                doing: "write",
+                path: self.target.path().into(),
+                source,
+            })?;
+            unsynced += chunk.len() as u64;
+            let gone = |_| Error::Panicked("hashing");
+            written.send(chunk).map_err(gone)?;
+            if unsynced >= SYNC_EVERY {
+                unsynced = 0;
+                self.syncer.sync()?;
+            }
+        }
+        Ok(self.syncer)
+    }
+}
+
+fn hash(chunks: &Receiver<Aligned>, used: &SyncSender<Aligned>) -> String {
     let mut sum = Sha256::new();
     for chunk in chunks {
         sum.update(&*chunk);
-        // The pump does not want it back once it has read everything.
+        // The reader does not want it back once it has read everything.
         let _ = used.send(chunk);
     }
     format!("{:x}", sum.finalize())

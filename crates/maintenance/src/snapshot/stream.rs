@@ -51,7 +51,8 @@ pub fn stream(
     bandwidth: Option<u64>,
     watch: &Watch,
 ) -> Result<Streamed, Error> {
-    let pace = Pace::new(bandwidth, pin, watch);
+    let still = super::still(pin);
+    let pace = Pace::new(bandwidth, &still, watch);
     pace.go_on()?;
     let mut from = Reader {
         source: file::open(pin)?,
@@ -72,7 +73,7 @@ pub fn stream(
         verify::structure_of(&connection, path, watch).map_err(why)?
     };
     // After the last page was looked at, or it says nothing about that one.
-    pace.pinned()?;
+    (pace.still)()?;
     Ok(Streamed {
         artifact,
         level: encoding.level,

@@ -12,6 +12,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use super::{Error, Report};
 use crate::catalogue::Manifest;
 use crate::config::Depth;
+use crate::disk;
 use crate::snapshot::Watch;
 
 /// What a watch is told is being done. How far that is cannot be told: `SQLite` counts
@@ -90,6 +91,8 @@ fn report(
     )]
     let begun = Instant::now();
     watch.begin(CHECKING, None);
+    // Neither a copy that was just made nor one that was just unpacked is in the cache.
+    disk::read_ahead(path, || watch.cancelled().is_some());
     let rows = check().map_err(|failure| match failure {
         Failure::Findings(findings) => Error::Corrupt {
             path: path.to_owned(),
