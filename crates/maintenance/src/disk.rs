@@ -21,7 +21,7 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -435,6 +435,16 @@ impl File {
             .and_then(|()| self.inner.metadata())
             .map(|metadata| metadata.len())
             .map_err(|source| Error::new("measure", &self.path, source))
+    }
+
+    /// Fills the buffer from this offset on, wherever the file is at.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says; also if the file ends before.
+    pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.seam.count()?;
+        self.inner.read_exact_at(buffer, offset)
     }
 
     /// Makes the contents durable (`fdatasync`).

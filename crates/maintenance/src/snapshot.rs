@@ -11,6 +11,10 @@
 //! nothing except that the pinned connection sees its snapshot. Both show the same
 //! database; `pages` may count up the schema and change counters in the header.
 //!
+//! [`copy_beside`] is `file` in another process than the one that holds the pin, a sidecar:
+//! it can see that the file changed, but not that the pin broke, so whoever holds the pin
+//! has to say afterwards whether it stood.
+//!
 //! # What fails, and what is left then
 //!
 //! The pin is released on every way out, a panic included: [`copy`] owns it. A copy that is
@@ -20,6 +24,8 @@
 //! written so far stays at the given path, which belongs to a draft that removes itself.
 //! A copy that returns `Ok` has been synced; its directory entry is the draft's concern.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -69,6 +75,16 @@ pub enum Error {
         "the pin was ended before the copy was complete: nothing can be made of what was copied"
     )]
     Ended,
+    /// The file was written to, or replaced, while another process should have held it still.
+    #[error(
+        "{} changed while it was copied, so nothing can be made of the copy: another process \
+         wrote to it, or the service let go of it early",
+        path.display()
+    )]
+    Changed {
+        /// The database.
+        path: PathBuf,
+    },
     /// The file is not as long as the pages the pin sees, so its bytes alone are not the
     /// database.
     #[error("{} has {found} bytes where its pages are {expected}: use method \"pages\"", path.display())]
@@ -144,7 +160,8 @@ pub fn copy_pinned(
     bandwidth: Option<u64>,
     watch: &Watch,
 ) -> Result<RawCopy, Error> {
-    let pace = Pace::new(bandwidth, pin, watch);
+    let still = || pin.stands().then_some(()).ok_or(Error::Ended);
+    let pace = Pace::new(bandwidth, &still, watch);
     let method = match method {
         Method::Auto if file::fits(pin) => Method::File,
         Method::Auto => Method::Pages,
@@ -156,10 +173,10 @@ pub fn copy_pinned(
             pages::copy(pin, raw, disk, &pace)?;
             None
         }
-        _ => Some(file::copy(pin, raw, disk, &pace)?),
+        _ => Some(file::copy_pinned(pin, raw, disk, &pace)?),
     };
     // After the last byte was read, or it says nothing about that one.
-    pace.pinned()?;
+    (pace.still)()?;
     Ok(RawCopy {
         path: raw.into(),
         bytes: pin.facts.bytes(),
@@ -169,13 +186,92 @@ pub fn copy_pinned(
     })
 }
 
+/// Copies a database file that another process holds still to the new file `raw`, and makes
+/// it durable. `bytes` is what its pages take, as that process says; `bandwidth` is in bytes
+/// a second. The copy is good only if that process says afterwards that the file was still
+/// throughout.
+///
+/// **Never in the process that has the database open**: the descriptor that is closed here
+/// would take the locks of its connections along.
+///
+/// # Errors
+///
+/// As [`Error`] says; [`Error::Changed`] as soon as the file's metadata show a change.
+pub fn copy_beside(
+    path: &Path,
+    bytes: u64,
+    raw: &Path,
+    disk: &Disk,
+    bandwidth: Option<u64>,
+    watch: &Watch,
+) -> Result<RawCopy, Error> {
+    let file = disk.open(path)?;
+    let before = Stamp::of(path)?;
+    if before.bytes != bytes {
+        return Err(Error::Size {
+            path: path.into(),
+            expected: bytes,
+            found: before.bytes,
+        });
+    }
+    let changed = || Error::Changed { path: path.into() };
+    let still = || {
+        (Stamp::of(path)? == before)
+            .then_some(())
+            .ok_or_else(changed)
+    };
+    let pace = Pace::new(bandwidth, &still, watch);
+    watch.begin("copying", Some(bytes));
+    let source = file::Source {
+        path,
+        bytes,
+        read: &|buffer, offset| file.read_exact_at(buffer, offset),
+    };
+    let sha256 = file::copy(&source, raw, disk, &pace)?;
+    // After the last byte was read, or it says nothing about that one.
+    still()?;
+    Ok(RawCopy {
+        path: raw.into(),
+        bytes,
+        sha256: Some(sha256),
+        method: Method::File,
+        seconds: pace.began.elapsed().as_secs_f64(),
+    })
+}
+
+/// What of a file changes when it is written to or replaced, from metadata.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    written: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Result<Self, Error> {
+        let found = fs::metadata(path).map_err(|source| Error::Io {
+            doing: "look at",
+            path: path.into(),
+            source,
+        })?;
+        Ok(Self {
+            device: found.dev(),
+            inode: found.ino(),
+            bytes: found.len(),
+            written: (found.mtime(), found.mtime_nsec()),
+        })
+    }
+}
+
 /// How often a copy that waits looks whether its pin still stands.
 const SLICE: Duration = Duration::from_millis(20);
 
 /// Keeps a copy within its bandwidth, shows its progress and passes on that it is over.
 struct Pace<'a> {
     bandwidth: Option<u64>,
-    pin: &'a Pin,
+    /// Whether the file is still held still.
+    still: &'a dyn Fn() -> Result<(), Error>,
     watch: &'a Watch,
     began: Instant,
 }
@@ -185,10 +281,14 @@ impl<'a> Pace<'a> {
         clippy::disallowed_methods,
         reason = "a rate is measured where the bytes go by"
     )]
-    fn new(bandwidth: Option<u64>, pin: &'a Pin, watch: &'a Watch) -> Self {
+    fn new(
+        bandwidth: Option<u64>,
+        still: &'a dyn Fn() -> Result<(), Error>,
+        watch: &'a Watch,
+    ) -> Self {
         Self {
             bandwidth,
-            pin,
+            still,
             watch,
             began: Instant::now(),
         }
@@ -219,11 +319,7 @@ impl<'a> Pace<'a> {
     fn go_on(&self) -> Result<(), Error> {
         match self.watch.cancelled() {
             Some(why) => Err(Error::Cancelled(why)),
-            None => self.pinned(),
+            None => (self.still)(),
         }
-    }
-
-    fn pinned(&self) -> Result<(), Error> {
-        self.pin.stands().then_some(()).ok_or(Error::Ended)
     }
 }

@@ -65,6 +65,15 @@ impl RunId {
         Self(format!("{}-{letters}", began.format("%Y%m%dT%H%M%SZ")))
     }
 
+    /// An id that came from elsewhere, if it may stand in a file's name and in a URL: letters,
+    /// digits and hyphens, at most 64.
+    #[must_use]
+    pub fn parse(id: &str) -> Option<Self> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        let sound = (1..=64).contains(&id.len()) && id.bytes().all(plain);
+        sound.then(|| Self(id.to_owned()))
+    }
+
     /// The id as it stands in files and URLs.
     #[must_use]
     pub fn as_str(&self) -> &str {

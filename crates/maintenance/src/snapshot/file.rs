@@ -1,4 +1,5 @@
-//! Method `file`: the bytes of the pinned file, read beside `SQLite`.
+//! Method `file`: the bytes of the pinned file, read beside `SQLite`, in the process that
+//! holds the pin or in another one.
 //!
 //! Three threads, because each would else wait for the others: this one reads and writes,
 //! one hashes, one syncs what was written while more is. The sync in between is what keeps
@@ -6,7 +7,7 @@
 //! that is given up waits for no sync: the pin must come back at once.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -35,9 +36,39 @@ pub(super) fn fits(pin: &Pin) -> bool {
     open(pin).is_ok()
 }
 
+/// A file that somebody holds still.
+pub(super) struct Source<'a> {
+    /// Its path, for messages.
+    pub(super) path: &'a Path,
+    /// Bytes to copy.
+    pub(super) bytes: u64,
+    /// Fills the buffer from this offset on.
+    pub(super) read: &'a dyn Fn(&mut [u8], u64) -> io::Result<()>,
+}
+
+/// Copies the pinned file.
+pub(super) fn copy_pinned(
+    pin: &Pin,
+    raw: &Path,
+    disk: &Disk,
+    pace: &Pace<'_>,
+) -> Result<String, Error> {
+    let file = open(pin)?;
+    let source = Source {
+        path: pin.path(),
+        bytes: pin.facts.bytes(),
+        read: &|buffer, offset| file.read_exact_at(buffer, offset),
+    };
+    copy(&source, raw, disk, pace)
+}
+
 /// Copies to the new file `raw`, syncs it, and returns the SHA-256 of what was read.
-pub(super) fn copy(pin: &Pin, raw: &Path, disk: &Disk, pace: &Pace<'_>) -> Result<String, Error> {
-    let source = open(pin)?;
+pub(super) fn copy(
+    source: &Source<'_>,
+    raw: &Path,
+    disk: &Disk,
+    pace: &Pace<'_>,
+) -> Result<String, Error> {
     let target = disk.create(raw)?;
     let mut syncer = Syncer::of(disk.open(raw)?, pace.watch)?;
 
@@ -50,7 +81,6 @@ pub(super) fn copy(pin: &Pin, raw: &Path, disk: &Disk, pace: &Pace<'_>) -> Resul
         }
         let hasher = scope.spawn(move || hash(&hashing, &used));
         let copied = Pump {
-            pin,
             source,
             target,
             raw,
@@ -97,8 +127,7 @@ fn open(pin: &Pin) -> Result<&'static File, Error> {
 
 /// Reads, hands on to be hashed, writes, and says what can be synced.
 struct Pump<'a> {
-    pin: &'a Pin,
-    source: &'static File,
+    source: &'a Source<'a>,
     target: disk::File,
     raw: &'a Path,
     pace: &'a Pace<'a>,
@@ -109,7 +138,7 @@ struct Pump<'a> {
 
 impl Pump<'_> {
     fn run(mut self) -> Result<(), Error> {
-        let total = self.pin.facts.bytes();
+        let total = self.source.bytes;
         let mut done = 0;
         let mut unsynced = 0;
         while done < total {
@@ -133,13 +162,11 @@ impl Pump<'_> {
         let length = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
         let bytes = Arc::get_mut(&mut chunk).ok_or(Error::Panicked("hashing"))?;
         bytes.resize(length, 0);
-        self.source
-            .read_exact_at(bytes, offset)
-            .map_err(|source| Error::Io {
-                doing: "read",
-                path: self.pin.path().into(),
-                source,
-            })?;
+        (self.source.read)(bytes, offset).map_err(|source| Error::Io {
+            doing: "read",
+            path: self.source.path.into(),
+            source,
+        })?;
         self.to_hash.send(Arc::clone(&chunk)).map_err(gone)?;
         self.target.write_all(&chunk).map_err(|source| Error::Io {
             doing: "write",

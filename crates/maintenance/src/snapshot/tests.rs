@@ -251,7 +251,8 @@ fn a_bandwidth_says_when_bytes_are_due() {
     let watch = Watch::default();
     let fixture = Fixture::rollback();
     let pin = fixture.pin();
-    let pace = |bandwidth| Pace::new(bandwidth, &pin, &watch);
+    let still = || Ok(());
+    let pace = |bandwidth| Pace::new(bandwidth, &still, &watch);
     assert_eq!(pace(None).due(1 << 40), None);
     assert_eq!(
         pace(Some(1000)).due(2500),
