@@ -249,8 +249,6 @@ fn a_target_that_exists_is_not_touched_and_the_pin_ends() {
 #[test]
 fn a_bandwidth_says_when_bytes_are_due() {
     let watch = Watch::default();
-    let fixture = Fixture::rollback();
-    let pin = fixture.pin();
     let still = || Ok(());
     let pace = |bandwidth| Pace::new(bandwidth, &still, &watch);
     assert_eq!(pace(None).due(1 << 40), None);
