@@ -323,7 +323,7 @@ fn good(
     let endpoint = settings
         .readiness
         .as_ref()
-        .map(|readiness| readiness.bind_address);
+        .map(|readiness| readiness.bind_address.clone());
 
     let mut lines = vec![format!(
         "configuration  {}: no problems found in [maintenance], the mandatory keys and the paths",

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use torrust_tracker_maintenance::catalogue::{Backup, Catalogue};
-use torrust_tracker_maintenance::config::{Error, Settings, Source};
+use torrust_tracker_maintenance::config::{Address, Error, Settings, Source};
 use torrust_tracker_maintenance::disk::Disk;
 
 use crate::client::{Client, Endpoint, Token};
@@ -96,7 +96,10 @@ impl Configuration {
             );
             Failure::new(Exit::Usage, "no_endpoint", message)
         })?;
-        Ok(reachable(Endpoint::Tcp(readiness.bind_address.to_string())))
+        Ok(match readiness.bind_address {
+            Address::Tcp(address) => reachable(Endpoint::Tcp(address.to_string())),
+            Address::Unix(path) => Endpoint::Unix(path),
+        })
     }
 
     /// The tracker, for a command that starts or ends something.

@@ -42,9 +42,15 @@ impl From<&Outcome> for Exit {
             Outcome::Failed { cause, .. } => match cause {
                 Cause::Verification => Self::Verification,
                 Cause::Busy => Self::Busy,
-                Cause::WalLimit | Cause::Panicked | Cause::Other => Self::Failed,
+                Cause::WalLimit
+                | Cause::Sidecar
+                | Cause::BrokenPin
+                | Cause::Panicked
+                | Cause::Other => Self::Failed,
             },
-            Outcome::WouldNotFit { .. } | Outcome::Aborted { .. } => Self::Failed,
+            Outcome::WouldNotFit { .. } | Outcome::NoSidecar { .. } | Outcome::Aborted { .. } => {
+                Self::Failed
+            }
             Outcome::Deadline { .. } => Self::Deadline,
         }
     }
@@ -246,10 +252,18 @@ mod tests {
             (failed(Cause::Verification), Exit::Verification),
             (failed(Cause::Busy), Exit::Busy),
             (failed(Cause::WalLimit), Exit::Failed),
+            (failed(Cause::Sidecar), Exit::Failed),
+            (failed(Cause::BrokenPin), Exit::Failed),
             (failed(Cause::Panicked), Exit::Failed),
             (failed(Cause::Other), Exit::Failed),
             (
                 Outcome::WouldNotFit {
+                    message: message.clone(),
+                },
+                Exit::Failed,
+            ),
+            (
+                Outcome::NoSidecar {
                     message: message.clone(),
                 },
                 Exit::Failed,

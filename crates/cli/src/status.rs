@@ -229,14 +229,17 @@ pub fn result(run: &RunReport) -> String {
         Outcome::Failed { phase, message, .. }
         | Outcome::Deadline { phase, message }
         | Outcome::Aborted { phase, message } => Some(format!("while {phase}: {message}")),
-        Outcome::WouldNotFit { message } => Some(message.clone()),
+        Outcome::WouldNotFit { message } | Outcome::NoSidecar { message } => Some(message.clone()),
     };
     let backup = run.backup.as_ref().map(ToString::to_string);
+    let sidecar = run.sidecar.as_ref();
+    let sidecar = sidecar.map(|sidecar| format!("sidecar {}", sidecar.holder));
     let warnings = run
         .warnings
         .iter()
         .map(|warning| format!("warning: {warning}"));
-    let parts = backup.into_iter().chain(message).chain(warnings);
+    let made = backup.into_iter().chain(sidecar);
+    let parts = made.chain(message).chain(warnings);
     parts.collect::<Vec<_>>().join("; ")
 }
 
@@ -246,6 +249,7 @@ pub fn outcome(outcome: &Outcome) -> &'static str {
         Outcome::Done => "done",
         Outcome::Failed { .. } => "FAILED",
         Outcome::WouldNotFit { .. } => "WOULD NOT FIT",
+        Outcome::NoSidecar { .. } => "NO SIDECAR",
         Outcome::Deadline { .. } => "DEADLINE",
         Outcome::Aborted { .. } => "ABORTED",
     }

@@ -21,12 +21,16 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use torrust_tracker_maintenance::catalogue::{BackupId, Catalogue, MANIFEST_FORMAT, Manifest};
-use torrust_tracker_maintenance::config::{Compression, Depth, JournalMode, Method};
+use torrust_tracker_maintenance::config::{Address, Compression, Depth, JournalMode, Method};
 use torrust_tracker_maintenance::disk::Disk;
-use torrust_tracker_maintenance::driver::{Driver, Engine, NotPinned, Parts, Pauses, Published};
+use torrust_tracker_maintenance::driver::{
+    Driver, Engine, NotPinned, Parts, Pauses, Pinned, Published,
+};
 use torrust_tracker_maintenance::gate::Gate;
+use torrust_tracker_maintenance::readiness::{Access, Listener};
 use torrust_tracker_maintenance::schedule::Schedule;
 use torrust_tracker_maintenance::snapshot::Watch;
+use torrust_tracker_maintenance::status::PinnedFile;
 use torrust_tracker_maintenance::window::{Cause, Failure, Pause, Rules, Run, RunId};
 use torrust_tracker_maintenance::{readiness, sqlite, verify};
 
@@ -181,8 +185,8 @@ impl Engine for Idle {
     type Pin = ();
     type Copy = ();
 
-    fn prepare(&self, _: &Run, _: &Watch) -> std::result::Result<(Pause, ()), Failure> {
-        Ok((Pause::UntilPinned, ()))
+    fn prepare(&self, _: &Run, _: &Watch) -> std::result::Result<(Pause, Option<()>), Failure> {
+        Ok((Pause::UntilPinned, Some(())))
     }
 
     fn pin(&self, _: &Run, _: Duration, _: &Watch) -> std::result::Result<(), NotPinned> {
@@ -195,6 +199,23 @@ impl Engine for Idle {
             let _ = go_on.lock().expect("one copy at a time").recv();
         }
         Ok(())
+    }
+
+    fn describe(&self, (): &()) -> Pinned {
+        Pinned {
+            file: PinnedFile {
+                device: 0,
+                inode: 0,
+                page_size: 4096,
+                page_count: 1,
+                bytes: 4096,
+            },
+            taken: DateTime::UNIX_EPOCH,
+        }
+    }
+
+    fn broken(&self) -> Option<Failure> {
+        None
     }
 
     fn release(&self, (): ()) {}
@@ -228,8 +249,10 @@ impl Engine for Idle {
 
 impl Tracker {
     fn start(engine: Idle) -> Result<Self> {
-        let listener = readiness::bind("127.0.0.1:0".parse()?)?;
-        let address = listener.local_addr()?;
+        let listener = Listener::bind(&"127.0.0.1:0".parse()?, &Disk::default())?;
+        let Address::Tcp(address) = listener.address()? else {
+            return Err("a port was asked for".into());
+        };
         let (_, keeper) = Gate::new()?;
         let parts = Parts {
             engine,
@@ -244,6 +267,7 @@ impl Tracker {
                 retry_after: Duration::from_millis(10),
                 grace: Duration::from_millis(100),
                 finish_within: Duration::from_secs(60),
+                lease: None,
             },
             served: None,
             touch_file: None,
@@ -259,6 +283,7 @@ impl Tracker {
                 let (driver, handles) = Driver::new(parts);
                 let serving = readiness::serve(
                     listener,
+                    Access::default(),
                     handles.status,
                     handles.commands,
                     std::future::pending(),

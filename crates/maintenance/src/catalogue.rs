@@ -237,11 +237,18 @@ impl Catalogue {
                 why: "it is not a directory",
             });
         }
-        Ok(Self {
+        Ok(Self::elsewhere(disk, directory))
+    }
+
+    /// As [`Catalogue::read_only`], of one that another process keeps and that need not be
+    /// there yet. Whoever lists it finds out.
+    #[must_use]
+    pub fn elsewhere(disk: Disk, directory: &Path) -> Self {
+        Self {
             disk,
             directory: directory.to_owned(),
             writable: false,
-        })
+        }
     }
 
     /// Its directory.

@@ -10,6 +10,7 @@
 //!
 //! Where the table comes from is [`Source`]'s affair.
 
+mod address;
 mod file;
 mod source;
 mod table;
@@ -19,6 +20,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use self::address::Address;
 pub use self::file::File;
 use self::file::TABLE;
 pub use self::source::{Error, Source};
@@ -170,10 +172,12 @@ pub struct Keep {
 #[non_exhaustive]
 pub struct Readiness {
     /// Where the endpoint listens.
-    pub bind_address: SocketAddr,
+    pub bind_address: Address,
+    /// Names, besides IP addresses and `localhost`, that a request may give as its host.
+    pub hosts: Vec<String>,
     /// The file that exists exactly while the database may be copied.
     pub touch_file: Option<PathBuf>,
-    /// A file with the token every request must carry. Always `None` in this version.
+    /// A file with the token that whatever changes something must carry.
     pub token_file: Option<PathBuf>,
     /// How long a sidecar's lease lasts unless it is renewed.
     pub ttl: Duration,
@@ -224,7 +228,12 @@ impl Settings {
                 let hint = r#"write "auto" or "pause": a rollback journal lets nobody write during the copy"#;
                 table.object("announces", Fault::new(what, hint));
             }
-            not_yet(table, &backup, readiness.as_ref());
+            if backup.taken_by == TakenBy::Sidecar && readiness.is_none() {
+                let what = "needs [maintenance.readiness], where a sidecar learns of a run";
+                let hint = r#"enable that, or write "tracker""#;
+                table.object("backup.taken_by", Fault::new(what, hint));
+            }
+            not_yet(table, &backup);
 
             let schedule = schedule.filter(|_| enabled)?;
             Some(Self {
@@ -243,33 +252,15 @@ impl Settings {
 
 /// What parses but has no effect yet. A setting without its effect would be a promise broken
 /// in silence, so it is refused; an issue that brings the effect removes its lines here.
-fn not_yet(table: &mut Table<'_>, backup: &Backup, readiness: Option<&Readiness>) {
+fn not_yet(table: &mut Table<'_>, backup: &Backup) {
     let mut object = |key, hint| {
         table.object(
             key,
             Fault::new("is not supported by this version yet", hint),
         );
     };
-    if backup.taken_by == TakenBy::Sidecar {
-        object("backup.taken_by", r#"write "tracker""#);
-    }
     if !backup.files.is_empty() {
         object("backup.files", "leave the list empty");
-    }
-    if let Some(readiness) = readiness {
-        if !readiness.bind_address.ip().is_loopback() {
-            // Off loopback a token is required.
-            object(
-                "readiness.bind_address",
-                "write a loopback address, such as 127.0.0.1",
-            );
-        }
-        if readiness.token_file.is_some() {
-            object(
-                "readiness.token_file",
-                "remove it, and keep to a loopback address",
-            );
-        }
     }
 }
 
@@ -434,7 +425,8 @@ impl Readiness {
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 1414));
         let second = Duration::from_secs(1);
         let readiness = Self {
-            bind_address: table.or("bind_address", loopback, value::address),
+            bind_address: table.or("bind_address", Address::Tcp(loopback), value::address),
+            hosts: table.or("hosts", Vec::new(), value::hosts),
             touch_file: table.optional("touch_file", value::path),
             token_file: table.optional("token_file", value::path),
             // A lease that is too short is lost to a slow disk, one too long holds the pin for

@@ -15,6 +15,9 @@
 //!   wait: a job ended · a command · nothing in flight · time ───▶ step ─┘
 //! ```
 //!
+//! Before each step the limits are looked at, and while a sidecar copies the pin and the
+//! file as well: what happens after a limit, or a break, came too late.
+//!
 //! The order of 1 to 3 is invariant 2 of the design: the write lock is gone, then the pin,
 //! then the gate opens. The readiness signal is withdrawn before any of them, so that
 //! nobody is told "you may copy" of a file that is no longer pinned.
@@ -24,6 +27,15 @@
 //! A draft (its temporary directory), a pin and a raw copy move from job to job and, in
 //! between, lie here. Each cleans up after itself when dropped, so ending a run in any
 //! state is dropping what is left of it.
+//!
+//! While a sidecar copies no job runs, and the pin lies here.
+//!
+//! # What a sidecar is told
+//!
+//! That the file held from ready to the end is said only while the pin still stands: at the
+//! moment of the finish the limits, the pin and the file's metadata are looked at, then the
+//! run ends, signal, pin and gate in their order, and the verdict is remembered; only then
+//! is it answered. So the answer can be lost, and asked for again, and is the same.
 //!
 //! # Jobs that hang
 //!
@@ -39,18 +51,20 @@
 //! withdraws the signal, ends the pin, opens the gate and says that it is gone.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 
 use crate::catalogue::BackupId;
 use crate::gate::{Gate, Keeper};
+use crate::lease::{self, Finished, Granted, Holder, Nonce, Verdict, Verdicts};
 use crate::readiness;
 use crate::snapshot::Watch;
 use crate::status::{
-    DatabaseStatus, GateStatus, Published as PublishedStatus, RUNS_KEPT, RunReport, RunStatus,
-    Status, milliseconds,
+    CopyOf, DatabaseStatus, GateStatus, Offer, PinnedFile, Published as PublishedStatus, RUNS_KEPT,
+    RunReport, RunStatus, SidecarReport, Status, milliseconds,
 };
 use crate::touch_file::{self, Signal, TouchFile};
 use crate::window::{
@@ -80,12 +94,13 @@ pub trait Engine: Send + Sync + 'static {
     /// The durable raw copy.
     type Copy: Send + 'static;
 
-    /// Everything that can be done, or found impossible, while announces flow.
+    /// Everything that can be done, or found impossible, while announces flow. No draft if
+    /// a sidecar copies.
     ///
     /// # Errors
     ///
     /// When the run cannot succeed.
-    fn prepare(&self, run: &Run, watch: &Watch) -> Result<(Pause, Self::Draft), Failure>;
+    fn prepare(&self, run: &Run, watch: &Watch) -> Result<(Pause, Option<Self::Draft>), Failure>;
 
     /// Flushes and pins, within `limit`. The gate is closed and nothing is in flight. On
     /// return no write lock is held.
@@ -94,6 +109,14 @@ pub trait Engine: Send + Sync + 'static {
     ///
     /// When the pin could not be taken, now or at all.
     fn pin(&self, run: &Run, limit: Duration, watch: &Watch) -> Result<Self::Pin, NotPinned>;
+
+    /// What is pinned, and since when.
+    fn describe(&self, pin: &Self::Pin) -> Pinned;
+
+    /// What became of the pin, or of the file under it, if it is not what it was when it was
+    /// pinned. While a sidecar copies this is looked at several times a second, and at the
+    /// end: cheap.
+    fn broken(&self) -> Option<Failure>;
 
     /// Copies the pinned file. The pin stays: the readiness signal is withdrawn before it.
     ///
@@ -146,6 +169,15 @@ pub enum NotPinned {
     Failed(Failure),
 }
 
+/// What a pin holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pinned {
+    /// The file.
+    pub file: PinnedFile,
+    /// The instant it shows: every commit before is in it, none after.
+    pub taken: DateTime<Utc>,
+}
+
 /// For how long a run kept the gate closed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pauses {
@@ -172,6 +204,37 @@ pub enum Command {
         /// Told the run's id, or why there is none.
         reply: oneshot::Sender<Result<RunId, Refused>>,
     },
+    /// A sidecar wants the lease on a run.
+    Claim {
+        /// The run.
+        run: RunId,
+        /// Who it is.
+        holder: Holder,
+        /// What the lease is to be known by.
+        nonce: Nonce,
+        /// Told what it has, or why it has not.
+        reply: oneshot::Sender<Result<Granted, lease::Refused>>,
+    },
+    /// A sidecar needs more time.
+    Renew {
+        /// The run.
+        run: RunId,
+        /// What its lease is known by.
+        nonce: Nonce,
+        /// Told what it has now, or why it has nothing.
+        reply: oneshot::Sender<Result<Granted, lease::Refused>>,
+    },
+    /// A sidecar has finished.
+    Finish {
+        /// The run.
+        run: RunId,
+        /// What its lease is known by.
+        nonce: Nonce,
+        /// Whether it has a copy.
+        how: Finished,
+        /// Told whether the copy may be trusted, or why that cannot be said.
+        reply: oneshot::Sender<Result<Verdict, lease::Refused>>,
+    },
 }
 
 /// Why the driver did not do as it was asked. A value, not an error: nothing broke.
@@ -195,7 +258,7 @@ pub enum Refused {
         run: RunId,
     },
     /// The process is going down.
-    #[error("the service is shutting down")]
+    #[error("the service is shutting down; ask again when it is back")]
     ShuttingDown,
 }
 
@@ -242,9 +305,12 @@ pub struct Driver<E: Engine> {
     closed: bool,
     /// How often the watchdog is known to have opened the gate.
     forced: u64,
-    /// Whether the world has been told that the file may be copied.
+    /// Whether the touch-file says that the file may be copied.
     signalled: bool,
+    /// A look, under way, for a file that says that a sidecar without a lease has finished.
+    looking: Option<JoinHandle<Look>>,
     reports: Vec<RunReport>,
+    verdicts: Verdicts,
 
     ends: mpsc::UnboundedReceiver<End<E>>,
     hand_in: mpsc::UnboundedSender<End<E>>,
@@ -258,7 +324,38 @@ struct Record {
     run: Run,
     pauses: Pauses,
     published: Option<Published>,
+    pinned: Option<Pinned>,
+    /// When it ceases to be ready at the latest, by the wall clock; noted once, so that
+    /// everybody is told the same.
+    deadline: Option<DateTime<Utc>>,
+    sidecar: Option<Sidecar>,
     warnings: Vec<String>,
+}
+
+/// The sidecar that came for a run.
+#[derive(Debug)]
+struct Sidecar {
+    holder: Holder,
+    /// `None`: it has no lease, but a file.
+    nonce: Option<Nonce>,
+    /// `None`: it has not finished.
+    verdict: Option<Verdict>,
+    /// Why it has no copy, in its words.
+    said: Option<String>,
+}
+
+impl Record {
+    fn new(run: Run) -> Self {
+        Self {
+            run,
+            pauses: Pauses::default(),
+            published: None,
+            pinned: None,
+            deadline: None,
+            sidecar: None,
+            warnings: Vec::new(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -276,7 +373,7 @@ struct End<E: Engine> {
 }
 
 enum JobResult<E: Engine> {
-    Prepared(Pause, E::Draft),
+    Prepared(Pause, Option<E::Draft>),
     Pinned(E::Pin),
     Busy(String),
     /// However the copy went, draft and pin come back: the pin ends after the signal is
@@ -286,11 +383,15 @@ enum JobResult<E: Engine> {
     Failed(Failure),
 }
 
+/// The run that a file says a sidecar has finished, if there is one.
+type Look = Result<Option<RunId>, touch_file::Error>;
+
 /// What ended a wait.
 enum Woken<E: Engine> {
     Time,
     Drained,
     Ended(End<E>),
+    Looked(Look),
     Asked(Command),
     ShuttingDown,
 }
@@ -316,6 +417,7 @@ impl<E: Engine> Driver<E> {
             status: watch::Sender::new(PublishedStatus {
                 status: blank_status(&parts, &gate),
                 job: None,
+                offer: None,
             }),
             engine: Arc::new(parts.engine),
             keeper: parts.keeper,
@@ -332,7 +434,9 @@ impl<E: Engine> Driver<E> {
             closed: false,
             forced: 0,
             signalled: false,
+            looking: None,
             reports: Vec::new(),
+            verdicts: Verdicts::default(),
             ends,
             hand_in,
             commands,
@@ -361,12 +465,14 @@ impl<E: Engine> Driver<E> {
             // Whatever woke it, limits come first: what happens after one came too late.
             self.tick();
             match woken {
-                Woken::Time => {}
+                Woken::Time => self.look_for_done(),
                 Woken::Drained => self.ended_now(Completion::Drained),
                 Woken::Ended(end) => self.take(end),
-                Woken::Asked(Command::Start { reply }) => {
+                Woken::Looked(found) => self.take_look(found),
+                Woken::Asked(command) => {
+                    // Of what the limits ended something may be asked.
                     self.reconcile().await;
-                    self.start(reply);
+                    self.obey(command).await;
                 }
                 Woken::ShuttingDown => break,
             }
@@ -420,17 +526,41 @@ impl<E: Engine> Driver<E> {
         });
         if let Some(run) = self.window.run() {
             tracing::info!(target: LOG_TARGET, run = %run.id, ?trigger, "A run begins");
-            self.record = Some(Record {
-                run: run.clone(),
-                pauses: Pauses::default(),
-                published: None,
-                warnings: Vec::new(),
-            });
+            self.record = Some(Record::new(run.clone()));
         }
     }
 
-    fn start(&mut self, reply: oneshot::Sender<Result<RunId, Refused>>) {
-        let answer = if let Some(run) = self.window.run() {
+    /// Whoever asked may have hung up; what was asked for stands.
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Start { reply } => drop(reply.send(self.start())),
+            Command::Claim {
+                run,
+                holder,
+                nonce,
+                reply,
+            } => {
+                let answer = self.claim(&run, holder, &nonce);
+                // Who has the lease is seen before it is told: nobody else comes by the file.
+                self.reconcile().await;
+                drop(reply.send(answer));
+            }
+            Command::Renew { run, nonce, reply } => {
+                let answer = self.renew(&run, &nonce);
+                self.publish();
+                drop(reply.send(answer));
+            }
+            Command::Finish {
+                run,
+                nonce,
+                how,
+                reply,
+            } => drop(reply.send(self.finish(&run, &nonce, how).await)),
+        }
+    }
+
+    fn start(&mut self) -> Result<RunId, Refused> {
+        if let Some(run) = self.window.run() {
             Err(Refused::Busy {
                 run: run.id.clone(),
                 phase: self.window.phase(),
@@ -448,18 +578,141 @@ impl<E: Engine> Driver<E> {
                 self.rules.schedule.duration(),
             );
             Ok(id)
-        };
-        // Whoever asked may have hung up; the run goes on.
-        drop(reply.send(answer));
+        }
     }
 
-    fn tick(&mut self) {
-        if self.window.ready()
-            && let Some(failure) = self.engine.pinned_too_long()
+    fn claim(
+        &mut self,
+        run: &RunId,
+        holder: Holder,
+        nonce: &Nonce,
+    ) -> Result<Granted, lease::Refused> {
+        self.step(Event::Claim {
+            run: run.clone(),
+            holder,
+            nonce: nonce.clone(),
+        });
+        let now = now().monotonic;
+        let granted = self.window.claimed(&self.rules, run, nonce, now)?;
+        if let Some(record) = &mut self.record
+            && record.sidecar.is_none()
         {
-            self.ended_now(Completion::Failed(failure));
+            tracing::info!(
+                target: LOG_TARGET, run = %run, "The sidecar {:?} has the lease", granted.holder
+            );
+            record.sidecar = Some(Sidecar {
+                holder: granted.holder.clone(),
+                nonce: Some(nonce.clone()),
+                verdict: None,
+                said: None,
+            });
         }
+        Ok(granted)
+    }
+
+    fn renew(&mut self, run: &RunId, nonce: &Nonce) -> Result<Granted, lease::Refused> {
+        self.step(Event::Renew {
+            run: run.clone(),
+            nonce: nonce.clone(),
+        });
+        let now = now().monotonic;
+        self.window.held(&self.rules, run, nonce, now)
+    }
+
+    async fn finish(
+        &mut self,
+        run: &RunId,
+        nonce: &Nonce,
+        how: Finished,
+    ) -> Result<Verdict, lease::Refused> {
+        if let Some(verdict) = self.verdicts.of(run, nonce) {
+            return Ok(verdict.clone());
+        }
+        let now = now().monotonic;
+        self.window.held(&self.rules, run, nonce, now)?;
+        // The pin was found to stand, and the file to be as it was, after this was asked
+        // for, or the run would have ended.
+        let verdict = Verdict::held();
+        if let Some(sidecar) = self.sidecar() {
+            sidecar.verdict = Some(verdict.clone());
+            if let Finished::Failed(reason) = &how {
+                sidecar.said = Some(reason.clone());
+            }
+        }
+        self.step(Event::Finish {
+            run: run.clone(),
+            nonce: nonce.clone(),
+            how,
+        });
+        self.reconcile().await;
+        Ok(verdict)
+    }
+
+    fn sidecar(&mut self) -> Option<&mut Sidecar> {
+        self.record.as_mut()?.sidecar.as_mut()
+    }
+
+    /// Begins a look for the file that says that a sidecar has finished. On a thread of its
+    /// own, like everything that is done in that directory; one at a time.
+    fn look_for_done(&mut self) {
+        if self.window.phase() != Phase::Offered || !self.signalled || self.looking.is_some() {
+            return;
+        }
+        if let (Some(signal), Some(run)) = (&self.signal, self.window.run()) {
+            self.looking = Some(tokio::task::spawn_blocking(signal.look_for_done(&run.id)));
+        }
+    }
+
+    fn take_look(&mut self, found: Look) {
+        let run = match found {
+            Ok(Some(run)) => run,
+            Ok(None) => return,
+            Err(error) => return self.warn_once(error.to_string()),
+        };
+        self.step(Event::DoneByFile { run: run.clone() });
+        let done = matches!(self.window.last(), Some((id, Outcome::Done)) if *id == run);
+        if let Some(record) = &mut self.record
+            && done
+            && record.run.id == run
+        {
+            // As for a lease: the pin was found to stand after the file was found.
+            record.sidecar = Some(Sidecar {
+                holder: Holder::by_touch_file(),
+                nonce: None,
+                verdict: Some(Verdict::held()),
+                said: None,
+            });
+        }
+    }
+
+    /// A warning of the run, and of the log, but not four times a second.
+    fn warn_once(&mut self, problem: String) {
+        if let Some(record) = &mut self.record
+            && !record.warnings.contains(&problem)
+        {
+            tracing::warn!(target: LOG_TARGET, "{problem}");
+            record.warnings.push(problem);
+        }
+    }
+
+    /// Limits, and what would end a pinned run before them.
+    fn tick(&mut self) {
         self.step(Event::Tick);
+        if let Some(failure) = self.spoiled() {
+            self.step(Event::Spoiled(failure));
+        }
+    }
+
+    fn spoiled(&self) -> Option<Failure> {
+        match self.window.phase() {
+            Phase::Copying => self.engine.pinned_too_long(),
+            // The tracker's own copy looks after its pin; a sidecar cannot.
+            Phase::Offered | Phase::Leased => {
+                let broken = self.engine.broken();
+                broken.or_else(|| self.engine.pinned_too_long())
+            }
+            _ => None,
+        }
     }
 
     /// A completion of the current attempt.
@@ -484,10 +737,13 @@ impl<E: Engine> Driver<E> {
         self.job = None;
         let how = match result {
             JobResult::Prepared(pause, draft) => {
-                self.draft = Some(draft);
+                self.draft = draft;
                 Completion::Prepared(pause)
             }
             JobResult::Pinned(pin) => {
+                if let Some(record) = &mut self.record {
+                    record.pinned = Some(self.engine.describe(&pin));
+                }
                 self.pin = Some(pin);
                 Completion::Pinned
             }
@@ -526,19 +782,15 @@ impl<E: Engine> Driver<E> {
     // ---- projections made so --------------------------------------------------------
 
     async fn reconcile(&mut self) {
-        if !self.window.ready() {
-            self.withdraw_ready().await;
-        }
+        self.withdraw_ready().await;
         self.stop_unwanted_job().await;
         self.give_up_beside_a_stuck_job();
         self.release_unwanted_pin();
         self.move_gate();
         self.discard_unwanted_files().await;
         self.start_wanted_job();
-        if self.window.ready() {
-            self.signal_ready().await;
-        }
-        self.report_ended_run();
+        self.signal_ready().await;
+        self.report_ended_run().await;
         self.publish();
     }
 
@@ -753,36 +1005,51 @@ impl<E: Engine> Driver<E> {
     // ---- what the world is told -------------------------------------------------------
 
     async fn signal_ready(&mut self) {
-        if std::mem::replace(&mut self.signalled, true) {
-            return;
-        }
-        let (Some(signal), Some(record)) = (&self.signal, &self.record) else {
+        let now = now();
+        let copy = self.copy_of();
+        let (Some(deadline), Some(record)) = (self.window.deadline(), &mut self.record) else {
             return;
         };
-        let now = now();
-        let ends = self.window.wake_at().unwrap_or(record.run.ends);
-        let left = ends.saturating_duration_since(now.monotonic);
+        let by_wall_clock = |at: Instant| now.utc + at.saturating_duration_since(now.monotonic);
+        record.deadline.get_or_insert(by_wall_clock(deadline));
+        if !self.window.shown() || std::mem::replace(&mut self.signalled, true) {
+            return;
+        }
+        let (Some(signal), Some(pinned)) = (&self.signal, &record.pinned) else {
+            return;
+        };
         let ready = touch_file::Ready {
             run: record.run.id.clone(),
             database: self.database.clone(),
             driver: readiness::DRIVER.to_owned(),
-            until: now.utc + left,
+            copy,
+            until: by_wall_clock(self.window.claim_until().unwrap_or(deadline)),
+            file: pinned.file,
         };
         let shown = signal.show(ready);
         if let Some(problem) = aside(self.patience(1), shown).await {
-            tracing::warn!(target: LOG_TARGET, "{problem}");
-            if let Some(record) = &mut self.record {
-                record.warnings.push(problem);
-            }
+            self.warn_once(problem);
+        }
+    }
+
+    /// What there is to be copied while the file is ready.
+    fn copy_of(&self) -> CopyOf {
+        match self.window.gate(&self.rules) {
+            GateWanted::Open => CopyOf::PinnedFile,
+            GateWanted::Closed { .. } => CopyOf::PausedDatabase,
         }
     }
 
     async fn withdraw_ready(&mut self) {
-        if !std::mem::replace(&mut self.signalled, false) {
+        if !self.window.ready() {
+            self.status.send_if_modified(|published| {
+                published.offer = None;
+                std::mem::replace(&mut published.status.ready, false)
+            });
+        }
+        if self.window.shown() || !std::mem::replace(&mut self.signalled, false) {
             return;
         }
-        self.status
-            .send_modify(|published| published.status.ready = false);
         let Some(signal) = &self.signal else { return };
         if let Some(problem) = aside(self.patience(8), signal.hide()).await {
             tracing::error!(
@@ -803,35 +1070,24 @@ impl<E: Engine> Driver<E> {
         }
     }
 
-    fn report_ended_run(&mut self) {
+    async fn report_ended_run(&mut self) {
         let Some((id, outcome)) = self.window.last() else {
             return;
         };
-        let Some(Record {
-            run,
-            pauses,
-            published,
-            mut warnings,
-        }) = self.record.take_if(|record| record.run.id == *id)
-        else {
+        let Some(record) = self.record.take_if(|record| record.run.id == *id) else {
             return;
         };
-        let (backup, more) = published.map_or((None, Vec::new()), |published| {
-            (Some(published.backup), published.warnings)
-        });
-        warnings.extend(more);
-        warnings.extend(self.missed_meanwhile(&run));
-        let report = RunReport {
-            id: run.id,
-            trigger: run.trigger,
-            began: run.began,
-            ended: now().utc,
-            outcome: outcome.clone(),
-            pause_ms: milliseconds(pauses.total),
-            longest_pause_ms: milliseconds(pauses.longest),
-            backup,
-            warnings,
-        };
+        let outcome = outcome.clone();
+        let missed = self.missed_meanwhile(&record.run);
+        let by_file = record.sidecar.as_ref().is_some_and(|it| it.nonce.is_none());
+        let mut report = reported(record, outcome, &mut self.verdicts);
+        report.warnings.extend(missed);
+        if let (Some(signal), Some(_)) = (&self.signal, self.rules.lease) {
+            let result = touch_file::RunResult::of(&report, by_file);
+            if let Some(problem) = aside(PATIENCE, signal.tell(result)).await {
+                report.warnings.push(problem);
+            }
+        }
         log(&report);
         self.reports.insert(0, report);
         self.reports.truncate(RUNS_KEPT);
@@ -865,6 +1121,7 @@ impl<E: Engine> Driver<E> {
                 began: run.began,
                 attempt: run.attempt,
                 progress: None,
+                lease: None,
             }),
             runs: self.reports.clone(),
             database: DatabaseStatus {
@@ -873,7 +1130,30 @@ impl<E: Engine> Driver<E> {
             },
         };
         let job = self.job.as_ref().map(|running| running.watch.clone());
-        self.status.send_replace(PublishedStatus { status, job });
+        let offer = self.offer();
+        self.status
+            .send_replace(PublishedStatus { status, job, offer });
+    }
+
+    /// What whoever is to copy has to know.
+    fn offer(&self) -> Option<Offer> {
+        let until = self.window.deadline()?;
+        let record = self.record.as_ref()?;
+        let Pinned { file, taken } = record.pinned.clone()?;
+        Some(Offer {
+            copy: self.copy_of(),
+            terms: self.rules.lease,
+            claim_until: self.window.claim_until(),
+            until,
+            deadline: record.deadline?,
+            lease: self
+                .window
+                .leased()
+                .map(|lease| (lease.holder.clone(), lease.until)),
+            file,
+            pinned: taken,
+            pause: record.pauses.total,
+        })
     }
 
     // ---- waiting ------------------------------------------------------------------------
@@ -885,6 +1165,7 @@ impl<E: Engine> Driver<E> {
             keeper,
             ends,
             commands,
+            looking,
             ..
         } = self;
         let drained = async {
@@ -894,14 +1175,29 @@ impl<E: Engine> Driver<E> {
                 std::future::pending::<()>().await;
             }
         };
-        tokio::select! {
+        let looked = async {
+            match looking {
+                Some(look) => match look.await {
+                    Ok(found) => found,
+                    // A look that panicked has found nothing.
+                    Err(_) => Ok(None),
+                },
+                None => std::future::pending().await,
+            }
+        };
+        let woken = tokio::select! {
             () = shutdown => Woken::ShuttingDown,
             // The driver keeps a sender of its own, so this never ends.
             Some(end) = ends.recv() => Woken::Ended(end),
             () = drained => Woken::Drained,
+            found = looked => Woken::Looked(found),
             Some(command) = commands.recv() => Woken::Asked(command),
             () = tokio::time::sleep(nap) => Woken::Time,
+        };
+        if let Woken::Looked(_) = woken {
+            self.looking = None;
         }
+        woken
     }
 
     /// How long nothing needs doing, unless something happens.
@@ -948,35 +1244,68 @@ impl<E: Engine> Drop for Driver<E> {
                 status.runs.insert(0, broken(record));
             }
             published.job = None;
+            published.offer = None;
         });
     }
 }
 
-/// The report of a run whose driver panicked.
-fn broken(record: Record) -> RunReport {
+/// What there is to say of a run that has ended. The verdict on its lease is remembered,
+/// for a sidecar that asks.
+fn reported(record: Record, outcome: Outcome, verdicts: &mut Verdicts) -> RunReport {
     let Record {
         run,
         pauses,
-        warnings,
+        published,
+        sidecar,
+        mut warnings,
         ..
     } = record;
+    let sidecar = sidecar.map(|sidecar| {
+        let verdict = sidecar
+            .verdict
+            .unwrap_or_else(|| Verdict::broken(outcome.message()));
+        if let Some(nonce) = sidecar.nonce {
+            verdicts.remember(run.id.clone(), nonce, verdict.clone());
+        }
+        SidecarReport {
+            holder: sidecar.holder,
+            held_throughout: verdict.held_throughout,
+            reason: sidecar.said.or(verdict.why),
+        }
+    });
+    let (backup, more) = published.map_or((None, Vec::new()), |published| {
+        (Some(published.backup), published.warnings)
+    });
+    warnings.extend(more);
     RunReport {
         id: run.id,
         trigger: run.trigger,
         began: run.began,
         ended: now().utc,
-        outcome: Outcome::Failed {
-            phase: Phase::Serving,
-            cause: Cause::Panicked,
-            message: "the maintenance driver broke; there are no more backups until the service \
-                      is restarted; this is a defect, please report it"
-                .to_owned(),
-        },
+        outcome,
         pause_ms: milliseconds(pauses.total),
         longest_pause_ms: milliseconds(pauses.longest),
-        backup: None,
+        backup,
+        sidecar,
         warnings,
     }
+}
+
+/// The report of a run whose driver panicked.
+fn broken(record: Record) -> RunReport {
+    let outcome = Outcome::Failed {
+        phase: Phase::Serving,
+        cause: Cause::Panicked,
+        message: "the maintenance driver broke; there are no more backups until the service is \
+                  restarted; this is a defect, please report it"
+            .to_owned(),
+    };
+    // What it published, if it did, is not known to be whole; and nobody is left to ask.
+    let record = Record {
+        published: None,
+        ..record
+    };
+    reported(record, outcome, &mut Verdicts::default())
 }
 
 /// Does something with the touch-file on a thread of its own, since its volume may be a
@@ -1050,13 +1379,18 @@ fn log(report: &RunReport) {
         outcome,
         pause_ms,
         backup,
+        sidecar,
         ..
     } = report;
     for warning in &report.warnings {
         tracing::warn!(target: LOG_TARGET, run = %id, "{warning}");
     }
-    match outcome {
-        Outcome::Done => {
+    match (outcome, sidecar) {
+        (Outcome::Done, Some(SidecarReport { holder, .. })) => tracing::info!(
+            target: LOG_TARGET, run = %id,
+            "The sidecar {holder:?} has its copy: announces paused {pause_ms:.1} ms"
+        ),
+        (Outcome::Done, None) => {
             let backup = backup.as_ref().map(BackupId::to_string).unwrap_or_default();
             let seconds = (report.ended - report.began)
                 .to_std()
@@ -1067,16 +1401,19 @@ fn log(report: &RunReport) {
                 "Backup {backup} published: announces paused {pause_ms:.1} ms, {seconds:.1} s in all"
             );
         }
-        Outcome::Failed { phase, message, .. } => tracing::error!(
+        (Outcome::Failed { phase, message, .. }, _) => tracing::error!(
             target: LOG_TARGET, run = %id, "The run failed while {phase}: {message}"
         ),
-        Outcome::WouldNotFit { message } => tracing::error!(
+        (Outcome::WouldNotFit { message }, _) => tracing::error!(
             target: LOG_TARGET, run = %id, "The run did not begin: {message}"
         ),
-        Outcome::Deadline { phase, message } => tracing::error!(
+        (Outcome::NoSidecar { message }, _) => tracing::error!(
+            target: LOG_TARGET, run = %id, "The run came to nothing: {message}"
+        ),
+        (Outcome::Deadline { phase, message }, _) => tracing::error!(
             target: LOG_TARGET, run = %id, "The run was given up while {phase}: {message}"
         ),
-        Outcome::Aborted { phase, message } => tracing::warn!(
+        (Outcome::Aborted { phase, message }, _) => tracing::warn!(
             target: LOG_TARGET, run = %id, "The run was called off while {phase}: {message}"
         ),
     }

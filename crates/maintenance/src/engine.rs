@@ -8,6 +8,9 @@
 //!  finish    structure and rows of the copy · compress · read back · publish · prune
 //! ```
 //!
+//! Where a sidecar copies (`backup.taken_by`), there is no draft, and the pin is watched
+//! instead of read from: [`Engine::broken`].
+//!
 //! What makes a copy a backup is [`crate::publication`]'s.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,12 +20,13 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::catalogue::{Catalogue, Draft, Manifest};
-use crate::config::{self, Announces, Compression, Settings};
+use crate::config::{self, Announces, Compression, Settings, TakenBy};
 use crate::disk::Disk;
-use crate::driver::{Engine, LOG_TARGET, NotPinned, Pauses, Published};
+use crate::driver::{Engine, LOG_TARGET, NotPinned, Pauses, Pinned, Published};
 use crate::publication::{Made, Publisher};
 use crate::snapshot::{self, RawCopy, Watch};
-use crate::sqlite::{self, Database, Facts, Pin, PinError, PinHandle};
+use crate::sqlite::{self, Database, Facts, Pin, PinError, PinHandle, Seal};
+use crate::status::PinnedFile;
 use crate::window::{Cause, Failure, Pause, Run};
 
 /// Bytes a second a copy is expected to reach before one has been measured: what a plain
@@ -56,6 +60,8 @@ pub struct BackupEngine {
     wal_at_pin: AtomicU64,
     /// The last pin, to be ended from outside should the copy hang.
     pinned: Mutex<Option<PinHandle>>,
+    /// The last pin and its file, as they are to be found while a sidecar copies.
+    sealed: Mutex<Option<Seal>>,
     /// The release of the last pin, which gives way to the next run.
     releasing: Mutex<Watch>,
 }
@@ -102,6 +108,7 @@ impl BackupEngine {
             last_facts: Mutex::new(facts),
             wal_at_pin: AtomicU64::new(0),
             pinned: Mutex::default(),
+            sealed: Mutex::default(),
             releasing: Mutex::default(),
         })
     }
@@ -120,10 +127,12 @@ impl BackupEngine {
                 ),
             });
         }
-        let earlier = self
-            .catalogue
-            .backups()
-            .map_err(|error| Failure::other(&error))?;
+        let earlier = match (self.catalogue.backups(), self.backup.taken_by) {
+            (Ok(earlier), _) => earlier,
+            // A sidecar's catalogue may be where this process does not see it.
+            (Err(_), TakenBy::Sidecar) => Vec::new(),
+            (Err(error), TakenBy::Tracker) => return Err(Failure::other(&error)),
+        };
         let earlier: Vec<_> = earlier.iter().map(|backup| &backup.manifest).collect();
         Ok(Forecast::of(
             facts.bytes(),
@@ -172,6 +181,10 @@ impl BackupEngine {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn sealed(&self) -> MutexGuard<'_, Option<Seal>> {
+        self.sealed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn pinned(&self) -> MutexGuard<'_, Option<PinHandle>> {
         self.pinned.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -189,16 +202,19 @@ impl Engine for BackupEngine {
     type Pin = Pin;
     type Copy = Copied;
 
-    fn prepare(&self, run: &Run, _watch: &Watch) -> Result<(Pause, Draft), Failure> {
+    fn prepare(&self, run: &Run, _watch: &Watch) -> Result<(Pause, Option<Draft>), Failure> {
         // Its connections and the disk are needed now; the log can be shrunk after this run.
         self.releasing().cancel("another run begins");
         let facts = self.facts()?;
         let Forecast { pause, room } = self.forecast(&facts)?;
-        self.check_room(room)?;
-        let draft = self
-            .catalogue
-            .begin(run.began)
-            .map_err(|error| Failure::other(&error))?;
+        let draft = match self.backup.taken_by {
+            TakenBy::Sidecar => None,
+            TakenBy::Tracker => {
+                self.check_room(room)?;
+                let draft = self.catalogue.begin(run.began);
+                Some(draft.map_err(|error| Failure::other(&error))?)
+            }
+        };
         // What is checkpointed now need not be while the gate is closed.
         self.database
             .checkpoint_before()
@@ -208,6 +224,7 @@ impl Engine for BackupEngine {
 
     fn pin(&self, _run: &Run, limit: Duration, watch: &Watch) -> Result<Pin, NotPinned> {
         *self.pinned() = None;
+        *self.sealed() = None;
         let pin = self
             .database
             .pin(limit, watch)
@@ -215,11 +232,39 @@ impl Engine for BackupEngine {
                 PinError::Busy(why) => NotPinned::Busy(why),
                 PinError::Failed(error) => NotPinned::Failed(Failure::other(&error)),
             })?;
+        let seal = Seal::of(&pin).map_err(|error| NotPinned::Failed(Failure::other(&error)))?;
+        *self.sealed() = Some(seal);
         *self.pinned() = Some(pin.handle());
         self.remember(&pin.facts);
         let wal = self.database.wal_bytes().unwrap_or(0);
         self.wal_at_pin.store(wal, Ordering::Relaxed);
         Ok(pin)
+    }
+
+    fn describe(&self, pin: &Pin) -> Pinned {
+        let sealed = self.sealed();
+        let facts = &pin.facts;
+        Pinned {
+            file: PinnedFile {
+                device: facts.device,
+                inode: facts.inode,
+                page_size: facts.page_size,
+                page_count: facts.page_count,
+                bytes: sealed.as_ref().map_or(facts.bytes(), Seal::bytes),
+            },
+            taken: pin.taken,
+        }
+    }
+
+    fn broken(&self) -> Option<Failure> {
+        let why = match self.sealed().as_ref() {
+            Some(seal) => seal.broken()?,
+            None => "nothing is pinned".to_owned(),
+        };
+        Some(Failure {
+            cause: Cause::BrokenPin,
+            message: format!("{why}; what was copied cannot be trusted"),
+        })
     }
 
     fn copy(&self, _run: &Run, draft: &Draft, pin: &Pin, watch: &Watch) -> Result<Copied, Failure> {

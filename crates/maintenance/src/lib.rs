@@ -15,6 +15,7 @@ pub mod driver;
 pub mod engine;
 pub mod gate;
 pub mod hold;
+pub mod lease;
 pub mod maintenance;
 pub mod publication;
 pub mod readiness;

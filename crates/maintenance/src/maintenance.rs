@@ -5,19 +5,20 @@
 //! service's runtime may be busy, or blocked by its database, at the very moment the gate
 //! has to open or a probe has to be answered.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use crate::catalogue::{self, Catalogue};
-use crate::config::{Announces, JournalMode, Settings};
+use crate::config::{self, Address, Announces, JournalMode, Settings, TakenBy};
 use crate::disk::{self, Disk, Lock};
 use crate::driver::{Driver, Handles, LOG_TARGET, Parts};
 use crate::engine::BackupEngine;
 use crate::gate::{Gate, Keeper};
-use crate::readiness;
+use crate::lease::Terms;
+use crate::readiness::{self, Access, Listener, Token, token};
 use crate::restore;
 use crate::sqlite::{self, Database, Journal};
 use crate::status::Reader;
@@ -42,7 +43,7 @@ pub struct Maintenance {
     keeper: Keeper,
     disk: Disk,
     catalogue: Catalogue,
-    listener: Option<TcpListener>,
+    endpoint: Option<(Listener, Access)>,
     touch_file: Option<TouchFile>,
     lock: Lock,
 }
@@ -51,7 +52,7 @@ pub struct Maintenance {
 #[derive(Debug)]
 pub struct Running {
     status: Reader,
-    readiness: Option<SocketAddr>,
+    readiness: Option<Address>,
     stop: oneshot::Sender<()>,
     stopped: oneshot::Receiver<()>,
 }
@@ -72,16 +73,19 @@ pub enum Error {
     )]
     NoParentDirectory(PathBuf),
     /// The endpoint's address cannot be had.
+    #[error(transparent)]
+    Listen(#[from] readiness::Error),
+    /// The endpoint's token cannot be had.
+    #[error(transparent)]
+    Token(#[from] token::Error),
+    /// Whoever reaches the network could end a run.
     #[error(
-        "could not listen on {address} (maintenance.readiness.bind_address): {source}; stop what \
-         uses the address or choose another"
+        "maintenance.readiness.bind_address = \"{0}\" can be reached from other machines, and \
+         there is no token; set maintenance.readiness.token_file or {variable}, or keep to a \
+         loopback address or a Unix domain socket",
+        variable = token::VARIABLE
     )]
-    Listen {
-        /// The address asked for.
-        address: SocketAddr,
-        /// What the operating system says.
-        source: std::io::Error,
-    },
+    NoToken(Address),
     /// `announces = "serve"` cannot be kept.
     #[error(
         "maintenance.announces = \"serve\" needs a database in WAL mode, and {path:?} is in \
@@ -128,13 +132,15 @@ impl Maintenance {
     /// checked without writing has been.
     pub fn prepare(settings: Settings, service: Service) -> Result<Self, Error> {
         let disk = Disk::default().guarding(&service.database);
-        let listener = settings
+        let endpoint = settings
             .readiness
             .as_ref()
-            .map(|readiness| listen(readiness.bind_address))
+            .map(|readiness| open(readiness, &disk))
             .transpose()?;
         must_exist(&service.database, Error::NoDatabaseDirectory)?;
-        must_exist(&settings.backup.directory, Error::NoParentDirectory)?;
+        if settings.backup.taken_by == TakenBy::Tracker {
+            must_exist(&settings.backup.directory, Error::NoParentDirectory)?;
+        }
         let touch_file = settings
             .readiness
             .as_ref()
@@ -146,7 +152,11 @@ impl Maintenance {
         check_journal(&settings, &service.database)?;
         let (gate, keeper) = Gate::new().map_err(Error::Thread)?;
 
-        let catalogue = Catalogue::open(disk.clone(), &settings.backup.directory)?;
+        let directory = &settings.backup.directory;
+        let catalogue = match settings.backup.taken_by {
+            TakenBy::Tracker => Catalogue::open(disk.clone(), directory)?,
+            TakenBy::Sidecar => Catalogue::elsewhere(disk.clone(), directory),
+        };
         let Some(lock) = restore::hold(&service.database, &disk)? else {
             return Err(Error::InUse(service.database));
         };
@@ -161,7 +171,7 @@ impl Maintenance {
             keeper,
             disk,
             catalogue,
-            listener,
+            endpoint,
             touch_file,
             lock,
         })
@@ -186,7 +196,7 @@ impl Maintenance {
             keeper,
             disk,
             catalogue,
-            listener,
+            endpoint,
             touch_file,
             lock,
             ..
@@ -194,15 +204,20 @@ impl Maintenance {
         // Until the process ends: the service has the file open for longer than windows
         // are run, and a restore must not slip in between.
         std::mem::forget(lock);
-        let newest = catalogue.backups()?.into_iter().next();
+        let newest = match (catalogue.backups(), settings.backup.taken_by) {
+            (Ok(backups), _) => backups.into_iter().next(),
+            // A sidecar's backups may be where this process does not see them.
+            (Err(_), TakenBy::Sidecar) => None,
+            (Err(error), TakenBy::Tracker) => return Err(error.into()),
+        };
         let newest = newest.map(|backup| backup.manifest.began);
         let served = newest.and_then(|began| settings.schedule.last_before(began));
         let rules = rules(&settings);
         let database = Database::open(&service.database)?;
         let engine = BackupEngine::new(database, catalogue, disk, &settings, service.name.clone())?;
-        let readiness = listener
+        let address = endpoint
             .as_ref()
-            .and_then(|listener| listener.local_addr().ok());
+            .and_then(|(listener, _)| listener.address().ok());
         let (driver, handles) = Driver::new(Parts {
             engine,
             keeper,
@@ -228,11 +243,11 @@ impl Maintenance {
                         // A handle that was dropped stops the driver as well.
                         drop(asked_to_stop.await);
                     }));
-                    if let Some(listener) = listener {
+                    if let Some((listener, access)) = endpoint {
                         let never = std::future::pending();
                         tokio::spawn(async move {
                             if let Err(error) =
-                                readiness::serve(listener, status, commands, never).await
+                                readiness::serve(listener, access, status, commands, never).await
                             {
                                 tracing::error!(
                                     target: LOG_TARGET,
@@ -255,12 +270,18 @@ impl Maintenance {
                 let _ = say_stopped.send(());
             })
             .map_err(Error::Thread)?;
-        if let Some(address) = readiness {
-            tracing::info!(target: LOG_TARGET, "Started on: http://{address}");
+        match &address {
+            Some(Address::Tcp(address)) => {
+                tracing::info!(target: LOG_TARGET, "Started on: http://{address}");
+            }
+            Some(unix @ Address::Unix(_)) => {
+                tracing::info!(target: LOG_TARGET, "Started on: {unix}");
+            }
+            None => {}
         }
         Ok(Running {
             status: reader,
-            readiness,
+            readiness: address,
             stop,
             stopped,
         })
@@ -274,10 +295,13 @@ impl Running {
         &self.status
     }
 
-    /// Where the endpoint listens, if it does.
+    /// Where the endpoint listens, if it does so on a port.
     #[must_use]
     pub fn readiness_address(&self) -> Option<SocketAddr> {
-        self.readiness
+        match self.readiness {
+            Some(Address::Tcp(address)) => Some(address),
+            Some(Address::Unix(_)) | None => None,
+        }
     }
 
     /// Opens the gate, gives up the run in progress, removes what is temporary, and
@@ -300,13 +324,26 @@ impl Running {
 /// Limit on [`Running::shutdown`].
 pub const SHUTDOWN_WITHIN: Duration = Duration::from_secs(4);
 
-fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
-    let listen = || {
-        let listener = TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    };
-    listen().map_err(|source| Error::Listen { address, source })
+/// The endpoint's address and who may ask for what there. An address that others can reach
+/// needs a token.
+fn open(readiness: &config::Readiness, disk: &Disk) -> Result<(Listener, Access), Error> {
+    let file = readiness.token_file.as_deref();
+    let variable = std::env::var_os(token::VARIABLE);
+    let token = Token::find(variable.as_deref(), file, disk)?;
+    if token.is_none() && !readiness.bind_address.is_local() {
+        return Err(Error::NoToken(readiness.bind_address.clone()));
+    }
+    if let Some(file) = token::readable_by_others(file) {
+        tracing::warn!(
+            target: LOG_TARGET,
+            "{} (maintenance.readiness.token_file) can be read by every user of this machine; \
+             chmod o-r it",
+            file.display()
+        );
+    }
+    let listener = Listener::bind(&readiness.bind_address, disk)?;
+    let hosts = readiness.hosts.clone();
+    Ok((listener, Access { token, hosts }))
 }
 
 fn must_exist(path: &Path, error: fn(PathBuf) -> Error) -> Result<(), Error> {
@@ -356,5 +393,12 @@ pub fn rules(settings: &Settings) -> Rules {
         grace: (hold_for / 4).min(Duration::from_millis(500)),
         // 17 GB take five minutes; a full check of them, at 21 MB/s, a quarter of an hour.
         finish_within: Duration::from_secs(12 * 3600),
+        lease: match (settings.backup.taken_by, &settings.readiness) {
+            (TakenBy::Sidecar, Some(readiness)) => Some(Terms {
+                ttl: readiness.ttl,
+                claim_within: readiness.claim_within,
+            }),
+            _ => None,
+        },
     }
 }

@@ -1,50 +1,59 @@
-//! The readiness endpoint: HTTP/1.1 and JSON, on loopback, for sidecars, probes, the
-//! operator's tool. `docs/api.md` has the bodies.
+//! The readiness endpoint: HTTP/1.1 and JSON for sidecars, probes, the operator's tool.
+//! `docs/api.md` has the bodies, and so has `openapi.json`, for programs.
 //!
-//! | request                | answer                                                         |
-//! |------------------------|----------------------------------------------------------------|
-//! | `GET /health_check`    | 200 while the driver runs, 503 once it broke                   |
-//! | `GET /ready`           | 200 while the file may be copied; else 503 and `Retry-After`   |
-//! | `GET /api/v1/status`   | 200: [`Status`]                                                |
-//! | `POST /api/v1/runs`    | 202: a run has begun; 409: another is in the way               |
+//! | request                        | answer                                                       |
+//! |--------------------------------|--------------------------------------------------------------|
+//! | `GET /health_check`            | 200 while the driver runs, 503 once it broke                 |
+//! | `GET /ready`, `?wait=SECONDS`  | 200 while the file may be copied; else 503 and `Retry-After` |
+//! | `GET /api/v1/status`           | 200: [`Status`]                                              |
+//! | `POST /api/v1/runs`            | 202: a run has begun; 409: another is in the way             |
+//! | `POST /api/v1/runs/ID/claim`   | 200: the lease; 409: somebody else's; 410: not this run      |
+//! | `POST /api/v1/runs/ID/renew`   | 200: the lease; 409: not yours; 410: the run has ended       |
+//! | `POST /api/v1/runs/ID/finish`  | 200: the verdict on the copy; 409, 410 as above              |
+//! | `GET /openapi.json`            | 200: all this, as OpenAPI 3.1                                |
 //!
 //! `HEAD` is answered like `GET`. Everything else is a refusal, a 4xx or 5xx whose body
 //! `{"error": "a_code", "message": "what, why and what to do"}` is for programs and people.
 //!
 //! # Who may ask
 //!
-//! Whoever reaches the address: it is a loopback one. That leaves the browser of somebody
-//! on the same machine, which any page may send here. It is kept from starting a run by
-//! three rules, any one of which would do today: `POST` with an `Origin` is refused (a
-//! browser sends one with every `POST`), the body must be declared as JSON (which a form
-//! cannot), and the `Host` must be an IP address or `localhost` (so a name that an attacker
-//! points at 127.0.0.1, DNS rebinding, gets nowhere, not even to read).
+//! To read, whoever reaches the address. To change something, whoever knows the token; if
+//! there is none, whoever reaches the address, which is then a loopback one or a socket
+//! whose file says who may connect ([`crate::maintenance`] sees to that).
+//!
+//! That leaves the browser of somebody on the same machine, which any page may send here.
+//! It is kept from starting a run by three rules, any one of which would do today: `POST`
+//! with an `Origin` is refused (a browser sends one with every `POST`), the body must be
+//! declared as JSON (which a form cannot), and the `Host` must be an IP address, `localhost`
+//! or a name that was configured (so a name that an attacker points at 127.0.0.1, DNS
+//! rebinding, gets nowhere, not even to read).
 //!
 //! # What a client can cost
 //!
-//! A connection takes one of [`CONNECTIONS`] slots and a task; while none is free, new ones
-//! wait in the listen queue. It loses its slot when a request's header is not complete in
-//! [`HEADER_WITHIN`], a body in [`BODY_WITHIN`] or [`BODY_LIMIT`] bytes, and always after
-//! [`CONNECTION_WITHIN`] plus [`FINISH_WITHIN`], whatever it does: answers it does not read
-//! included.
+//! A connection takes one of [`CONNECTIONS`] slots and a task. One that keeps the server
+//! waiting gives way when all are taken (`slots`), and it loses its slot when a request's
+//! header is not complete in [`HEADER_WITHIN`], a body in [`BODY_WITHIN`] or [`BODY_LIMIT`]
+//! bytes, and always after [`CONNECTION_WITHIN`] plus [`FINISH_WITHIN`], whatever it does:
+//! answers it does not read included. Of requests that wait for a run, [`POLLS`] wait at
+//! once; to any more the answer is what there is to say now.
 //!
 //! # Layout
 //!
-//! Handlers are pure: a request's head or body and a [`Status`] in, an answer out. Only
+//! Handlers are pure: a request's head or body and what is known in, an answer out. Only
 //! [`serve`] and what it calls up to `Endpoint::answer` knows of sockets and time.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN,
-    RETRY_AFTER,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue,
+    ORIGIN, RETRY_AFTER,
 };
 use http::request::Parts;
 use http::uri::Authority;
@@ -56,17 +65,32 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 
+use self::listener::Stream;
+pub use self::listener::{Error, Listener};
+use self::refusal::{Code, Refusal, too_large, unauthorized, wrong_method};
+use self::slots::{Slot, Slots};
+pub use self::token::Token;
 use crate::driver::{Command, Refused};
-use crate::status::{Reader, Status};
+use crate::lease::{self, Finished, Granted, Holder, Nonce, REASON_LIMIT, Verdict};
+use crate::status::{Reader, Ready, Status};
 use crate::window::{Phase, RunId};
+
+mod listener;
+mod refusal;
+mod slots;
+pub mod token;
 
 /// Connections served at once.
 pub const CONNECTIONS: usize = 64;
+/// Requests that wait for a run at once.
+pub const POLLS: usize = 32;
+/// The longest wait for a run.
+pub const WAIT_AT_MOST: Duration = Duration::from_secs(60);
 /// Most bytes of a request's body.
 pub const BODY_LIMIT: usize = 64 * 1024;
 /// Longest wait for a request's header, which is also how long a connection may be idle.
@@ -77,8 +101,8 @@ pub const BODY_WITHIN: Duration = Duration::from_secs(10);
 pub const REPLY_WITHIN: Duration = Duration::from_secs(10);
 /// After this a connection takes no further request.
 pub const CONNECTION_WITHIN: Duration = Duration::from_secs(30);
-/// How long the request being served then has left.
-pub const FINISH_WITHIN: Duration = Duration::from_secs(30);
+/// How long the request being served then has left: it may have begun to wait just now.
+pub const FINISH_WITHIN: Duration = Duration::from_secs(75);
 /// How long requests being served have left when the service goes down.
 pub const SHUTDOWN_WITHIN: Duration = Duration::from_secs(1);
 
@@ -90,29 +114,17 @@ const HEADER_LIMIT: usize = 16 * 1024;
 /// Pause after a failed accept, which most often means that descriptors have run out.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// The endpoint could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "could not listen on {address}: {source}; \
-     stop what is listening there or change maintenance.readiness.bind_address"
-)]
-pub struct Error {
-    /// Where.
-    pub address: SocketAddr,
-    /// What the operating system said.
-    pub source: io::Error,
-}
+/// What the endpoint takes and gives, for programs.
+const OPENAPI: &str = include_str!("readiness/openapi.json");
 
-/// Opens the endpoint's address. Connections wait in the listen queue until [`serve`]
-/// takes them, so a service can find out that the port is taken before it starts anything.
-///
-/// # Errors
-///
-/// When the address cannot be had.
-pub fn bind(address: SocketAddr) -> Result<std::net::TcpListener, Error> {
-    let bound = std::net::TcpListener::bind(address)
-        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
-    bound.map_err(|source| Error { address, source })
+/// Who may ask for what.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// What whoever changes something must know; `None`: nothing.
+    pub token: Option<Token>,
+    /// Names, besides IP addresses and `localhost`, that a request may give as its host; in
+    /// small letters.
+    pub hosts: Vec<String>,
 }
 
 /// Serves until `shutdown` completes, then gives requests being served
@@ -121,37 +133,47 @@ pub fn bind(address: SocketAddr) -> Result<std::net::TcpListener, Error> {
 ///
 /// # Errors
 ///
-/// When the runtime does not take the listener, which must be non-blocking.
+/// When the runtime does not take the listener.
 pub async fn serve(
-    listener: std::net::TcpListener,
+    listener: Listener,
+    access: Access,
     reader: Reader,
     commands: mpsc::Sender<Command>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let listener = TcpListener::from_std(listener)?;
-    let endpoint = Arc::new(Endpoint { reader, commands });
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let listener = listener.open()?;
+    let endpoint = Arc::new(Endpoint {
+        access,
+        reader,
+        commands,
+        polls: Semaphore::new(POLLS),
+    });
+    let slots = Slots::new(CONNECTIONS);
     let going_down = watch::Sender::new(false);
     let mut connections = JoinSet::new();
     tokio::pin!(shutdown);
     loop {
         let next = async {
-            let slot = Arc::clone(&slots).acquire_owned().await;
+            let slot = slots.take().await;
             (slot, listener.accept().await)
         };
         tokio::select! {
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
-            (slot, accepted) = next => match accepted {
-                Ok((stream, _)) => {
-                    let connection = connection(stream, Arc::clone(&endpoint), going_down.subscribe());
-                    connections.spawn(async move {
-                        connection.await;
-                        drop(slot);
-                    });
+            (slot, accepted) = next => {
+                let (endpoint, down) = (Arc::clone(&endpoint), going_down.subscribe());
+                match accepted {
+                    Ok(Stream::Tcp(stream)) => {
+                        connections.spawn(connection(stream, slot, endpoint, down));
+                    }
+                    Ok(Stream::Unix(stream)) => {
+                        connections.spawn(connection(stream, slot, endpoint, down));
+                    }
+                    Err(_) => sleep(ACCEPT_AGAIN_AFTER).await,
                 }
-                Err(_) => sleep(ACCEPT_AGAIN_AFTER).await,
-            },
+                // What was accepted is looked at before more is.
+                yield_now().await;
+            }
         }
     }
     drop(listener);
@@ -165,13 +187,13 @@ pub async fn serve(
 /// Serves one connection. What a client does wrong here is its own affair: hyper answers
 /// what is not HTTP, and there is nobody to tell about a connection that broke.
 async fn connection(
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    slot: Slot,
     endpoint: Arc<Endpoint>,
     mut going_down: watch::Receiver<bool>,
 ) {
-    let service = service_fn(move |request: Request<Incoming>| {
-        let endpoint = Arc::clone(&endpoint);
-        async move { Ok::<_, Infallible>(endpoint.answer(request).await) }
+    let service = service_fn(|request: Request<Incoming>| async {
+        Ok::<_, Infallible>(endpoint.answer(request, &slot).await)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -181,56 +203,133 @@ async fn connection(
     tokio::pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => return,
+        () = slot.given_away() => return,
         () = sleep(CONNECTION_WITHIN) => {}
         _ = going_down.wait_for(|down| *down) => {}
     }
     connection.as_mut().graceful_shutdown();
-    let _ = timeout(FINISH_WITHIN, connection).await;
+    tokio::select! {
+        _ = timeout(FINISH_WITHIN, connection) => {}
+        () = slot.given_away() => {}
+    }
 }
 
 /// What requests are answered from.
 #[derive(Debug)]
 struct Endpoint {
+    access: Access,
     reader: Reader,
     commands: mpsc::Sender<Command>,
+    polls: Semaphore,
 }
 
 type Answer = Response<Full<Bytes>>;
 
 impl Endpoint {
-    async fn answer<B>(&self, request: Request<B>) -> Answer
+    async fn answer<B>(&self, request: Request<B>, slot: &Slot) -> Answer
     where
         B: Body,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (head, body) = request.into_parts();
-        let answer = match admit(&head) {
+        let answer = match admit(&head, &self.access) {
             Ok(Route::HealthCheck) => Ok(health_check(&self.reader.now())),
-            Ok(Route::Ready) => Ok(ready(&self.reader.now(), wall_clock())),
+            Ok(Route::OpenApi) => Ok(openapi()),
+            Ok(Route::Ready { wait }) => {
+                self.wait_until_ready(wait, slot).await;
+                let now = self.reader.now();
+                Ok(ready(self.reader.ready().as_ref(), &now, wall_clock()))
+            }
             Ok(Route::Status) => Ok(status(&self.reader.now())),
-            Ok(Route::Start) => self.start(body).await,
+            Ok(Route::Command(command)) => self.command(command, body, slot).await,
             Err(refusal) => Err(refusal),
         };
         answer.unwrap_or_else(Refusal::answer)
     }
 
-    async fn start<B>(&self, body: B) -> Result<Answer, Refusal>
+    /// Waits for a run to become ready, but not if too many wait already.
+    async fn wait_until_ready(&self, wait: Duration, slot: &Slot) {
+        let Ok(_poll) = self.polls.try_acquire() else {
+            return;
+        };
+        let mut reader = self.reader.clone();
+        let ready = async {
+            if reader.wait_for(|status| status.ready).await.is_none() {
+                // Without a driver it will never be. Whoever asks in a loop should not have
+                // to wait less for that.
+                std::future::pending::<()>().await;
+            }
+        };
+        let _served = slot.serve();
+        let _ = timeout(wait, ready).await;
+    }
+
+    async fn command<B>(&self, route: CommandRoute, body: B, slot: &Slot) -> Result<Answer, Refusal>
     where
         B: Body,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let StartRun {} = parse(&read(body).await?)?;
+        let body = read(body).await?;
+        let _served = slot.serve();
+        match route {
+            CommandRoute::Start => {
+                let StartRun {} = parse_or_default(&body)?;
+                let begun = self.ask(|reply| Command::Start { reply }).await??;
+                Ok(started(&begun))
+            }
+            CommandRoute::Claim(run) => {
+                let Claim { holder, lease } = parse(&body)?;
+                let run = current(run)?;
+                let asked = |reply| Command::Claim {
+                    run: run.clone(),
+                    holder,
+                    nonce: lease.clone(),
+                    reply,
+                };
+                let granted = self.ask(asked).await??;
+                Ok(leased(&run, &lease, &granted, wall_clock()))
+            }
+            CommandRoute::Renew(run) => {
+                let Renew { lease } = parse(&body)?;
+                let run = current(run)?;
+                let asked = |reply| Command::Renew {
+                    run: run.clone(),
+                    nonce: lease.clone(),
+                    reply,
+                };
+                let granted = self.ask(asked).await??;
+                Ok(leased(&run, &lease, &granted, wall_clock()))
+            }
+            CommandRoute::Finish(run) => {
+                let Finish { lease, how } = parse::<FinishAs>(&body)?.check()?;
+                let run = current(run)?;
+                let asked = |reply| Command::Finish {
+                    run: run.clone(),
+                    nonce: lease,
+                    how,
+                    reply,
+                };
+                let verdict = self.ask(asked).await??;
+                Ok(finished(&run, &verdict))
+            }
+        }
+    }
+
+    /// What the driver replies.
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Refusal> {
         let (reply, answered) = oneshot::channel();
         let asked = async {
-            self.commands.send(Command::Start { reply }).await.ok()?;
+            self.commands.send(command(reply)).await.ok()?;
             answered.await.ok()
         };
         match timeout(REPLY_WITHIN, asked).await {
-            Ok(Some(result)) => Ok(started(&result?)),
+            Ok(Some(reply)) => Ok(reply),
             Ok(None) => Err(Refused::ShuttingDown.into()),
             Err(_) => Err(Refusal::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "no_reply",
+                Code::NoReply,
                 "the maintenance driver did not take up the request in time and may still do so; \
                  look at /api/v1/status before you ask again",
             )),
@@ -240,7 +339,7 @@ impl Endpoint {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "Retry-After counts from the moment of the answer; no decision hangs on it"
+    reason = "Retry-After and deadlines count from the moment of the answer; no decision hangs on it"
 )]
 fn wall_clock() -> DateTime<Utc> {
     Utc::now()
@@ -256,14 +355,12 @@ where
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(error)) => Err(Refusal::new(
-            StatusCode::BAD_REQUEST,
-            "bad_body",
+            Code::BadBody,
             format!("the body could not be read: {error}"),
         )),
         Err(_) => Err(Refusal::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "too_slow",
-            format!("the body did not arrive within {BODY_WITHIN:?}"),
+            Code::TooSlow,
+            format!("the body did not arrive within {BODY_WITHIN:?}; send it at once"),
         )),
     }
 }
@@ -271,12 +368,22 @@ where
 // From here on everything is pure.
 
 /// What is asked for, once it is clear that it may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Route {
     HealthCheck,
-    Ready,
+    OpenApi,
+    Ready { wait: Duration },
     Status,
+    Command(CommandRoute),
+}
+
+/// What changes something. Runs are named by whoever asks; `None` can be no run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum CommandRoute {
     Start,
+    Claim(Option<RunId>),
+    Renew(Option<RunId>),
+    Finish(Option<RunId>),
 }
 
 /// The body of `POST /api/v1/runs`: an empty object, or nothing. Fields may come.
@@ -284,51 +391,162 @@ enum Route {
 #[serde(deny_unknown_fields)]
 struct StartRun {}
 
-/// A request that is turned down.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Refusal {
-    status: StatusCode,
-    error: &'static str,
-    message: String,
-    allow: Option<&'static str>,
+/// The body of a claim.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Claim {
+    holder: Holder,
+    lease: Nonce,
+}
+
+/// The body of a renewal.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Renew {
+    lease: Nonce,
+}
+
+/// The body of a finish, as it comes.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FinishAs {
+    lease: Nonce,
+    result: FinishResult,
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FinishResult {
+    Ok,
+    Failed,
+}
+
+/// A finish.
+#[derive(Debug, PartialEq, Eq)]
+struct Finish {
+    lease: Nonce,
+    how: Finished,
+}
+
+impl FinishAs {
+    /// A failure needs a reason; it is shown and logged, so it is brought onto one line.
+    fn check(self) -> Result<Finish, Refusal> {
+        let Self {
+            lease,
+            result,
+            reason,
+        } = self;
+        let reason = reason.unwrap_or_default();
+        if reason.chars().count() > REASON_LIMIT {
+            let message = format!("a reason may have {REASON_LIMIT} characters; shorten it");
+            return Err(Refusal::new(Code::BadBody, message));
+        }
+        let how = match result {
+            FinishResult::Ok => Finished::Ok,
+            FinishResult::Failed if reason.is_empty() => {
+                let message = "who has failed says why: send a reason, for the operator to read";
+                return Err(Refusal::new(Code::BadBody, message));
+            }
+            FinishResult::Failed => Finished::Failed(lease::on_one_line(&reason)),
+        };
+        Ok(Finish { lease, how })
+    }
 }
 
 /// Decides by the head alone what is asked for and whether it may be.
-fn admit(head: &Parts) -> Result<Route, Refusal> {
-    check_host(head)?;
+fn admit(head: &Parts, access: &Access) -> Result<Route, Refusal> {
+    check_host(head, &access.hosts)?;
     let route = match head.uri.path() {
         "/health_check" => Route::HealthCheck,
-        "/ready" => Route::Ready,
+        "/openapi.json" => Route::OpenApi,
+        // Read when it is clear that the method is right.
+        "/ready" => Route::Ready {
+            wait: Duration::ZERO,
+        },
         "/api/v1/status" => Route::Status,
-        "/api/v1/runs" => Route::Start,
-        path => {
-            return Err(Refusal::new(
-                StatusCode::NOT_FOUND,
-                "not_found",
-                format!(
-                    "there is no {path}; there are /health_check, /ready, /api/v1/status \
-                     and /api/v1/runs"
-                ),
-            ));
-        }
+        path => Route::Command(command_route(path).ok_or_else(not_found)?),
     };
     match (route, &head.method) {
-        (Route::Start, &Method::POST) => check_command(&head.headers)?,
-        (Route::Start, method) => return Err(wrong_method(method, "POST")),
-        (_, &Method::GET | &Method::HEAD) => {}
-        (_, method) => return Err(wrong_method(method, "GET, HEAD")),
+        (Route::Command(command), &Method::POST) => {
+            check_command(&head.headers, access.token.as_ref())?;
+            Ok(Route::Command(command))
+        }
+        (Route::Command(_), method) => Err(wrong_method(method, "POST")),
+        (Route::Ready { .. }, &Method::GET | &Method::HEAD) => Ok(Route::Ready {
+            wait: wait_of(head.uri.query().unwrap_or_default())?,
+        }),
+        (route, &Method::GET | &Method::HEAD) => Ok(route),
+        (_, method) => Err(wrong_method(method, "GET, HEAD")),
     }
-    Ok(route)
+}
+
+fn command_route(path: &str) -> Option<CommandRoute> {
+    let below = path.strip_prefix("/api/v1/runs")?;
+    if below.is_empty() {
+        return Some(CommandRoute::Start);
+    }
+    let (run, what) = below.strip_prefix('/')?.split_once('/')?;
+    if run.is_empty() {
+        return None;
+    }
+    let run = RunId::parse(run);
+    match what {
+        "claim" => Some(CommandRoute::Claim(run)),
+        "renew" => Some(CommandRoute::Renew(run)),
+        "finish" => Some(CommandRoute::Finish(run)),
+        _ => None,
+    }
+}
+
+/// A path is not repeated in the answer: it may hold anything.
+fn not_found() -> Refusal {
+    Refusal::new(
+        Code::NotFound,
+        "there is nothing at this path; /openapi.json says what there is",
+    )
+}
+
+/// What cannot be the id of a run is the id of none.
+fn current(run: Option<RunId>) -> Result<RunId, Refusal> {
+    run.ok_or_else(|| lease::Refused::StaleRun.into())
+}
+
+/// How long to wait for a run. Parameters that are not known are not looked at.
+fn wait_of(query: &str) -> Result<Duration, Refusal> {
+    let bad = || {
+        Refusal::new(
+            Code::BadQuery,
+            format!(
+                "wait is a whole number of seconds, said once, and more than {} are taken as that",
+                WAIT_AT_MOST.as_secs()
+            ),
+        )
+    };
+    let mut values = query.split('&').filter_map(|parameter| {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        (name == "wait").then_some(value)
+    });
+    let (value, more) = (values.next(), values.next());
+    match (value, more) {
+        (None, _) => Ok(Duration::ZERO),
+        (Some(value), None) if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) => {
+            // Only a number that is too large for the type does not parse now.
+            let seconds = value.parse().unwrap_or(u64::MAX);
+            Ok(Duration::from_secs(seconds).min(WAIT_AT_MOST))
+        }
+        _ => Err(bad()),
+    }
 }
 
 /// RFC 9112, section 3.2: exactly one `Host`; and a target in absolute form overrides it,
 /// so both have to be right.
-fn check_host(head: &Parts) -> Result<(), Refusal> {
+fn check_host(head: &Parts, names: &[String]) -> Result<(), Refusal> {
     let mut hosts = head.headers.get_all(HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         return Err(Refusal::new(
-            StatusCode::BAD_REQUEST,
-            "bad_host",
+            Code::BadHost,
             "a request needs exactly one Host header",
         ));
     };
@@ -336,20 +554,21 @@ fn check_host(head: &Parts) -> Result<(), Refusal> {
     let named = [host.to_str().unwrap_or("?"), target];
     match named
         .into_iter()
-        .find(|name| !name.is_empty() && !is_address(name))
+        .find(|name| !name.is_empty() && !is_known(name, names))
     {
         None if !named[0].is_empty() => Ok(()),
         _ => Err(Refusal::new(
-            StatusCode::MISDIRECTED_REQUEST,
-            "wrong_host",
-            "the Host must be an IP address or localhost: a name could be pointed here by a web \
-             page; use http://127.0.0.1 and the port",
+            Code::WrongHost,
+            "the Host must be an IP address, localhost or one of maintenance.readiness.hosts: any \
+             other name could be pointed here by a web page; use http://127.0.0.1 and the port, \
+             or add the name",
         )),
     }
 }
 
-/// Whether `host[:port]` is `localhost` or an IP address: what DNS has no say in.
-fn is_address(authority: &str) -> bool {
+/// Whether `host[:port]` is an IP address or `localhost`, what DNS has no say in, or one of
+/// `names`.
+fn is_known(authority: &str, names: &[String]) -> bool {
     let Ok(authority) = authority.parse::<Authority>() else {
         return false;
     };
@@ -358,19 +577,26 @@ fn is_address(authority: &str) -> bool {
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'))
         .unwrap_or(host);
-    let address = host.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok();
-    address && !authority.as_str().contains('@')
+    let named = |name: &str| host.eq_ignore_ascii_case(name);
+    let known = named("localhost")
+        || names.iter().any(|name| named(name))
+        || bare.parse::<IpAddr>().is_ok();
+    known && !authority.as_str().contains('@')
 }
 
 /// What a request that changes something must be, besides what every request must be.
-fn check_command(headers: &HeaderMap) -> Result<(), Refusal> {
+fn check_command(headers: &HeaderMap, token: Option<&Token>) -> Result<(), Refusal> {
     if headers.contains_key(ORIGIN) {
         return Err(Refusal::new(
-            StatusCode::FORBIDDEN,
-            "from_a_browser",
-            "requests with an Origin header come from web pages, which may not start a run; \
-             use torrust-maintenance or curl",
+            Code::FromABrowser,
+            "requests with an Origin header come from web pages, which may not start or end a \
+             run; use torrust-maintenance or curl",
         ));
+    }
+    if let Some(token) = token
+        && !bearer(headers).is_some_and(|offered| token.is(offered))
+    {
+        return Err(unauthorized());
     }
     let media_type = headers
         .get(CONTENT_TYPE)
@@ -379,9 +605,8 @@ fn check_command(headers: &HeaderMap) -> Result<(), Refusal> {
     let essence = media_type.split(';').next().unwrap_or("").trim();
     if !essence.eq_ignore_ascii_case("application/json") {
         return Err(Refusal::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "not_json",
-            "send Content-Type: application/json, with {} or nothing as the body",
+            Code::NotJson,
+            "send Content-Type: application/json, and JSON as the body",
         ));
     }
     // Before anything of it is read; a body of unknown length is cut off while it is.
@@ -394,31 +619,40 @@ fn check_command(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
+/// RFC 6750, section 2.1: the one `Authorization`, if it is of this kind.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut all = headers.get_all(AUTHORIZATION).iter();
+    let (Some(only), None) = (all.next(), all.next()) else {
+        return None;
+    };
+    let (scheme, token) = only.to_str().ok()?.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then_some(token.trim())
+}
+
 fn health_check(status: &Status) -> Answer {
     if status.alive {
         json(StatusCode::OK, &json!({ "status": "Ok" }))
     } else {
         let message = "the maintenance driver broke: announces flow, but there are no more \
                        backups until the service is restarted";
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "broken", message).answer()
+        Refusal::new(Code::Broken, message).answer()
     }
 }
 
-fn ready(status: &Status, now: DateTime<Utc>) -> Answer {
-    let run = status.run.as_ref().map(|run| &run.id);
-    if let (true, Some(run)) = (status.ready, run) {
-        let body = json!({
-            "ready": true,
-            "run": run,
-            "database": status.database.path,
-            "driver": DRIVER,
-        });
-        return json(StatusCode::OK, &body);
+fn openapi() -> Answer {
+    with_body(StatusCode::OK, Bytes::from_static(OPENAPI.as_bytes()))
+}
+
+fn ready(ready: Option<&Ready>, status: &Status, now: DateTime<Utc>) -> Answer {
+    if let Some(ready) = ready {
+        return json(StatusCode::OK, ready);
     }
     let body = json!({
         "ready": false,
         "state": status.state,
-        "run": run,
+        "run": status.run.as_ref().map(|run| &run.id),
         "next": status.next,
     });
     let mut answer = json(StatusCode::SERVICE_UNAVAILABLE, &body);
@@ -435,7 +669,7 @@ fn ready(status: &Status, now: DateTime<Utc>) -> Answer {
 fn retry_after(status: &Status, now: DateTime<Utc>) -> Option<u64> {
     match status.state {
         Phase::Preparing | Phase::Draining | Phase::Flushing | Phase::Retrying => Some(1),
-        Phase::Serving | Phase::Copying | Phase::Finishing => {
+        Phase::Serving | Phase::Copying | Phase::Offered | Phase::Leased | Phase::Finishing => {
             let milliseconds = (status.next?.begins - now).num_milliseconds();
             let seconds = u64::try_from(milliseconds).unwrap_or(0).div_ceil(1000);
             Some(seconds.max(1))
@@ -451,81 +685,64 @@ fn started(run: &RunId) -> Answer {
     json(StatusCode::ACCEPTED, &json!({ "run": run }))
 }
 
-/// A command's body; nothing at all is as good as an empty object.
-fn parse<'a, T: Default + Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
-    if body.trim_ascii().is_empty() {
-        return Ok(T::default());
-    }
+fn leased(run: &RunId, lease: &Nonce, granted: &Granted, now: DateTime<Utc>) -> Answer {
+    let body = json!({
+        "run": run,
+        "lease": lease.as_str(),
+        "holder": granted.holder,
+        "ttl_seconds": granted.ttl.as_secs_f64(),
+        "expires_seconds": granted.expires.as_secs_f64(),
+        "deadline": now + granted.deadline,
+        "deadline_seconds": granted.deadline.as_secs_f64(),
+    });
+    json(StatusCode::OK, &body)
+}
+
+fn finished(run: &RunId, verdict: &Verdict) -> Answer {
+    let Verdict {
+        held_throughout,
+        why,
+    } = verdict;
+    let body = json!({ "run": run, "held_throughout": held_throughout, "why": why });
+    json(StatusCode::OK, &body)
+}
+
+/// A command's body.
+fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
     serde_json::from_slice(body).map_err(|error| {
-        let message = format!("the body is not what this request takes: {error}");
-        Refusal::new(StatusCode::BAD_REQUEST, "bad_body", message)
+        let message = format!(
+            "the body is not what this request takes: {error}; /openapi.json says what that is"
+        );
+        Refusal::new(Code::BadBody, message)
     })
 }
 
-fn wrong_method(method: &Method, allow: &'static str) -> Refusal {
-    let message = format!("{method} is not possible here; use {allow}");
-    Refusal {
-        allow: Some(allow),
-        ..Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
+/// As [`parse`]; nothing at all is as good as an empty object.
+fn parse_or_default<'a, T: Default + Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
+    if body.trim_ascii().is_empty() {
+        return Ok(T::default());
     }
+    parse(body)
 }
 
-fn too_large() -> Refusal {
-    Refusal::new(
-        StatusCode::PAYLOAD_TOO_LARGE,
-        "too_large",
-        format!("a body may have {BODY_LIMIT} bytes; {{}} is enough"),
-    )
-}
-
-impl Refusal {
-    fn new(status: StatusCode, error: &'static str, message: impl Into<String>) -> Self {
-        let message = message.into();
-        Self {
-            status,
-            error,
-            message,
-            allow: None,
-        }
-    }
-
-    fn answer(self) -> Answer {
-        let body = json!({ "error": self.error, "message": self.message });
-        let mut answer = json(self.status, &body);
-        if let Some(allow) = self.allow {
-            answer
-                .headers_mut()
-                .insert(ALLOW, HeaderValue::from_static(allow));
-        }
-        answer
-    }
-}
-
-impl From<Refused> for Refusal {
-    fn from(refused: Refused) -> Self {
-        let message = refused.to_string();
-        match refused {
-            Refused::Busy { .. } => Self::new(StatusCode::CONFLICT, "busy", message),
-            Refused::Stuck { .. } => Self::new(StatusCode::CONFLICT, "stuck", message),
-            Refused::ShuttingDown => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message)
-            }
-        }
-    }
-}
-
-/// Every answer goes through here. None may be cached: it is about this moment.
+/// Every answer goes through here but the one that is a file.
 fn json(status: StatusCode, body: &impl Serialize) -> Answer {
-    let (status, body) = match serde_json::to_vec(body) {
-        Ok(body) => (status, body),
+    match serde_json::to_vec(body) {
+        Ok(body) => with_body(status, Bytes::from(body)),
         // A database path that is not UTF-8 is the one thing JSON cannot say.
         Err(error) => {
-            let message = format!("the answer cannot be written as JSON: {error}");
-            let body = json!({ "error": "not_utf8", "message": message }).to_string();
-            (StatusCode::INTERNAL_SERVER_ERROR, body.into_bytes())
+            let message = format!(
+                "the answer cannot be written as JSON: {error}; give the database a path in UTF-8"
+            );
+            let body = json!({ "error": Code::NotUtf8.name(), "message": message });
+            with_body(Code::NotUtf8.status(), Bytes::from(body.to_string()))
         }
-    };
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    }
+}
+
+/// None may be cached: it is about this moment.
+fn with_body(status: StatusCode, body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -14,7 +14,7 @@
 //! itself, and if the sidecar is killed the next one removes it.
 //!
 //! A path may lead to another file here than there: a volume mounted elsewhere, a copy of
-//! yesterday, a link. [`Expected::check`] compares what is found with what the service says
+//! yesterday, a link. [`Offer::check`] compares what is found with what the service says
 //! of its file, by metadata and header. The device is not compared: it may differ between
 //! containers that share a volume.
 
@@ -24,7 +24,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
 
 use crate::catalogue::Draft;
 use crate::config::{Announces, Method};
@@ -34,6 +33,7 @@ use crate::engine::Forecast;
 use crate::publication::{Made, Publisher};
 use crate::snapshot::{self, RawCopy, Watch};
 use crate::sqlite::{self, Facts, Journal, Pin};
+use crate::status::PinnedFile;
 use crate::window::{Failure, RunId};
 
 /// How the name of a staging directory ends; it begins with a dot.
@@ -53,20 +53,7 @@ pub struct Offer {
     /// How long announces had to wait until then.
     pub pause: Duration,
     /// The file.
-    pub file: Expected,
-}
-
-/// The database file, as the service that holds it still describes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Expected {
-    /// Its number on its file system.
-    pub inode: u64,
-    /// Bytes in a page.
-    pub page_size: u32,
-    /// Pages in it.
-    pub page_count: u64,
-    /// Bytes of it.
-    pub bytes: u64,
+    pub file: PinnedFile,
 }
 
 /// The file found is not the one that is held still.
@@ -88,15 +75,16 @@ pub enum WrongFile {
     },
 }
 
-impl Expected {
-    /// That the file at `path` is the one described. Reads its header with a descriptor of
-    /// its own, so **never in the process that has the database open** (see
+impl Offer {
+    /// That the file at `path` is the one offered. Reads its header with a descriptor of its
+    /// own, so **never in the process that has the database open** (see
     /// [`sqlite::inspect`]).
     ///
     /// # Errors
     ///
     /// With everything in which it differs.
     pub fn check(&self, path: &Path) -> Result<(), WrongFile> {
+        let expected = &self.file;
         let header = sqlite::inspect(path)?;
         let found = fs::metadata(path).map_err(|source| sqlite::Error::Io {
             doing: "look at",
@@ -104,14 +92,14 @@ impl Expected {
             source,
         })?;
         let differences: Vec<_> = [
-            ("inode", found.ino(), self.inode),
-            ("size", found.len(), self.bytes),
+            ("inode", found.ino(), expected.inode),
+            ("size", found.len(), expected.bytes),
             (
                 "page size",
                 u64::from(header.page_size),
-                u64::from(self.page_size),
+                u64::from(expected.page_size),
             ),
-            ("page count", header.page_count, self.page_count),
+            ("page count", header.page_count, expected.page_count),
         ]
         .into_iter()
         .filter(|(_, here, there)| here != there)

@@ -61,6 +61,7 @@ mod journal;
 pub(crate) mod kept;
 mod pin;
 mod reader;
+mod seal;
 mod wal;
 
 #[cfg(test)]
@@ -70,6 +71,7 @@ pub use header::{Header, inspect};
 pub use journal::{Journal, set_journal_mode};
 pub use pin::{Pin, PinError};
 pub use reader::{Lent, PinHandle};
+pub use seal::Seal;
 
 /// W, R and C; two that may be shrinking the log an earlier run left; and one more so that
 /// [`Database::facts`] answers while they are in use.

@@ -3,6 +3,7 @@
 //! `docs/api.md`.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::catalogue::BackupId;
 use crate::gate::{Counters, Door, Gate};
+use crate::lease::{Holder, Terms};
 use crate::schedule::Interval;
 use crate::snapshot::{Progress, Watch};
 use crate::window::{Outcome, Phase, RunId, Trigger};
@@ -85,6 +87,17 @@ pub struct RunStatus {
     pub attempt: u32,
     /// What it is doing, if that takes long enough to show.
     pub progress: Option<Progress>,
+    /// The sidecar that copies.
+    pub lease: Option<LeaseStatus>,
+}
+
+/// The lease on the run in progress, as of the moment it was asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LeaseStatus {
+    /// Who has it.
+    pub holder: Holder,
+    /// Seconds until it ends unless it is renewed.
+    pub expires_seconds: f64,
 }
 
 /// A run that has ended.
@@ -106,8 +119,105 @@ pub struct RunReport {
     pub longest_pause_ms: f64,
     /// The backup it published.
     pub backup: Option<BackupId>,
+    /// The sidecar that came for it.
+    pub sidecar: Option<SidecarReport>,
     /// What to look at though it succeeded.
     pub warnings: Vec<String>,
+}
+
+/// What became of a sidecar's copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SidecarReport {
+    /// Who it was; `touch-file` if it took no lease.
+    pub holder: Holder,
+    /// Whether no byte of the file changed until it had finished.
+    pub held_throughout: bool,
+    /// Why it has no copy, in its words; or why the file did not hold.
+    pub reason: Option<String>,
+}
+
+/// What may be copied: the body of a 200 of `GET /ready`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ready {
+    /// Always `true`.
+    pub ready: bool,
+    /// The run that holds the pin.
+    pub run: RunId,
+    /// The file, as the service's configuration names it.
+    pub database: PathBuf,
+    /// [`crate::readiness::DRIVER`].
+    pub driver: String,
+    /// Who copies.
+    pub taken_by: Taker,
+    /// What there is to be copied.
+    pub copy: CopyOf,
+    /// What happens to announces meanwhile.
+    pub announces: Meanwhile,
+    /// How long a lease lasts unless it is renewed; `null` if the service copies.
+    pub ttl_seconds: Option<f64>,
+    /// How long the run can still be claimed; `null` if it cannot be.
+    pub claim_within_seconds: Option<f64>,
+    /// When the pin ends whatever is renewed, by the wall clock: for people.
+    pub deadline: DateTime<Utc>,
+    /// How long that is from now: for programs.
+    pub deadline_seconds: f64,
+    /// Who has the lease.
+    pub lease: Option<LeaseStatus>,
+    /// What the file is, by whatever path it is seen.
+    pub file: PinnedFile,
+    /// The instant the file shows: every commit before is in it, none after.
+    pub pinned: DateTime<Utc>,
+    /// When the run began.
+    pub began: DateTime<Utc>,
+    /// The database's journal mode.
+    pub journal_mode: String,
+    /// Milliseconds the gate has been closed for this run so far.
+    pub pause_ms: f64,
+}
+
+/// Who copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Taker {
+    /// The service.
+    Tracker,
+    /// Another process, with a lease.
+    Sidecar,
+}
+
+/// What there is to be copied. Either way the main file alone is the whole database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyOf {
+    /// A file that is pinned while the service goes on writing to the log beside it.
+    PinnedFile,
+    /// A file that is pinned while nobody writes.
+    PausedDatabase,
+}
+
+/// What happens to announces while the file is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Meanwhile {
+    /// They are answered.
+    Flowing,
+    /// They wait.
+    Held,
+}
+
+/// What a pinned file is, by metadata and by what SQLite says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinnedFile {
+    /// The file system it lies on. Two containers may see one file under two numbers.
+    pub device: u64,
+    /// Its number there.
+    pub inode: u64,
+    /// Bytes in a page.
+    pub page_size: u32,
+    /// Pages of the database.
+    pub page_count: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
 }
 
 /// The database the windows are for.
@@ -142,8 +252,22 @@ impl GateStatus {
 
 /// A duration as the fractional milliseconds that statuses and manifests carry.
 #[must_use]
-pub fn milliseconds(duration: std::time::Duration) -> f64 {
+pub fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
+}
+
+/// Seconds from `now` to `until`.
+fn seconds_left(until: Instant, now: Instant) -> f64 {
+    until.saturating_duration_since(now).as_secs_f64()
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how much time is left is told as of the moment it is asked for; nothing is decided by it"
+)]
+fn now() -> Instant {
+    // The driver's clock, see there.
+    tokio::time::Instant::now().into_std()
 }
 
 /// Reads the status as of now: what the driver published, with the gate and the
@@ -159,6 +283,32 @@ pub struct Reader {
 pub(crate) struct Published {
     pub(crate) status: Status,
     pub(crate) job: Option<Watch>,
+    pub(crate) offer: Option<Offer>,
+}
+
+/// What is ready, in instants of the monotonic clock where it is about time that is left.
+#[derive(Debug, Clone)]
+pub(crate) struct Offer {
+    pub(crate) copy: CopyOf,
+    pub(crate) terms: Option<Terms>,
+    pub(crate) claim_until: Option<Instant>,
+    pub(crate) until: Instant,
+    pub(crate) deadline: DateTime<Utc>,
+    pub(crate) lease: Option<(Holder, Instant)>,
+    pub(crate) file: PinnedFile,
+    pub(crate) pinned: DateTime<Utc>,
+    /// Closures that are over.
+    pub(crate) pause: Duration,
+}
+
+impl Offer {
+    fn lease(&self, now: Instant) -> Option<LeaseStatus> {
+        let (holder, until) = self.lease.as_ref()?;
+        Some(LeaseStatus {
+            holder: holder.clone(),
+            expires_seconds: seconds_left(*until, now),
+        })
+    }
 }
 
 impl Reader {
@@ -169,12 +319,49 @@ impl Reader {
     /// The status as of now.
     #[must_use]
     pub fn now(&self) -> Status {
-        let Published { mut status, job } = self.published.borrow().clone();
+        let Published {
+            mut status,
+            job,
+            offer,
+        } = self.published.borrow().clone();
         status.gate = GateStatus::of(&self.gate);
-        if let (Some(run), Some(job)) = (&mut status.run, job) {
-            run.progress = job.progress();
+        if let Some(run) = &mut status.run {
+            run.progress = job.and_then(|job| job.progress());
+            run.lease = offer.and_then(|offer| offer.lease(now()));
         }
         status
+    }
+
+    /// What may be copied as of now; `None` if nothing may.
+    #[must_use]
+    pub fn ready(&self) -> Option<Ready> {
+        let Published { status, offer, .. } = self.published.borrow().clone();
+        let (run, offer) = status.run.filter(|_| status.ready).zip(offer)?;
+        let now = now();
+        let closed_for = self.gate.closed_for();
+        let (announces, so_far) = match offer.copy {
+            CopyOf::PinnedFile => (Meanwhile::Flowing, Duration::ZERO),
+            CopyOf::PausedDatabase => (Meanwhile::Held, closed_for.unwrap_or_default()),
+        };
+        Some(Ready {
+            ready: true,
+            run: run.id,
+            database: status.database.path,
+            driver: crate::readiness::DRIVER.to_owned(),
+            taken_by: offer.terms.map_or(Taker::Tracker, |_| Taker::Sidecar),
+            copy: offer.copy,
+            announces,
+            ttl_seconds: offer.terms.map(|terms| terms.ttl.as_secs_f64()),
+            claim_within_seconds: offer.claim_until.map(|until| seconds_left(until, now)),
+            deadline: offer.deadline,
+            deadline_seconds: seconds_left(offer.until, now),
+            lease: offer.lease(now),
+            file: offer.file,
+            pinned: offer.pinned,
+            began: run.began,
+            journal_mode: status.database.journal_mode,
+            pause_ms: milliseconds(offer.pause + so_far),
+        })
     }
 
     /// Waits until `wanted` is true of the published status and returns that status.

@@ -1,13 +1,26 @@
 //! The file that exists while the database may be copied, for a sidecar that cannot or
-//! will not speak HTTP.
+//! will not speak HTTP; and two beside it.
 //!
-//! It is a projection of the status, as `GET /ready` is, with one weakness: it cannot
+//! | file                  | written by  | says                                                    |
+//! |-----------------------|-------------|---------------------------------------------------------|
+//! | `<touch_file>`        | this        | [`Ready`]: the file may be copied, by whoever comes     |
+//! | `<touch_file>.done`   | the sidecar | the run's id, or `{"run": ID}`: I have my copy          |
+//! | `<touch_file>.result` | this        | [`RunResult`]: how the run ended, and what to make of it |
+//!
+//! The first is a projection of the status, as `GET /ready` is, with one weakness: it cannot
 //! vanish when the process is killed. So one that an earlier life left behind is removed
-//! before the database is opened, and a copy made on its word is good only if the file
-//! still names the same run after the copy as it did before.
+//! before the database is opened, and a copy made on its word is good only with the result
+//! of its run, which is written by a living process that held the pin to the end. Where the
+//! tracker copies by itself there is no result; then a copy is good if the file still names
+//! the same run after the copy as it did before.
+//!
+//! The second is the only file that is read, and all it can do is end a run, and with it a
+//! pause, before its time. It cannot begin one or make it last.
 //!
 //! The path is an operator's, and may name something else by mistake, the database for one.
-//! So nothing is removed or replaced but a file that reads as a [`Ready`].
+//! So nothing is removed or replaced but a file that reads as what it should be. The
+//! sidecar's may be anything: only a small regular file is opened, and removed when it has
+//! been understood, or when it is older than this process.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,12 +28,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::{fs, io};
 
 use chrono::{DateTime, Utc};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{self, Disk};
-use crate::window::RunId;
+use crate::status::{CopyOf, PinnedFile, RunReport};
+use crate::window::{Outcome, RunId};
 
-/// More bytes than a [`Ready`] has: two paths and change.
+/// More bytes than any of these files has: two paths and change.
 const LIMIT: u64 = 16 << 10;
 
 /// The touch-file of one endpoint. Creating the value touches nothing.
@@ -39,9 +54,71 @@ pub struct Ready {
     pub database: PathBuf,
     /// [`crate::readiness::DRIVER`].
     pub driver: String,
-    /// When the pin is let go at the latest. For people and for planning: the limit itself
-    /// is kept on the monotonic clock, and the file goes when the pin does.
+    /// What there is to be copied.
+    pub copy: CopyOf,
+    /// When the pin is let go at the latest if nobody takes a lease. For people and for
+    /// planning: the limit itself is kept on the monotonic clock, and the file goes when the
+    /// pin does.
     pub until: DateTime<Utc>,
+    /// What the file is, by whatever path it is seen.
+    pub file: PinnedFile,
+}
+
+/// How a run ended that a sidecar was to copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunResult {
+    /// The run.
+    pub run: RunId,
+    /// Whether the copy of a sidecar that wrote [`TouchFile::done_path`] may be trusted: the
+    /// pin stood from ready until that file was found.
+    pub held_throughout: bool,
+    /// Whether that file was found in time.
+    pub done: bool,
+    /// Why the copy may not be trusted.
+    pub why: Option<String>,
+    /// When the run ended.
+    pub ended: DateTime<Utc>,
+}
+
+/// What a touch-file of any version says at least.
+#[derive(Deserialize)]
+struct AnyReady {
+    #[serde(rename = "run")]
+    _run: RunId,
+    #[serde(rename = "database")]
+    _database: PathBuf,
+    #[serde(rename = "until")]
+    _until: DateTime<Utc>,
+}
+
+/// What a sidecar writes, unless it writes the id and nothing else.
+#[derive(Deserialize)]
+struct Done {
+    run: String,
+}
+
+impl RunResult {
+    /// Of a run that has ended, perhaps because a sidecar said so by file.
+    #[must_use]
+    pub fn of(report: &RunReport, by_file: bool) -> Self {
+        let done = by_file && report.outcome == Outcome::Done;
+        let why = match &report.sidecar {
+            _ if done => None,
+            // The report of a lease is its holder's; who copied without has nothing.
+            Some(sidecar) => Some(format!(
+                "the sidecar {:?} took the lease; what was copied without it is not to be used",
+                sidecar.holder
+            )),
+            None => Some(report.outcome.message().to_owned()),
+        };
+        Self {
+            run: report.id.clone(),
+            held_throughout: done,
+            done,
+            why,
+            ended: report.ended,
+        }
+    }
 }
 
 /// The touch-file could not be written or removed.
@@ -87,6 +164,24 @@ impl TouchFile {
         &self.path
     }
 
+    /// Where a sidecar says that it has finished.
+    #[must_use]
+    pub fn done_path(&self) -> PathBuf {
+        self.beside(".done")
+    }
+
+    /// Where the sidecar is told what its copy is worth.
+    #[must_use]
+    pub fn result_path(&self) -> PathBuf {
+        self.beside(".result")
+    }
+
+    fn beside(&self, suffix: &str) -> PathBuf {
+        let mut path = self.path.clone().into_os_string();
+        path.push(suffix);
+        path.into()
+    }
+
     /// Removes what an earlier life of this process left. To be called before the database
     /// is opened: from then on the old file would invite a copy of a moving database.
     ///
@@ -94,10 +189,20 @@ impl TouchFile {
     ///
     /// If there is something that is no touch-file, or cannot be removed.
     pub fn clear_stale(&self) -> Result<(), Error> {
-        if self.check_ours()? {
+        if self.check_ours::<AnyReady>(&self.path)? {
             self.remove()?;
         }
-        self.clear_temporary()
+        let result = self.result_path();
+        if self.check_ours::<RunResult>(&result)? {
+            self.remove_if_there(&result)?;
+        }
+        let done = self.done_path();
+        // The sidecar's, whatever is in it; what it should not have put there is left alone.
+        if let Ok(Some(_)) = size_of_small_file(&done) {
+            self.remove_if_there(&done)?;
+        }
+        self.clear_temporary(&self.path)?;
+        self.clear_temporary(&result)
     }
 
     /// Finds out whether it can be written, by preparing one: at the start, and not when
@@ -108,8 +213,9 @@ impl TouchFile {
     /// If the directory does not exist or is not writable, or there is something in its
     /// place that is no touch-file.
     pub fn probe(&self) -> Result<(), Error> {
-        self.check_ours()?;
-        self.clear_temporary()?;
+        self.check_ours::<AnyReady>(&self.path)?;
+        self.check_ours::<RunResult>(&self.result_path())?;
+        self.clear_temporary(&self.path)?;
         let temporary = disk::temporary_of(&self.path);
         self.disk.create(&temporary)?;
         Ok(self.disk.remove_file(&temporary)?)
@@ -122,13 +228,54 @@ impl TouchFile {
     /// If it cannot be written, or would replace what is no touch-file. Then it is not
     /// there, or still says what it said.
     pub fn write(&self, ready: &Ready) -> Result<(), Error> {
-        let mut bytes = serde_json::to_vec_pretty(ready).map_err(|source| Error::Unwritable {
-            path: self.path.clone(),
-            source,
-        })?;
+        self.check_ours::<AnyReady>(&self.path)?;
+        self.put(&self.path, ready)
+    }
+
+    /// Says how a run ended; the file is there whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written, or would replace what is no result.
+    pub fn write_result(&self, result: &RunResult) -> Result<(), Error> {
+        let path = self.result_path();
+        self.check_ours::<RunResult>(&path)?;
+        self.put(&path, result)
+    }
+
+    fn put(&self, path: &Path, contents: &impl Serialize) -> Result<(), Error> {
+        let mut bytes =
+            serde_json::to_vec_pretty(contents).map_err(|source| Error::Unwritable {
+                path: path.to_owned(),
+                source,
+            })?;
         bytes.push(b'\n');
-        self.check_ours()?;
-        Ok(self.disk.write_atomically(&self.path, &bytes)?)
+        Ok(self.disk.write_atomically(path, &bytes)?)
+    }
+
+    /// Whether a sidecar says that it has finished `run`. Its file is removed then. Anything
+    /// that does not say just that is as good as nothing.
+    ///
+    /// # Errors
+    ///
+    /// If there is a file that cannot be read, or not removed.
+    pub fn is_done(&self, run: &RunId) -> Result<bool, Error> {
+        let path = self.done_path();
+        let Ok(Some(_)) = size_of_small_file(&path) else {
+            return Ok(false);
+        };
+        // It may grow meanwhile: a shell's `echo` is not written by rename.
+        let contents = match self.disk.read(&path, LIMIT) {
+            Ok(contents) => contents,
+            // Between the two looks it was replaced, as it should be, or removed.
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        let done = says(&contents, run);
+        if done {
+            self.remove_if_there(&path)?;
+        }
+        Ok(done)
     }
 
     /// Takes it back, whatever it says: [`Self::clear_stale`] made sure that the name is
@@ -151,26 +298,33 @@ impl TouchFile {
         }
     }
 
-    /// Whether there is a touch-file.
-    fn check_ours(&self) -> Result<bool, Error> {
-        let Some(bytes) = size_of_small_file(&self.path)? else {
+    /// Whether there is a file, and it is of the kind it should be.
+    fn check_ours<T: DeserializeOwned>(&self, path: &Path) -> Result<bool, Error> {
+        let Some(bytes) = size_of_small_file(path)? else {
             return Ok(false);
         };
-        let contents = self.disk.read(&self.path, bytes)?;
-        match serde_json::from_slice::<Ready>(&contents) {
+        let contents = self.disk.read(path, bytes)?;
+        match serde_json::from_slice::<T>(&contents) {
             Ok(_) => Ok(true),
-            Err(_) => Err(foreign(&self.path, "does not read as a touch-file")),
+            Err(_) => Err(foreign(path, "does not read as a touch-file")),
         }
     }
 
-    /// What a process that was killed while it prepared the file has left: part of one.
-    fn clear_temporary(&self) -> Result<(), Error> {
-        let temporary = disk::temporary_of(&self.path);
+    /// What a process that was killed while it prepared a file has left: part of one.
+    fn clear_temporary(&self, path: &Path) -> Result<(), Error> {
+        let temporary = disk::temporary_of(path);
         match size_of_small_file(&temporary)? {
             Some(_) => self.remove_if_there(&temporary),
             None => Ok(()),
         }
     }
+}
+
+/// Whether these are the run's id, or a JSON object that names it.
+fn says(contents: &[u8], run: &RunId) -> bool {
+    let contents = contents.trim_ascii();
+    contents == run.as_str().as_bytes()
+        || serde_json::from_slice(contents).is_ok_and(|Done { run: said }| said == run.as_str())
 }
 
 /// From metadata alone; `None` if there is nothing. Links are not followed.
@@ -219,6 +373,24 @@ impl Signal {
         self.change(TouchFile::remove)
     }
 
+    /// What looks whether a sidecar says that it has finished `run`, and if so gives the run.
+    pub(crate) fn look_for_done(
+        &self,
+        run: &RunId,
+    ) -> impl FnOnce() -> Result<Option<RunId>, Error> + Send + use<> {
+        let (file, run) = (self.file.clone(), run.clone());
+        move || Ok(file.is_done(&run)?.then_some(run))
+    }
+
+    /// What says how a run ended.
+    pub(crate) fn tell(
+        &self,
+        result: RunResult,
+    ) -> impl FnOnce() -> Result<(), Error> + Send + use<> {
+        let file = self.file.clone();
+        move || file.write_result(&result)
+    }
+
     /// A change that is left out if a later one was done before it.
     fn change<F>(&self, change: F) -> impl FnOnce() -> Result<(), Error> + Send + use<F>
     where
@@ -238,206 +410,4 @@ impl Signal {
 }
 
 #[cfg(test)]
-mod tests {
-    #![expect(
-        clippy::disallowed_methods,
-        reason = "tests read and write files of their own"
-    )]
-
-    use std::fs;
-
-    use tempfile::TempDir;
-
-    use super::*;
-
-    #[test]
-    fn a_show_that_comes_late_does_not_undo_a_hide() {
-        let directory = TempDir::new().expect("a directory");
-        let signal = Signal::new(touch_file(&directory));
-        let (show, hide) = (signal.show(ready()), signal.hide());
-        hide().expect("nothing to remove is fine");
-        show().expect("left out");
-        assert!(
-            fs::read_dir(directory.path())
-                .expect("lists")
-                .next()
-                .is_none()
-        );
-    }
-
-    fn ready() -> Ready {
-        let now = DateTime::from_timestamp(1_795_000_000, 0).expect("a date");
-        Ready {
-            run: RunId::new(now),
-            database: "/var/lib/db".into(),
-            driver: "sqlite3".to_owned(),
-            until: now,
-        }
-    }
-
-    fn touch_file(directory: &TempDir) -> TouchFile {
-        TouchFile::new(directory.path().join("ready.json"), Disk::default())
-    }
-
-    #[test]
-    fn says_which_run_until_when_and_is_gone_after() -> Result<(), Box<dyn std::error::Error>> {
-        let directory = TempDir::new()?;
-        let file = touch_file(&directory);
-        file.write(&ready())?;
-        let written: serde_json::Value = serde_json::from_slice(&fs::read(file.path())?)?;
-        assert_eq!(written["database"], "/var/lib/db");
-        assert_eq!(written["driver"], "sqlite3");
-        assert_eq!(written["until"], "2026-11-18T11:06:40Z");
-        assert!(
-            written["run"]
-                .as_str()
-                .is_some_and(|run| run.starts_with("20261118T110640Z-"))
-        );
-        file.remove()?;
-        assert_eq!(fs::read_dir(&directory)?.count(), 0);
-        Ok(())
-    }
-
-    #[test]
-    fn a_second_run_replaces_the_first() -> Result<(), Box<dyn std::error::Error>> {
-        let directory = TempDir::new()?;
-        let file = touch_file(&directory);
-        file.write(&ready())?;
-        let second = ready();
-        file.write(&second)?;
-        assert_eq!(
-            serde_json::from_slice::<Ready>(&fs::read(file.path())?)?,
-            second
-        );
-        Ok(())
-    }
-
-    #[test]
-    fn removing_what_is_not_there_is_not_an_error() -> Result<(), Box<dyn std::error::Error>> {
-        let directory = TempDir::new()?;
-        touch_file(&directory).remove()?;
-        touch_file(&directory).clear_stale()?;
-        Ok(())
-    }
-
-    #[test]
-    fn what_a_killed_process_left_is_cleared_and_nothing_else()
-    -> Result<(), Box<dyn std::error::Error>> {
-        let directory = TempDir::new()?;
-        touch_file(&directory).write(&ready())?;
-        for name in [".ready.json.tmp", "other"] {
-            fs::write(directory.path().join(name), "{")?;
-        }
-        touch_file(&directory).clear_stale()?;
-        let left: Vec<_> = fs::read_dir(&directory)?
-            .map(|e| e.map(|e| e.file_name()))
-            .collect::<Result<_, _>>()?;
-        assert_eq!(left, ["other"]);
-        Ok(())
-    }
-
-    #[test]
-    fn a_directory_in_its_place_is_an_error_that_says_where_to_look()
-    -> Result<(), Box<dyn std::error::Error>> {
-        let directory = TempDir::new()?;
-        fs::create_dir(directory.path().join("ready.json"))?;
-        let error = touch_file(&directory)
-            .clear_stale()
-            .expect_err("a directory stays");
-        assert!(error.to_string().contains("ready.json"), "{error}");
-        assert!(
-            error
-                .to_string()
-                .contains("maintenance.readiness.touch_file"),
-            "{error}"
-        );
-        Ok(())
-    }
-
-    #[test]
-    fn what_is_no_touch_file_is_neither_removed_nor_replaced()
-    -> Result<(), Box<dyn std::error::Error>> {
-        let directory = TempDir::new()?;
-        let file = touch_file(&directory);
-        let valid = serde_json::to_vec(&ready())?;
-        let long = [&valid[..], &[b' '; 1 << 14]].concat();
-        let contents = [
-            &b"SQLite format 3\0"[..],
-            b"[maintenance]",
-            b"{}",
-            b"",
-            &long,
-        ];
-        for name in ["ready.json", ".ready.json.tmp"] {
-            for contents in contents {
-                let path = directory.path().join(name);
-                if name.starts_with('.') && contents.len() < long.len() {
-                    // Part of one, for all that is known.
-                    continue;
-                }
-                fs::write(&path, contents)?;
-                for refused in [file.clear_stale(), file.probe()] {
-                    let error = refused.expect_err("not ours").to_string();
-                    assert!(error.contains("readiness.touch_file"), "{error}");
-                }
-                assert_eq!(fs::read(&path)?, contents);
-                if path == file.path() {
-                    file.write(&ready()).expect_err("not ours");
-                    assert_eq!(fs::read(&path)?, contents);
-                }
-                fs::remove_file(&path)?;
-            }
-        }
-        fs::write(directory.path().join("elsewhere"), &valid)?;
-        std::os::unix::fs::symlink("elsewhere", file.path())?;
-        file.clear_stale().expect_err("a link is not ours");
-        assert!(file.path().exists());
-        Ok(())
-    }
-
-    #[test]
-    fn one_that_names_the_database_leaves_it_alone() -> Result<(), Box<dyn std::error::Error>> {
-        let directory = TempDir::new()?;
-        let path = directory.path().join("ready.json");
-        let disk = Disk::default().guarding(&path);
-        let file = TouchFile::new(path.clone(), disk);
-        file.write(&ready()).expect_err("it will be the database");
-        // Even if it should read as a touch-file.
-        fs::write(&path, serde_json::to_vec(&ready())?)?;
-        for refused in [file.clear_stale(), file.probe(), file.write(&ready())] {
-            refused.expect_err("it is the database");
-        }
-        assert!(path.exists());
-        Ok(())
-    }
-
-    #[test]
-    fn a_probe_leaves_nothing_and_needs_a_writable_directory()
-    -> Result<(), Box<dyn std::error::Error>> {
-        let directory = TempDir::new()?;
-        touch_file(&directory).probe()?;
-        assert_eq!(fs::read_dir(&directory)?.count(), 0);
-        fs::write(directory.path().join(".ready.json.tmp"), "{")?;
-        touch_file(&directory).write(&ready())?;
-        touch_file(&directory).probe()?;
-        assert_eq!(fs::read_dir(&directory)?.count(), 1);
-        let missing = TouchFile::new(directory.path().join("run/ready.json"), Disk::default());
-        let error = missing.probe().expect_err("there is no directory");
-        assert!(
-            error.to_string().contains("readiness.touch_file"),
-            "{error}"
-        );
-        Ok(())
-    }
-
-    #[test]
-    fn a_missing_directory_is_an_error_and_is_not_created() -> Result<(), Box<dyn std::error::Error>>
-    {
-        let directory = TempDir::new()?;
-        let file = TouchFile::new(directory.path().join("run/ready.json"), Disk::default());
-        file.clear_stale()?;
-        file.write(&ready()).expect_err("its directory is missing");
-        assert_eq!(fs::read_dir(&directory)?.count(), 0);
-        Ok(())
-    }
-}
+mod tests;

@@ -13,6 +13,17 @@
 //!                                verify, compress, publish, prune; gate open
 //! ```
 //!
+//! Where a sidecar copies ([`Rules::lease`]), the pinned file is offered instead, and what
+//! becomes of the copy is the sidecar's affair:
+//!
+//! ```text
+//!            Pinned             Claim            Renew ↺
+//!  Flushing ────────▶ Offered ─────────▶ Leased ─────────┐     both READY; the gate is
+//!     ▲                  │ Done, by file    │ Finish     │     open in WAL, else closed
+//!  Serving ◀─────────────┴──────────────────┘◀───────────┘
+//!              nobody came in time: NoSidecar; not renewed, or the deadline: Deadline
+//! ```
+//!
 //! Every state but `Serving` also has two edges that are not drawn: a job that failed and
 //! an abort both lead straight back to `Serving`, with an [`Outcome`] that says so.
 //! Failure is an outcome, never a state one could be stuck in.
@@ -21,8 +32,8 @@
 //!
 //! The state is the only truth. What the world should look like is *asked of it* and
 //! made so by the driver after every step: [`Window::gate`], [`Window::ready`],
-//! [`Window::job`], [`Window::wake_at`]. There are no actions that could be forgotten and
-//! no flags that could drift.
+//! [`Window::job`], [`Window::wake_at`]; and what a sidecar is to be answered, [`Window::claimed`].
+//! There are no actions that could be forgotten and no flags that could drift.
 //!
 //! # Time
 //!
@@ -36,6 +47,11 @@
 //! the driver or a job hangs the gate opens all the same. Both instants lie within
 //! [`Rules::hold_for`] of the closing.
 //!
+//! A lease ends with its time to live unless it is renewed, and at the deadline of its run
+//! in any case: the end of the window, or of the closure where announces wait. Either ends
+//! the run. It is not offered again: what the sidecar has copied so far would pass for a
+//! copy of the next one's, and a night has a next night.
+//!
 //! # Completions
 //!
 //! A job's completion carries the run and the attempt it was started for. One that is not
@@ -47,6 +63,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::lease::{Finished, Granted, Holder, Lease, Nonce, Refused, Terms};
 use crate::schedule::{Interval, Schedule};
 
 /// Names one run for all time: the UTC second it began in and four random letters, so that
@@ -122,8 +139,12 @@ pub enum Phase {
     Flushing,
     /// The pin could not be taken yet; announces flow until the next attempt.
     Retrying,
-    /// Pinned: the file may be copied.
+    /// Pinned: the file may be copied, by this process.
     Copying,
+    /// Pinned: a sidecar may claim the run, and copy.
+    Offered,
+    /// Pinned: a sidecar copies.
+    Leased,
     /// The raw copy is complete; it is verified, compressed and published.
     Finishing,
 }
@@ -137,6 +158,8 @@ impl std::fmt::Display for Phase {
             Self::Flushing => "flushing",
             Self::Retrying => "retrying",
             Self::Copying => "copying",
+            Self::Offered => "offered",
+            Self::Leased => "leased",
             Self::Finishing => "finishing",
         })
     }
@@ -146,7 +169,7 @@ impl std::fmt::Display for Phase {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Outcome {
-    /// A verified backup was published.
+    /// A verified backup was published; where a sidecar copies, it says that it has its copy.
     Done,
     /// Something went wrong; the service was not harmed.
     Failed {
@@ -161,6 +184,11 @@ pub enum Outcome {
     /// closed at all.
     WouldNotFit {
         /// The estimate and the remedies.
+        message: String,
+    },
+    /// The file was pinned for a sidecar, and none came.
+    NoSidecar {
+        /// How long it was waited for, and what to look at.
         message: String,
     },
     /// A limit was reached and the run was given up.
@@ -179,6 +207,21 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// What happened, to what, and what to do; nothing for what went well.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        match self {
+            Self::Done => "",
+            Self::Failed { message, .. }
+            | Self::WouldNotFit { message }
+            | Self::NoSidecar { message }
+            | Self::Deadline { message, .. }
+            | Self::Aborted { message, .. } => message,
+        }
+    }
+}
+
 /// What kind of thing went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -189,6 +232,10 @@ pub enum Cause {
     WalLimit,
     /// The database was busy at every attempt.
     Busy,
+    /// The sidecar says that it failed.
+    Sidecar,
+    /// The pin broke, or the file changed under it: what was copied cannot be trusted.
+    BrokenPin,
     /// A defect: a job panicked.
     Panicked,
     /// Anything else: disk, database, permissions.
@@ -234,6 +281,8 @@ pub struct Rules {
     pub grace: Duration,
     /// Limit on verifying, compressing and publishing.
     pub finish_within: Duration,
+    /// What a sidecar that copies has to keep to; `None`: this process copies.
+    pub lease: Option<Terms>,
 }
 
 impl Rules {
@@ -289,6 +338,18 @@ enum State {
     Finishing {
         run: Run,
         until: Instant,
+    },
+    /// Pinned for a sidecar that is yet to come. `held_until` as above.
+    Offered {
+        run: Run,
+        held_until: Option<Instant>,
+        claim_until: Instant,
+    },
+    /// Pinned for the sidecar that has come. `held_until` as above.
+    Leased {
+        run: Run,
+        held_until: Option<Instant>,
+        lease: Lease,
     },
 }
 
@@ -347,6 +408,38 @@ pub enum Event {
         /// How.
         how: Completion,
     },
+    /// A sidecar wants a lease on the run; or has one, and did not hear so.
+    Claim {
+        /// The run it wants.
+        run: RunId,
+        /// Who it is.
+        holder: Holder,
+        /// What its lease is to be known by.
+        nonce: Nonce,
+    },
+    /// A sidecar is alive and needs more time.
+    Renew {
+        /// The run it has a lease on.
+        run: RunId,
+        /// What the lease is known by.
+        nonce: Nonce,
+    },
+    /// A sidecar has finished.
+    Finish {
+        /// The run it has a lease on.
+        run: RunId,
+        /// What the lease is known by.
+        nonce: Nonce,
+        /// Whether it has a copy.
+        how: Finished,
+    },
+    /// A sidecar that took no lease says by a file that it has finished.
+    DoneByFile {
+        /// The run it names.
+        run: RunId,
+    },
+    /// The pinned file is of no use any more.
+    Spoiled(Failure),
     /// The run, if there is one, is to be given up.
     Abort {
         /// Why.
@@ -459,7 +552,31 @@ impl Window {
 
             (state, Event::Tick) => state.tick(rules, mono),
 
-            (state, Event::Start { .. } | Event::Ended { .. }) => state,
+            (state, Event::Claim { run, holder, nonce }) if state.is_of(&run) => {
+                state.claim(holder, nonce, rules, mono)
+            }
+
+            (state, Event::Renew { run, nonce }) if state.is_leased(&run, &nonce) => {
+                state.renew(rules, mono)
+            }
+
+            (state, Event::Finish { run, nonce, how }) if state.is_leased(&run, &nonce) => state
+                .end(|phase| match how {
+                    Finished::Ok => Outcome::Done,
+                    Finished::Failed(message) => Outcome::Failed {
+                        phase,
+                        cause: Cause::Sidecar,
+                        message,
+                    },
+                }),
+
+            (state @ State::Offered { .. }, Event::DoneByFile { run }) if state.is_of(&run) => {
+                state.end(|_| Outcome::Done)
+            }
+
+            (state, Event::Spoiled(failure)) if state.ready() => state.fail(failure),
+
+            (state, _) => state,
         };
         Self { served, state }
     }
@@ -495,7 +612,9 @@ impl Window {
     pub fn gate(&self, rules: &Rules) -> GateWanted {
         let until = match &self.state {
             State::Draining { closed, .. } | State::Flushing { closed, .. } => Some(closed.until),
-            State::Copying { held_until, .. } => *held_until,
+            State::Copying { held_until, .. }
+            | State::Offered { held_until, .. }
+            | State::Leased { held_until, .. } => *held_until,
             State::Serving { .. }
             | State::Preparing { .. }
             | State::Retrying { .. }
@@ -509,7 +628,107 @@ impl Window {
     /// Whether the file may be copied.
     #[must_use]
     pub fn ready(&self) -> bool {
-        matches!(self.state, State::Copying { .. })
+        self.state.ready()
+    }
+
+    /// Whether whoever comes by may be told so by a file: nobody has claimed the run.
+    #[must_use]
+    pub fn shown(&self) -> bool {
+        self.ready() && !matches!(self.state, State::Leased { .. })
+    }
+
+    /// When what is ready ceases to be at the latest, whoever renews what: the end of the
+    /// window, or of the closure where announces wait. `None`: nothing is ready.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.state {
+            State::Copying { run, held_until }
+            | State::Offered {
+                run, held_until, ..
+            }
+            | State::Leased {
+                run, held_until, ..
+            } => Some(deadline_of(run, *held_until)),
+            _ => None,
+        }
+    }
+
+    /// Until when the run can be claimed; `None`: it cannot be.
+    #[must_use]
+    pub fn claim_until(&self) -> Option<Instant> {
+        match &self.state {
+            State::Offered { claim_until, .. } => Some(*claim_until),
+            _ => None,
+        }
+    }
+
+    /// The lease on the run.
+    #[must_use]
+    pub fn leased(&self) -> Option<&Lease> {
+        match &self.state {
+            State::Leased { lease, .. } => Some(lease),
+            _ => None,
+        }
+    }
+
+    /// What `nonce` has on `run`; asked after [`Event::Claim`], which is as much as to ask
+    /// what came of it.
+    ///
+    /// # Errors
+    ///
+    /// Why it has nothing, as whoever claims is to be told.
+    pub fn claimed(
+        &self,
+        rules: &Rules,
+        run: &RunId,
+        nonce: &Nonce,
+        now: Instant,
+    ) -> Result<Granted, Refused> {
+        if !self.state.is_of(run) {
+            return Err(Refused::StaleRun);
+        }
+        let Some(Terms { ttl, .. }) = rules.lease else {
+            return Err(Refused::TakenByTracker);
+        };
+        let left = |until: Instant| until.saturating_duration_since(now);
+        match &self.state {
+            State::Leased {
+                run,
+                held_until,
+                lease,
+            } if lease.nonce == *nonce => Ok(Granted {
+                holder: lease.holder.clone(),
+                ttl,
+                expires: left(lease.until),
+                deadline: left(deadline_of(run, *held_until)),
+            }),
+            State::Leased { lease, .. } => Err(Refused::Taken {
+                holder: lease.holder.clone(),
+                expires: left(lease.until),
+            }),
+            state => Err(Refused::NotReady {
+                phase: state.phase(),
+            }),
+        }
+    }
+
+    /// As [`Window::claimed`], for whoever says he has a lease already.
+    ///
+    /// # Errors
+    ///
+    /// Why he has none.
+    pub fn held(
+        &self,
+        rules: &Rules,
+        run: &RunId,
+        nonce: &Nonce,
+        now: Instant,
+    ) -> Result<Granted, Refused> {
+        self.claimed(rules, run, nonce, now)
+            .map_err(|refused| match refused {
+                Refused::StaleRun => Refused::StaleRun,
+                _ => Refused::NotHolder,
+            })
     }
 
     /// What should be running, and for which attempt.
@@ -527,9 +746,10 @@ impl Window {
             State::Preparing { run } => Some(run.ends),
             State::Draining { closed, .. } | State::Flushing { closed, .. } => Some(closed.until),
             State::Retrying { until, .. } | State::Finishing { until, .. } => Some(*until),
-            State::Copying { run, held_until } => {
-                Some(held_until.map_or(run.ends, |held| held.min(run.ends)))
-            }
+            State::Copying { run, held_until } => Some(deadline_of(run, *held_until)),
+            // Neither is ever past the deadline.
+            State::Offered { claim_until, .. } => Some(*claim_until),
+            State::Leased { lease, .. } => Some(lease.until),
         }
     }
 
@@ -583,7 +803,17 @@ impl State {
                         Some((closed.since + rules.held_at_most()).min(run.ends))
                     }
                 };
-                Self::Copying { run, held_until }
+                match rules.lease {
+                    None => Self::Copying { run, held_until },
+                    Some(terms) => {
+                        let deadline = deadline_of(&run, held_until);
+                        Self::Offered {
+                            run,
+                            held_until,
+                            claim_until: deadline.min(now + terms.claim_within),
+                        }
+                    }
+                }
             }
 
             (Self::Flushing { run, closed }, Completion::Busy(why)) => {
@@ -597,13 +827,7 @@ impl State {
 
             (state @ Self::Finishing { .. }, Completion::Published) => state.end(|_| Outcome::Done),
 
-            (state, Completion::Failed(Failure { cause, message })) => {
-                state.end(|phase| Outcome::Failed {
-                    phase,
-                    cause,
-                    message,
-                })
-            }
+            (state, Completion::Failed(failure)) => state.fail(failure),
 
             // A completion of the right attempt but of another phase: given up, stale.
             (state, _) => state,
@@ -653,14 +877,26 @@ impl State {
                 run,
                 held_until: None,
             }
-            .end(|phase| {
-                deadline(
-                    phase,
-                    "announces were held for as long as gate.hold_for allows; use \
-                         journal_mode = \"wal\" with announces = \"auto\", where they flow while \
-                         the file is copied",
-                )
-            }),
+            .end(|phase| deadline(phase, HELD_FOR_TOO_LONG)),
+
+            Self::Offered {
+                run,
+                held_until,
+                claim_until,
+            } if now >= claim_until => {
+                let message = no_sidecar(&run, held_until, rules, now);
+                Self::over(run, Outcome::NoSidecar { message })
+            }
+
+            Self::Leased {
+                run,
+                held_until,
+                lease,
+            } if now >= lease.until => {
+                let message = lost_lease(&run, held_until, &lease, rules, now);
+                let phase = Phase::Leased;
+                Self::over(run, Outcome::Deadline { phase, message })
+            }
 
             Self::Finishing { run, until } if now >= until => {
                 Self::Finishing { run, until }.end(|phase| {
@@ -671,6 +907,46 @@ impl State {
                 })
             }
 
+            state => state,
+        }
+    }
+
+    /// Grants a lease on what is offered; a claim that is made again by who has it renews.
+    fn claim(self, holder: Holder, nonce: Nonce, rules: &Rules, now: Instant) -> Self {
+        match self {
+            Self::Offered {
+                run, held_until, ..
+            } => {
+                let until = lease_until(&run, held_until, rules, now);
+                Self::Leased {
+                    run,
+                    held_until,
+                    lease: Lease {
+                        holder,
+                        nonce,
+                        until,
+                    },
+                }
+            }
+            Self::Leased { ref lease, .. } if lease.nonce == nonce => self.renew(rules, now),
+            state => state,
+        }
+    }
+
+    fn renew(self, rules: &Rules, now: Instant) -> Self {
+        match self {
+            Self::Leased {
+                run,
+                held_until,
+                lease,
+            } => {
+                let until = lease_until(&run, held_until, rules, now);
+                Self::Leased {
+                    run,
+                    held_until,
+                    lease: Lease { until, ..lease },
+                }
+            }
             state => state,
         }
     }
@@ -717,6 +993,14 @@ impl State {
         })
     }
 
+    fn fail(self, Failure { cause, message }: Failure) -> Self {
+        self.end(|phase| Outcome::Failed {
+            phase,
+            cause,
+            message,
+        })
+    }
+
     /// Ends the run, if there is one.
     fn end(self, outcome: impl FnOnce(Phase) -> Outcome) -> Self {
         let phase = self.phase();
@@ -727,6 +1011,8 @@ impl State {
             | Self::Flushing { run, .. }
             | Self::Retrying { run, .. }
             | Self::Copying { run, .. }
+            | Self::Offered { run, .. }
+            | Self::Leased { run, .. }
             | Self::Finishing { run, .. } => Self::over(run, outcome(phase)),
         }
     }
@@ -745,14 +1031,33 @@ impl State {
             | Self::Flushing { run, .. }
             | Self::Retrying { run, .. }
             | Self::Copying { run, .. }
+            | Self::Offered { run, .. }
+            | Self::Leased { run, .. }
             | Self::Finishing { run, .. } => Some(run),
         }
+    }
+
+    fn is_of(&self, id: &RunId) -> bool {
+        self.run().is_some_and(|run| run.id == *id)
+    }
+
+    fn is_leased(&self, id: &RunId, nonce: &Nonce) -> bool {
+        matches!(self, Self::Leased { run, lease, .. } if run.id == *id && lease.nonce == *nonce)
+    }
+
+    fn ready(&self) -> bool {
+        matches!(
+            self,
+            Self::Copying { .. } | Self::Offered { .. } | Self::Leased { .. }
+        )
     }
 
     fn job(&self) -> Option<(Attempt, Job)> {
         let (run, job) = match self {
             // Between two attempts nothing runs, and what still comes in is stale.
             Self::Serving { .. } | Self::Retrying { .. } => return None,
+            // The work is another process's.
+            Self::Offered { .. } | Self::Leased { .. } => return None,
             Self::Preparing { run } => (run, Job::Prepare),
             Self::Draining { run, .. } => (run, Job::Drain),
             Self::Flushing { run, .. } => (run, Job::Pin),
@@ -776,8 +1081,64 @@ impl State {
             Self::Flushing { .. } => Phase::Flushing,
             Self::Retrying { .. } => Phase::Retrying,
             Self::Copying { .. } => Phase::Copying,
+            Self::Offered { .. } => Phase::Offered,
+            Self::Leased { .. } => Phase::Leased,
             Self::Finishing { .. } => Phase::Finishing,
         }
+    }
+}
+
+const HELD_FOR_TOO_LONG: &str = "announces were held for as long as gate.hold_for allows; use \
+                                 journal_mode = \"wal\" with announces = \"auto\", where they \
+                                 flow while the file is copied";
+
+/// When the pin of a run ends at the latest.
+fn deadline_of(run: &Run, held_until: Option<Instant>) -> Instant {
+    held_until.map_or(run.ends, |held| held.min(run.ends))
+}
+
+/// Until when a lease that is granted or renewed now lasts: never past the deadline.
+fn lease_until(run: &Run, held_until: Option<Instant>, rules: &Rules, now: Instant) -> Instant {
+    let ttl = rules.lease.map_or(Duration::ZERO, |terms| terms.ttl);
+    deadline_of(run, held_until).min(now + ttl)
+}
+
+/// What to say when nobody claimed a run in time.
+fn no_sidecar(run: &Run, held_until: Option<Instant>, rules: &Rules, now: Instant) -> String {
+    let waited = rules
+        .lease
+        .map_or(Duration::ZERO, |terms| terms.claim_within);
+    let limit = if now >= run.ends {
+        "the window ended".to_owned()
+    } else if held_until.is_some_and(|held| now >= held) {
+        "announces were held for as long as gate.hold_for allows".to_owned()
+    } else {
+        format!("readiness.claim_within = {waited:?} passed")
+    };
+    format!(
+        "no sidecar claimed the run before {limit}; see that `torrust-maintenance sidecar` runs and \
+         reaches the endpoint, or set backup.taken_by = \"tracker\""
+    )
+}
+
+/// What to say when a lease has run out.
+fn lost_lease(
+    run: &Run,
+    held_until: Option<Instant>,
+    Lease { holder, .. }: &Lease,
+    rules: &Rules,
+    now: Instant,
+) -> String {
+    let ttl = rules.lease.map_or(Duration::ZERO, |terms| terms.ttl);
+    if now >= run.ends {
+        format!("the window ended before the sidecar {holder:?} had its copy; lengthen the window")
+    } else if held_until.is_some_and(|held| now >= held) {
+        format!("the sidecar {holder:?} did not have its copy in time: {HELD_FOR_TOO_LONG}")
+    } else {
+        format!(
+            "the sidecar {holder:?} did not renew its lease within readiness.ttl = {ttl:?}: it \
+             died, hangs or does not reach the endpoint; see its log"
+        )
     }
 }
 

@@ -12,12 +12,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use torrust_tracker_maintenance::disk::{Disk, Lock};
 use torrust_tracker_maintenance::restore;
-use torrust_tracker_maintenance::sidecar::{Expected, Offer};
+use torrust_tracker_maintenance::sidecar::Offer;
 use torrust_tracker_maintenance::snapshot::Watch;
 use torrust_tracker_maintenance::sqlite::{Database, Journal, Pin, PinError};
+use torrust_tracker_maintenance::status::{self, CopyOf, PinnedFile, Taker};
 use torrust_tracker_maintenance::window::RunId;
 
-use super::round::{Copying, Grant, Ready, Refusal, Reply, Request};
+use super::round::{Grant, Ready, Refusal, Reply, Request};
 use super::touch_file::TouchFile;
 use crate::client::{self, Client, Endpoint};
 use crate::exit::{Exit, Failure};
@@ -109,8 +110,8 @@ impl Http {
             let run = answer.body["run"].as_str().and_then(RunId::parse);
             return Ok(Reply::NotReady(run));
         }
-        let body: Answered = self.client.understand(self.client.accepted(answer)?)?;
-        let ready = body.ready();
+        let said = self.client.understand(self.client.accepted(answer)?)?;
+        let ready = understood(said);
         let ready = ready.map_err(|why| self.client.not_understood(&why))?;
         Ok(Reply::Ready(Box::new(ready)))
     }
@@ -183,64 +184,31 @@ fn refused(error: client::Error) -> Reply {
     reply(error.into())
 }
 
-/// `GET /ready` with 200.
-#[derive(Debug, Deserialize)]
-struct Answered {
-    run: String,
-    database: PathBuf,
-    taken_by: String,
-    copy: String,
-    claim_within_seconds: Option<f64>,
-    lease: Option<Holder>,
-    file: Expected,
-    pinned: DateTime<Utc>,
-    began: DateTime<Utc>,
-    journal_mode: String,
-    pause_ms: f64,
-}
-
-#[derive(Debug, Deserialize)]
-struct Holder {
-    holder: String,
-    expires_seconds: f64,
-}
-
-impl Answered {
-    fn ready(self) -> Result<Ready, String> {
-        Ok(Ready {
-            offer: Offer {
-                run: RunId::parse(&self.run).ok_or("the run's id is none")?,
-                began: self.began,
-                pinned: self.pinned,
-                journal: journal(&self.journal_mode)?,
-                pause: seconds(self.pause_ms / 1000.0),
-                file: self.file,
-            },
-            database: self.database,
-            copy: copying(&self.copy)?,
-            for_sidecars: self.taken_by == "sidecar",
-            holder: self.lease.map(
-                |Holder {
-                     holder,
-                     expires_seconds,
-                 }| {
-                    format!("`{holder}`, for another {expires_seconds:.0} s unless it is renewed,")
-                },
-            ),
-            claim_within: self.claim_within_seconds.map(seconds),
-        })
-    }
-}
-
-pub fn journal(name: &str) -> Result<Journal, String> {
-    Journal::named(name).ok_or_else(|| format!("`{name}` is no journal mode"))
-}
-
-pub fn copying(name: &str) -> Result<Copying, String> {
-    [Copying::PinnedFile, Copying::PausedDatabase]
-        .into_iter()
-        .find(|copying| copying.name() == name)
-        .ok_or_else(|| format!("`{name}` is nothing that this version can copy"))
+/// What is to be made of a 200 of `GET /ready`.
+fn understood(said: status::Ready) -> Result<Ready, String> {
+    Ok(Ready {
+        offer: Offer {
+            // It will stand in the names of files.
+            run: RunId::parse(said.run.as_str()).ok_or("the run's id is none")?,
+            began: said.began,
+            pinned: said.pinned,
+            journal: Journal::named(&said.journal_mode)
+                .ok_or_else(|| format!("`{}` is no journal mode", said.journal_mode))?,
+            pause: seconds(said.pause_ms / 1000.0),
+            file: said.file,
+        },
+        database: said.database,
+        copy: said.copy,
+        for_sidecars: said.taken_by == Taker::Sidecar,
+        holder: said.lease.map(|lease| {
+            let left = lease.expires_seconds;
+            format!(
+                "{:?}, for another {left:.0} s unless it is renewed,",
+                lease.holder
+            )
+        }),
+        claim_within: said.claim_within_seconds.map(seconds),
+    })
 }
 
 /// A pin of this process's own, for `--force` where no tracker answers. It needs the right
@@ -320,7 +288,8 @@ impl OwnPin {
                 pinned: pin.taken,
                 journal: facts.journal,
                 pause: Duration::ZERO,
-                file: Expected {
+                file: PinnedFile {
+                    device: facts.device,
                     inode: facts.inode,
                     page_size: facts.page_size,
                     page_count: facts.page_count,
@@ -329,9 +298,9 @@ impl OwnPin {
             },
             database: facts.path.clone(),
             copy: if facts.journal.blocks_writers() {
-                Copying::PausedDatabase
+                CopyOf::PausedDatabase
             } else {
-                Copying::PinnedFile
+                CopyOf::PinnedFile
             },
             for_sidecars: true,
             holder: None,

@@ -6,11 +6,12 @@ use std::path::Path;
 use chrono::{SecondsFormat, Utc};
 use serde_json::{Value, json};
 use tokio::time::{Interval, MissedTickBehavior, interval};
+use torrust_tracker_maintenance::status::CopyOf;
 use torrust_tracker_maintenance::window::RunId;
 
 use super::Ended;
 use super::contact::Contact;
-use super::round::{Copying, Ready, State};
+use super::round::{Ready, State};
 use super::work::{Product, extent};
 use crate::exit::Failure;
 use crate::progress::Show;
@@ -188,8 +189,8 @@ fn news(before: &State, after: &State) -> Option<News> {
 fn what(ready: &Ready) -> String {
     let bytes = units::bytes(ready.offer.file.bytes);
     match ready.copy {
-        Copying::PinnedFile => format!("{bytes}, announces flow"),
-        Copying::PausedDatabase => format!("{bytes}, announces wait until the copy ends"),
+        CopyOf::PinnedFile => format!("{bytes}, announces flow"),
+        CopyOf::PausedDatabase => format!("{bytes}, announces wait until the copy ends"),
     }
 }
 

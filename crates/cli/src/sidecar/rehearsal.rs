@@ -138,7 +138,7 @@ fn look(path: Option<&Path>, ready: Option<&Ready>) -> Result<(String, u64), Fai
     let header = sqlite::inspect(path).map_err(|error| wrong(&error))?;
     let same = match ready {
         Some(ready) => {
-            let checked = ready.offer.file.check(path);
+            let checked = ready.offer.check(path);
             checked.map_err(|error| wrong(&error))?;
             ", the one that is held still"
         }

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use torrust_tracker_maintenance::sidecar::Offer;
+use torrust_tracker_maintenance::status::CopyOf;
 use torrust_tracker_maintenance::window::RunId;
 
 use crate::exit::{Exit, Failure};
@@ -137,32 +138,13 @@ pub struct Ready {
     pub offer: Offer,
     /// The database, as the tracker names it.
     pub database: PathBuf,
-    pub copy: Copying,
+    pub copy: CopyOf,
     /// Whether it is for a sidecar to take.
     pub for_sidecars: bool,
     /// Who has it, in words.
     pub holder: Option<String>,
     /// How long it may still be claimed.
     pub claim_within: Option<Duration>,
-}
-
-/// What stands still.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Copying {
-    /// The file; announces flow.
-    PinnedFile,
-    /// The database; announces wait.
-    PausedDatabase,
-}
-
-impl Copying {
-    /// As it is called in answers and in a command's environment.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::PinnedFile => "pinned_file",
-            Self::PausedDatabase => "paused_database",
-        }
-    }
 }
 
 /// A run that is this sidecar's.

@@ -17,16 +17,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
-use serde::Deserialize;
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 use torrust_tracker_maintenance::disk::{self, Disk};
-use torrust_tracker_maintenance::sidecar::{Expected, Offer};
+use torrust_tracker_maintenance::sidecar::Offer;
 use torrust_tracker_maintenance::sqlite::Journal;
+use torrust_tracker_maintenance::status::CopyOf;
+use torrust_tracker_maintenance::touch_file::{self, RunResult};
 use torrust_tracker_maintenance::window::RunId;
 
-use super::contact::{LOOK_FOR, copying, journal};
-use super::round::{Copying, Grant, Ready, Refusal, Reply, Request};
+use super::contact::LOOK_FOR;
+use super::round::{Grant, Ready, Refusal, Reply, Request};
 use crate::exit::{Exit, Failure};
 
 /// How often the files are looked at.
@@ -41,29 +42,6 @@ const LIMIT: u64 = 64 << 10;
 pub struct TouchFile {
     path: PathBuf,
     disk: Disk,
-}
-
-/// What it says.
-#[derive(Debug, Deserialize)]
-struct Shown {
-    run: String,
-    database: PathBuf,
-    copy: String,
-    /// Whose the run is; where it does not say, a sidecar's.
-    taken_by: Option<String>,
-    until: DateTime<Utc>,
-    file: Expected,
-    began: Option<DateTime<Utc>>,
-    pinned: Option<DateTime<Utc>>,
-    journal_mode: Option<String>,
-}
-
-/// What the `.result` says.
-#[derive(Debug, Deserialize)]
-struct Ended {
-    run: String,
-    held_throughout: bool,
-    why: Option<String>,
 }
 
 impl TouchFile {
@@ -181,14 +159,12 @@ impl TouchFile {
             return Ok(None);
         };
         // It is written whole; another one is that of an earlier run.
-        let ended = serde_json::from_slice::<Ended>(&bytes).ok();
-        Ok(ended.filter(|ended| ended.run == run.as_str()).map(
-            |Ended {
-                 held_throughout: held,
-                 why,
-                 ..
-             }| Reply::Verdict { held, why },
-        ))
+        let ended = serde_json::from_slice::<RunResult>(&bytes).ok();
+        let ended = ended.filter(|ended| ended.run == *run);
+        Ok(ended.map(|ended| Reply::Verdict {
+            held: ended.held_throughout,
+            why: ended.why,
+        }))
     }
 
     /// What is shown, and until when.
@@ -196,12 +172,9 @@ impl TouchFile {
         let Some(bytes) = self.read(&self.path)? else {
             return Ok(None);
         };
-        let parsed = serde_json::from_slice::<Shown>(&bytes)
+        let parsed = serde_json::from_slice::<touch_file::Ready>(&bytes)
             .map_err(|error| error.to_string())
-            .and_then(|shown| {
-                let until = shown.until;
-                Ok((shown.ready()?, until))
-            });
+            .and_then(|shown| Ok((understood(&shown)?, shown.until)));
         parsed.map(Some).map_err(|why| {
             let why = format!(
                 "{} is no touch-file that this version understands: {why}",
@@ -232,33 +205,29 @@ impl TouchFile {
     }
 }
 
-impl Shown {
-    fn ready(self) -> Result<Ready, String> {
-        let run = RunId::parse(&self.run).ok_or("the run's id is none")?;
-        let copy = copying(&self.copy)?;
-        let began = self.began.or_else(|| second(&run));
-        let began = began.ok_or("it does not say when the run began")?;
-        let mode = self.journal_mode.as_deref().map(journal).transpose()?;
-        Ok(Ready {
-            offer: Offer {
-                run,
-                began,
-                // Everything committed before the run began is in the file.
-                pinned: self.pinned.unwrap_or(began),
-                journal: mode.unwrap_or(match copy {
-                    Copying::PinnedFile => Journal::Wal,
-                    Copying::PausedDatabase => Journal::Delete,
-                }),
-                pause: Duration::ZERO,
-                file: self.file,
+/// What is to be made of a touch-file.
+fn understood(shown: &touch_file::Ready) -> Result<Ready, String> {
+    let run = RunId::parse(shown.run.as_str()).ok_or("the run's id is none")?;
+    let began = second(&run).ok_or("the run's id does not say when it began")?;
+    Ok(Ready {
+        offer: Offer {
+            run,
+            began,
+            // Everything committed before the run began is in the file.
+            pinned: began,
+            journal: match shown.copy {
+                CopyOf::PinnedFile => Journal::Wal,
+                CopyOf::PausedDatabase => Journal::Delete,
             },
-            database: self.database,
-            copy,
-            for_sidecars: self.taken_by.is_none_or(|by| by == "sidecar"),
-            holder: None,
-            claim_within: None,
-        })
-    }
+            pause: Duration::ZERO,
+            file: shown.file,
+        },
+        database: shown.database.clone(),
+        copy: shown.copy,
+        for_sidecars: true,
+        holder: None,
+        claim_within: None,
+    })
 }
 
 /// The second a run began in, with which its id begins.

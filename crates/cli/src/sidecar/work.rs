@@ -22,6 +22,7 @@ use torrust_tracker_maintenance::publication::Publisher;
 use torrust_tracker_maintenance::sidecar::{self, Origin, Staging, Taken};
 use torrust_tracker_maintenance::snapshot::Watch;
 use torrust_tracker_maintenance::sqlite::Pin;
+use torrust_tracker_maintenance::status::CopyOf;
 use torrust_tracker_maintenance::window::{self, Cause};
 
 use super::round::{Lease, Ready};
@@ -175,7 +176,6 @@ fn check(ready: &Ready, origin: Origin<'_>) -> Result<(), Failure> {
     };
     ready
         .offer
-        .file
         .check(path)
         .map_err(|error| Failure::new(Exit::Usage, "wrong_database", error.to_string()))
 }
@@ -271,7 +271,7 @@ impl Program {
                 "TORRUST_MAINTENANCE_DEADLINE",
                 deadline.to_rfc3339_opts(SecondsFormat::Secs, true),
             )
-            .env("TORRUST_MAINTENANCE_COPY", lease.ready.copy.name())
+            .env("TORRUST_MAINTENANCE_COPY", copy_of(&lease.ready))
             .env_remove("TORRUST_MAINTENANCE_STAGING")
             .stdin(Stdio::null())
             // A group of its own, so that what it starts ends with it.
@@ -293,6 +293,14 @@ impl Program {
             .first()
             .map(|program| program.to_string_lossy());
         program.unwrap_or_default().into_owned()
+    }
+}
+
+/// As it is called in the tracker's answers.
+fn copy_of(ready: &Ready) -> &'static str {
+    match ready.copy {
+        CopyOf::PinnedFile => "pinned_file",
+        CopyOf::PausedDatabase => "paused_database",
     }
 }
 

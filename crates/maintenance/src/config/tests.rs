@@ -374,7 +374,7 @@ fn a_value_of_the_wrong_type_is_one_problem() {
         ),
         (
             "readiness.bind_address = \"localhost\"",
-            r#"maintenance.readiness.bind_address = "localhost" is not an IP address and a port; write both, such as "127.0.0.1:1414" or "[::1]:1414""#,
+            r#"maintenance.readiness.bind_address = "localhost" is not an IP address and a port; write both, such as "127.0.0.1:1414" or "[::1]:1414", or "unix:" and a path"#,
         ),
     ] {
         assert_eq!(problems(written), problem);
@@ -395,26 +395,85 @@ fn settings_that_contradict_each_other_are_refused() {
 
 #[test]
 fn what_has_no_effect_yet_is_refused() {
-    for (written, value, hint) in [
-        ("backup.taken_by", r#""sidecar""#, r#"write "tracker""#),
-        ("backup.files", r#"["./a", "./b"]"#, "leave the list empty"),
-        (
-            "readiness.bind_address",
-            r#""0.0.0.0:1414""#,
-            "write a loopback address, such as 127.0.0.1",
-        ),
-        (
-            "readiness.token_file",
-            r#""./token""#,
-            "remove it, and keep to a loopback address",
-        ),
+    let (written, value) = ("backup.files", r#"["./a", "./b"]"#);
+    assert_eq!(
+        problems(&format!("{written} = {value}")),
+        format!(
+            "maintenance.{written} = {value} is not supported by this version yet; leave the \
+             list empty"
+        )
+    );
+}
+
+#[test]
+fn an_endpoint_is_an_address_or_a_socket() {
+    let address = |written: &str| {
+        let settings = settings(&format!("readiness.bind_address = \"{written}\""));
+        settings.readiness.expect("enabled").bind_address
+    };
+    for (written, local) in [
+        ("127.0.0.1:1414", true),
+        ("127.8.0.1:0", true),
+        ("[::1]:0", true),
+        ("[::ffff:127.0.0.1]:1414", true),
+        ("unix:/run/torrust/maintenance.sock", true),
+        ("unix:./maintenance.sock", true),
+        ("0.0.0.0:1414", false),
+        ("[::]:1414", false),
+        ("10.0.0.7:1414", false),
     ] {
-        assert_eq!(
-            problems(&format!("{written} = {value}")),
-            format!("maintenance.{written} = {value} is not supported by this version yet; {hint}")
+        let address = address(written);
+        assert_eq!(address.to_string(), written);
+        assert_eq!(address.is_local(), local, "{written}");
+    }
+    for bad in [
+        "unix:",
+        "tracker:1414",
+        "/run/maintenance.sock",
+        "127.0.0.1",
+    ] {
+        let reported = problems(&format!("readiness.bind_address = \"{bad}\""));
+        assert!(reported.contains("unix:"), "{reported}");
+    }
+}
+
+#[test]
+fn hosts_are_names_without_a_port() {
+    let hosts = |written: &str| {
+        let settings = settings(&format!("readiness.hosts = {written}"));
+        settings.readiness.expect("enabled").hosts
+    };
+    assert_eq!(hosts("[]"), Vec::<String>::new());
+    assert_eq!(
+        hosts(r#"["Tracker", "tracker_1.example.org"]"#),
+        ["tracker", "tracker_1.example.org"]
+    );
+    for bad in [
+        r#"["tracker:1414"]"#,
+        r#"["*"]"#,
+        r#"["http://tracker"]"#,
+        r#"[""]"#,
+        r#"["a..b"]"#,
+        "[1]",
+        r#""tracker""#,
+    ] {
+        let reported = problems(&format!("readiness.hosts = {bad}"));
+        assert!(
+            reported.contains("is not a list of host names"),
+            "{reported}"
         );
     }
-    assert_eq!(problems("readiness.bind_address = \"[::1]:0\""), "");
+}
+
+#[test]
+fn a_sidecar_needs_a_place_to_learn_of_a_run() {
+    let sidecar = settings(r#"backup.taken_by = "sidecar""#);
+    assert_eq!(sidecar.backup.taken_by, TakenBy::Sidecar);
+    let reported = problems("backup.taken_by = \"sidecar\"\nreadiness.enabled = false");
+    assert_eq!(
+        reported,
+        r#"maintenance.backup.taken_by = "sidecar" needs [maintenance.readiness], where a sidecar learns of a run; enable that, or write "tracker""#
+    );
 }
 
 #[test]

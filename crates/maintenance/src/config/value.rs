@@ -3,7 +3,6 @@
 //! An override in an environment variable arrives as whatever TOML type it looks like, so a
 //! path may come as a number and a size as either.
 
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use bytesize::ByteSize;
 use humantime::format_duration;
 use toml::Value;
 
+use super::Address;
 use super::table::Fault;
 use crate::schedule::Schedule;
 
@@ -47,12 +47,35 @@ pub(super) fn paths(value: &Value) -> Result<Vec<PathBuf>, Fault> {
     paths.collect::<Result<_, _>>().map_err(|_| fault())
 }
 
-pub(super) fn address(value: &Value) -> Result<SocketAddr, Fault> {
+pub(super) fn address(value: &Value) -> Result<Address, Fault> {
     let address = value.as_str().and_then(|text| text.parse().ok());
     address.ok_or_else(|| {
         Fault::new(
             "is not an IP address and a port",
-            r#"write both, such as "127.0.0.1:1414" or "[::1]:1414""#,
+            r#"write both, such as "127.0.0.1:1414" or "[::1]:1414", or "unix:" and a path"#,
+        )
+    })
+}
+
+/// Names of hosts (RFC 1123, section 2.1; and `_`, which container engines let into them).
+pub(super) fn hosts(value: &Value) -> Result<Vec<String>, Fault> {
+    let is_label = |label: &str| {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        (1..=63).contains(&label.len()) && label.bytes().all(allowed)
+    };
+    let host = |value: &Value| {
+        let name = value.as_str()?;
+        let fits = name.len() <= 253 && name.split('.').all(is_label);
+        fits.then(|| name.to_ascii_lowercase())
+    };
+    let hosts = value.as_array().and_then(|values| {
+        let hosts = values.iter().map(host);
+        hosts.collect::<Option<_>>()
+    });
+    hosts.ok_or_else(|| {
+        Fault::new(
+            "is not a list of host names",
+            r#"write names without a port in brackets, such as ["tracker"]"#,
         )
     })
 }

@@ -11,6 +11,9 @@ use std::sync::{Condvar, Mutex};
 
 use super::*;
 use crate::schedule::Schedule;
+use crate::status::Reader;
+
+mod sidecar;
 
 /// What a step of the fake engine does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +37,7 @@ struct Script {
     changed: Condvar,
     copied_when_open: Mutex<Option<bool>>,
     too_long: Mutex<bool>,
+    broken: Mutex<bool>,
     break_driver: Mutex<bool>,
 }
 
@@ -164,10 +168,25 @@ impl Engine for Fake {
     type Pin = Part;
     type Copy = Part;
 
-    fn prepare(&self, _run: &Run, watch: &Watch) -> Result<(Pause, Part), Failure> {
+    fn prepare(&self, _run: &Run, watch: &Watch) -> Result<(Pause, Option<Part>), Failure> {
         let draft = self.part("draft");
         self.act(Job::Prepare, watch)?;
-        Ok((self.pause, draft))
+        Ok((self.pause, Some(draft)))
+    }
+
+    fn describe(&self, _pin: &Part) -> Pinned {
+        Pinned {
+            file: FILE,
+            taken: DateTime::UNIX_EPOCH,
+        }
+    }
+
+    fn broken(&self) -> Option<Failure> {
+        let broken = *self.script.broken.lock().expect("unpoisoned");
+        broken.then(|| Failure {
+            cause: Cause::BrokenPin,
+            message: "it moved".into(),
+        })
     }
 
     fn pin(&self, _run: &Run, _limit: Duration, watch: &Watch) -> Result<Part, NotPinned> {
@@ -230,14 +249,22 @@ impl Engine for Fake {
     }
 }
 
+const FILE: PinnedFile = PinnedFile {
+    device: 1,
+    inode: 2,
+    page_size: 4096,
+    page_count: 3,
+    bytes: 12_288,
+};
+
 /// A driver under test.
 struct Bench {
     script: Arc<Script>,
     gate: Gate,
     commands: mpsc::Sender<Command>,
-    status: crate::status::Reader,
+    status: Reader,
     stop: Option<oneshot::Sender<()>>,
-    driver: tokio::task::JoinHandle<()>,
+    driver: JoinHandle<()>,
     touch_file: std::path::PathBuf,
     _directory: tempfile::TempDir,
 }
@@ -253,6 +280,7 @@ fn rules() -> Rules {
         retry_after: Duration::from_millis(1),
         grace: Duration::from_millis(400),
         finish_within: Duration::from_secs(60),
+        lease: None,
     }
 }
 

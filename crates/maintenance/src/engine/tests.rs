@@ -152,6 +152,7 @@ fn run(second: u32) -> Run {
 fn back_up(engine: &BackupEngine, run: &Run) -> Result<Published, Failure> {
     let watch = Watch::default();
     let (_, draft) = engine.prepare(run, &watch)?;
+    let draft = draft.expect("the tracker copies");
     let pin = loop {
         match engine.pin(run, Duration::from_secs(5), &watch) {
             Ok(pin) => break pin,
@@ -330,8 +331,16 @@ impl Engine for Hanging {
     type Pin = Pin;
     type Copy = Copied;
 
-    fn prepare(&self, run: &Run, watch: &Watch) -> Result<(Pause, Draft), Failure> {
+    fn prepare(&self, run: &Run, watch: &Watch) -> Result<(Pause, Option<Draft>), Failure> {
         self.engine.prepare(run, watch)
+    }
+
+    fn describe(&self, pin: &Pin) -> Pinned {
+        self.engine.describe(pin)
+    }
+
+    fn broken(&self) -> Option<Failure> {
+        self.engine.broken()
     }
 
     fn pin(&self, run: &Run, limit: Duration, watch: &Watch) -> Result<Pin, NotPinned> {
@@ -405,6 +414,7 @@ async fn a_copy_that_hangs_keeps_neither_the_gate_nor_the_database() {
             retry_after: Duration::from_millis(1),
             grace: Duration::from_millis(200),
             finish_within: Duration::from_secs(60),
+            lease: None,
         },
         served: None,
         touch_file: None,

@@ -1,11 +1,22 @@
 use std::error::Error as StdError;
 
+use std::net::SocketAddr;
+use std::time::Instant;
+
 use http::Version;
+use http::header::ALLOW;
 use serde_json::Value;
+use tokio::net::TcpStream;
 
 use super::*;
+use crate::config::Address;
+use crate::disk::Disk;
 use crate::gate::{Gate, Keeper};
-use crate::status::Published;
+use crate::lease::Terms;
+use crate::status::{CopyOf, Offer, PinnedFile, Published};
+
+mod document;
+mod slow;
 
 type Result<T = (), E = Box<dyn StdError>> = std::result::Result<T, E>;
 
@@ -40,10 +51,11 @@ fn running(state: Phase) -> Status {
         "began": "2026-11-22T02:59:00Z",
         "attempt": 1,
         "progress": null,
+        "lease": null,
     });
     Status {
         state,
-        ready: state == Phase::Copying,
+        ready: matches!(state, Phase::Copying | Phase::Offered | Phase::Leased),
         run: Some(serde_json::from_value(run).expect("a run")),
         ..serving()
     }
@@ -51,6 +63,52 @@ fn running(state: Phase) -> Status {
 
 fn now() -> DateTime<Utc> {
     "2026-11-22T02:59:30Z".parse().expect("a time")
+}
+
+/// What is published while `state` lasts. Of what is ready a minute is left.
+fn published(state: Phase) -> Published {
+    let status = running(state);
+    #[expect(clippy::disallowed_methods, reason = "a minute from now")]
+    let until = Instant::now() + Duration::from_secs(60);
+    let terms = Terms {
+        ttl: Duration::from_secs(45),
+        claim_within: Duration::from_secs(60),
+    };
+    let holder = Holder::try_from("nas".to_owned()).expect("a name");
+    let offer = status.ready.then(|| Offer {
+        copy: CopyOf::PinnedFile,
+        terms: (state != Phase::Copying).then_some(terms),
+        claim_until: (state == Phase::Offered).then_some(until),
+        until,
+        deadline: now() + Duration::from_secs(60),
+        lease: (state == Phase::Leased).then_some((holder, until)),
+        file: PinnedFile {
+            device: 1,
+            inode: 2,
+            page_size: 4096,
+            page_count: 3,
+            bytes: 12_288,
+        },
+        pinned: now(),
+        pause: Duration::from_millis(2),
+    });
+    Published {
+        status,
+        job: None,
+        offer,
+    }
+}
+
+/// What a reader of it reads.
+fn reader(published: Published) -> Reader {
+    let (gate, keeper) = Gate::new().expect("a thread");
+    // The gate of a keeper that is gone is open.
+    drop(keeper);
+    Reader::new(watch::Sender::new(published).subscribe(), gate)
+}
+
+fn no_token() -> Access {
+    Access::default()
 }
 
 fn request(method: &str, target: &str, headers: &[(&str, &str)]) -> Request<Full<Bytes>> {
@@ -66,9 +124,23 @@ fn admitted(
     target: &str,
     headers: &[(&str, &str)],
 ) -> std::result::Result<Route, (u16, &'static str)> {
-    admit(&request(method, target, headers).into_parts().0)
-        .map_err(|refusal| (refusal.status.as_u16(), refusal.error))
+    admitted_to(&no_token(), method, target, headers)
 }
+
+fn admitted_to(
+    access: &Access,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+) -> std::result::Result<Route, (u16, &'static str)> {
+    admit(&request(method, target, headers).into_parts().0, access)
+        .map_err(|refusal| (refusal.code.status().as_u16(), refusal.code.name()))
+}
+
+const READY: Route = Route::Ready {
+    wait: Duration::ZERO,
+};
+const BEGIN: Route = Route::Command(CommandRoute::Start);
 
 async fn body(answer: Answer) -> Value {
     let bytes = answer
@@ -84,11 +156,12 @@ async fn body(answer: Answer) -> Value {
 fn every_route_and_nothing_else() {
     let paths = [
         ("/health_check", Route::HealthCheck),
-        ("/ready", Route::Ready),
+        ("/ready", READY),
         ("/api/v1/status", Route::Status),
+        ("/openapi.json", Route::OpenApi),
     ];
     for (path, route) in paths {
-        assert_eq!(admitted("GET", path, &[HERE]), Ok(route));
+        assert_eq!(admitted("GET", path, &[HERE]), Ok(route.clone()));
         assert_eq!(admitted("HEAD", path, &[HERE]), Ok(route));
         for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
             assert_eq!(
@@ -98,17 +171,41 @@ fn every_route_and_nothing_else() {
             );
         }
     }
-    assert_eq!(
-        admitted("POST", "/api/v1/runs", &[HERE, JSON]),
-        Ok(Route::Start)
-    );
+    assert_eq!(admitted("POST", "/api/v1/runs", &[HERE, JSON]), Ok(BEGIN));
     for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"] {
         assert_eq!(
             admitted(method, "/api/v1/runs", &[HERE]),
             Err((405, "wrong_method"))
         );
     }
+    let id = "20261122T030000Z-kfqz";
+    let run = || RunId::parse(id);
+    for (what, route) in [
+        ("claim", CommandRoute::Claim(run())),
+        ("renew", CommandRoute::Renew(run())),
+        ("finish", CommandRoute::Finish(run())),
+    ] {
+        let path = format!("/api/v1/runs/{id}/{what}");
+        let route = Ok(Route::Command(route));
+        assert_eq!(admitted("POST", &path, &[HERE, JSON]), route);
+        assert_eq!(admitted("GET", &path, &[HERE]), Err((405, "wrong_method")));
+    }
+    // A run of a name that none has is a run that is not the current one, not a path.
+    for odd in ["..", "%2e%2e", "a%2fb", "a_b", "%00", &"a".repeat(65)] {
+        let path = format!("/api/v1/runs/{odd}/claim");
+        let route = Ok(Route::Command(CommandRoute::Claim(None)));
+        assert_eq!(admitted("POST", &path, &[HERE, JSON]), route, "{path}");
+    }
     for path in [
+        "/api/v1/runs/",
+        "/api/v1/runs//claim",
+        "/api/v1/runs/a",
+        "/api/v1/runs/a/",
+        "/api/v1/runs/a/claim/",
+        "/api/v1/runs/a/Claim",
+        "/api/v1/runs/a/b/claim",
+        "/api/v1/runs/../status",
+        "/api/v1/runsaway/a/claim",
         "/",
         "/ready/",
         "/Ready",
@@ -122,18 +219,19 @@ fn every_route_and_nothing_else() {
             "{path}"
         );
     }
-    assert_eq!(admitted("GET", "/ready?verbose", &[HERE]), Ok(Route::Ready));
+    assert_eq!(admitted("GET", "/ready?verbose", &[HERE]), Ok(READY));
 }
 
 #[test]
 fn a_refused_method_is_told_which_is_allowed() {
     let head = request("GET", "/api/v1/runs", &[HERE]).into_parts().0;
-    let answer = admit(&head)
+    let answer = admit(&head, &no_token())
         .expect_err("GET is not a way to start")
         .answer();
     assert_eq!(answer.headers()[ALLOW], "POST");
     let head = request("POST", "/ready", &[HERE]).into_parts().0;
-    let answer = admit(&head).expect_err("POST does not read").answer();
+    let refused = admit(&head, &no_token());
+    let answer = refused.expect_err("POST does not read").answer();
     assert_eq!(answer.headers()[ALLOW], "GET, HEAD");
 }
 
@@ -151,7 +249,7 @@ fn only_an_address_is_a_host() {
     for host in good {
         assert_eq!(
             admitted("GET", "/ready", &[("host", host)]),
-            Ok(Route::Ready),
+            Ok(READY),
             "{host}"
         );
     }
@@ -189,7 +287,7 @@ fn one_host_is_needed_and_the_target_cannot_name_another() {
     );
     assert_eq!(
         admitted("GET", "http://127.0.0.1:1414/ready", &[HERE]),
-        Ok(Route::Ready)
+        Ok(READY)
     );
     assert_eq!(
         admitted("GET", "http://evil.example/ready", &[HERE]),
@@ -220,7 +318,7 @@ fn a_web_page_cannot_start_a_run() {
     for json in ["application/json; charset=utf-8", "Application/JSON"] {
         assert_eq!(
             admitted("POST", "/api/v1/runs", &[HERE, ("content-type", json)]),
-            Ok(Route::Start)
+            Ok(BEGIN)
         );
     }
 }
@@ -234,7 +332,7 @@ fn a_long_body_is_refused_unread() {
             &[HERE, JSON, ("content-length", &bytes.to_string())],
         )
     };
-    assert_eq!(length(BODY_LIMIT), Ok(Route::Start));
+    assert_eq!(length(BODY_LIMIT), Ok(BEGIN));
     assert_eq!(length(BODY_LIMIT + 1), Err((413, "too_large")));
 }
 
@@ -251,9 +349,9 @@ async fn a_body_is_measured_whatever_it_claims() {
 #[test]
 fn an_empty_object_or_nothing_starts_a_run() {
     let parse = |body: &str| {
-        parse::<StartRun>(body.as_bytes())
+        parse_or_default::<StartRun>(body.as_bytes())
             .map(|StartRun {}| ())
-            .map_err(|refusal| refusal.error)
+            .map_err(|refusal| refusal.code.name())
     };
     for good in ["", " \n", "{}", " { } "] {
         assert_eq!(parse(good), Ok(()), "{good:?}");
@@ -265,13 +363,46 @@ fn an_empty_object_or_nothing_starts_a_run() {
 
 #[tokio::test]
 async fn ready_exactly_while_the_status_says_so() {
-    let answer = ready(&running(Phase::Copying), now());
-    assert_eq!(answer.status(), 200);
-    assert!(!answer.headers().contains_key(RETRY_AFTER));
-    let expected = json!({
-        "ready": true, "run": "20261122T025900Z-abcd", "database": "/var/lib/db", "driver": "sqlite3",
-    });
-    assert_eq!(body(answer).await, expected);
+    for phase in [Phase::Copying, Phase::Offered, Phase::Leased] {
+        let published = published(phase);
+        let status = published.status.clone();
+        let answer = ready(reader(published).ready().as_ref(), &status, now());
+        assert_eq!(answer.status(), 200);
+        assert!(!answer.headers().contains_key(RETRY_AFTER));
+        let mut body = body(answer).await;
+        // What is left of a minute, a moment later.
+        let minute = |left: &Value| {
+            left.as_f64()
+                .is_some_and(|left| left > 30.0 && left <= 60.0)
+        };
+        assert!(minute(&body["deadline_seconds"].take()), "{body}");
+        let (mut claim_within, mut lease) = (Value::Null, Value::Null);
+        match phase {
+            Phase::Offered => {
+                assert!(minute(&body["claim_within_seconds"].take()), "{body}");
+            }
+            Phase::Leased => {
+                assert!(minute(&body["lease"]["expires_seconds"].take()), "{body}");
+                lease = json!({ "holder": "nas", "expires_seconds": null });
+            }
+            _ => drop(claim_within.take()),
+        }
+        let sidecar = phase != Phase::Copying;
+        let expected = json!({
+            "ready": true, "run": "20261122T025900Z-abcd", "database": "/var/lib/db",
+            "driver": "sqlite3", "taken_by": if sidecar { "sidecar" } else { "tracker" },
+            "copy": "pinned_file", "announces": "flowing",
+            "ttl_seconds": if sidecar { json!(45.0) } else { Value::Null },
+            "claim_within_seconds": claim_within, "deadline": "2026-11-22T03:00:30Z",
+            "deadline_seconds": null, "lease": lease,
+            "file": {
+                "device": 1, "inode": 2, "page_size": 4096, "page_count": 3, "bytes": 12_288,
+            },
+            "pinned": "2026-11-22T02:59:30Z", "began": "2026-11-22T02:59:00Z",
+            "journal_mode": "wal", "pause_ms": 2.0,
+        });
+        assert_eq!(body, expected);
+    }
 
     let not_ready = [
         Phase::Serving,
@@ -282,7 +413,7 @@ async fn ready_exactly_while_the_status_says_so() {
         Phase::Finishing,
     ];
     for phase in not_ready {
-        let answer = ready(&running(phase), now());
+        let answer = ready(None, &running(phase), now());
         assert_eq!(answer.status(), 503, "{phase}");
         let body = body(answer).await;
         assert_eq!(body["ready"], false);
@@ -328,39 +459,95 @@ fn retry_after_is_the_time_to_the_next_beginning() {
         ..serving
     };
     assert_eq!(at(&never, "2026-11-22T02:59:30Z"), None);
-    assert!(!ready(&never, now()).headers().contains_key(RETRY_AFTER));
+    let answer = ready(None, &never, now());
+    assert!(!answer.headers().contains_key(RETRY_AFTER));
+}
+
+/// One of every kind the code can make: what a client is told when it happens.
+fn every_refusal() -> Vec<Refusal> {
+    let run = RunId::new(now());
+    let holder = Holder::try_from("nas".to_owned()).expect("a name");
+    let phase = Phase::Copying;
+    let driver = [
+        Refused::Busy {
+            run: run.clone(),
+            phase,
+        },
+        Refused::Stuck { run },
+        Refused::ShuttingDown,
+    ];
+    let expires = Duration::from_millis(1500);
+    let lease = [
+        lease::Refused::StaleRun,
+        lease::Refused::TakenByTracker,
+        lease::Refused::NotReady { phase },
+        lease::Refused::NotHolder,
+        lease::Refused::Taken { holder, expires },
+    ];
+    let refused = |method: &str, target: &str, headers: &[(&str, &str)]| {
+        let access = Access {
+            token: token(),
+            hosts: Vec::new(),
+        };
+        let head = request(method, target, headers).into_parts().0;
+        admit(&head, &access).expect_err("it is refused")
+    };
+    let known = ("authorization", "Bearer 0123456789abcdef");
+    let begin = "/api/v1/runs";
+    let failed = br#"{"lease": "0123456789abcdef", "result": "failed"}"#;
+    let mut all: Vec<Refusal> = driver.into_iter().map(Refusal::from).collect();
+    all.extend(lease.into_iter().map(Refusal::from));
+    all.extend([
+        refused("GET", "/ready", &[]),
+        refused("GET", "/ready", &[("host", "evil.example")]),
+        refused("GET", "/ready?wait=soon", &[HERE]),
+        refused("GET", "/nowhere", &[HERE]),
+        refused("PUT", "/ready", &[HERE]),
+        refused("POST", begin, &[HERE, ("origin", "null")]),
+        refused("POST", begin, &[HERE]),
+        refused("POST", begin, &[HERE, known]),
+        refused(
+            "POST",
+            begin,
+            &[HERE, known, JSON, ("content-length", "1000000000")],
+        ),
+        parse::<Renew>(b"{").expect_err("no JSON"),
+        parse::<FinishAs>(failed)
+            .expect("JSON")
+            .check()
+            .expect_err("without a reason"),
+    ]);
+    all
+}
+
+fn token() -> Option<Token> {
+    let text = std::ffi::OsStr::new("0123456789abcdef");
+    Token::find(Some(text), None, &Disk::default()).expect("a token")
 }
 
 #[tokio::test]
 async fn every_refusal_says_what_why_and_what_to_do() {
-    let busy = Refused::Busy {
-        run: RunId::new(now()),
-        phase: Phase::Copying,
-    };
-    for (refusal, code, error) in [
-        (Refusal::from(busy.clone()), 409, "busy"),
-        (
-            Refusal::from(Refused::Stuck {
-                run: RunId::new(now()),
-            }),
-            409,
-            "stuck",
-        ),
-        (Refusal::from(Refused::ShuttingDown), 503, "shutting_down"),
-        (too_large(), 413, "too_large"),
-        (wrong_method(&Method::PUT, "GET, HEAD"), 405, "wrong_method"),
-    ] {
-        let message = refusal.message.clone();
+    for refusal in every_refusal() {
+        let (code, message) = (refusal.code, refusal.message.clone());
+        assert!(message.len() >= 40, "{code:?}: {message}");
         let answer = refusal.answer();
-        assert_eq!(answer.status(), code);
+        assert_eq!(answer.status(), code.status());
         assert_eq!(answer.headers()[CONTENT_TYPE], "application/json");
         assert_eq!(answer.headers()[CACHE_CONTROL], "no-store");
-        assert_eq!(
-            body(answer).await,
-            json!({ "error": error, "message": message })
-        );
+        let retry_after = answer.headers().get(RETRY_AFTER).cloned();
+        let challenge = answer.headers().get("www-authenticate").cloned();
+        let mut body = body(answer).await;
+        if code == Code::Taken {
+            assert_eq!(retry_after.expect("it will expire"), "2", "rounded up");
+            assert_eq!(body["holder"].take(), "nas");
+            assert_eq!(body["expires_seconds"].take(), 1.5);
+            body.as_object_mut()
+                .expect("an object")
+                .retain(|_, value| !value.is_null());
+        }
+        assert_eq!(challenge.is_some(), code == Code::Unauthorized);
+        assert_eq!(body, json!({ "error": code.name(), "message": message }));
     }
-    assert!(busy.to_string().contains("copying"));
 }
 
 #[cfg(unix)]
@@ -384,19 +571,30 @@ struct Server {
     _keeper: Keeper,
 }
 
+fn any_port() -> Address {
+    Address::Tcp(([127, 0, 0, 1], 0).into())
+}
+
 impl Server {
     fn start() -> Result<Self> {
+        Self::with(no_token())
+    }
+
+    fn with(access: Access) -> Result<Self> {
         let (gate, keeper) = Gate::new()?;
         let published = watch::Sender::new(Published {
             status: serving(),
             job: None,
+            offer: None,
         });
         let reader = Reader::new(published.subscribe(), gate);
         let (sender, commands) = mpsc::channel(1);
         let (stop, stopped) = oneshot::channel::<()>();
-        let listener = bind((IpAddr::from([127, 0, 0, 1]), 0).into())?;
-        let address = listener.local_addr()?;
-        let ended = tokio::spawn(serve(listener, reader, sender, async move {
+        let listener = Listener::bind(&any_port(), &Disk::default())?;
+        let Address::Tcp(address) = listener.address()? else {
+            return Err("a port was asked for".into());
+        };
+        let ended = tokio::spawn(serve(listener, access, reader, sender, async move {
             let _ = stopped.await;
         }));
         Ok(Self {
@@ -478,9 +676,7 @@ async fn the_status_follows_the_driver() -> Result {
     assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
     assert_eq!(serde_json::from_value::<Status>(body)?, serving());
 
-    server
-        .published
-        .send_modify(|published| published.status = running(Phase::Copying));
+    server.published.send_replace(published(Phase::Copying));
     let (head, body) = server
         .ask("GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         .await?;
@@ -489,7 +685,7 @@ async fn the_status_follows_the_driver() -> Result {
 
     server
         .published
-        .send_modify(|published| published.status = serving());
+        .send_modify(|published| *published = self::published(Phase::Finishing));
     let (head, _) = server
         .ask("GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         .await?;
@@ -675,9 +871,11 @@ async fn shutting_down_closes_the_port_and_idle_connections() -> Result {
 
 #[test]
 fn a_port_that_is_taken_is_an_error_that_names_it() -> Result {
-    let taken = bind((IpAddr::from([127, 0, 0, 1]), 0).into())?;
-    let address = taken.local_addr()?;
-    let error = bind(address).expect_err("it is taken").to_string();
+    let disk = Disk::default();
+    let taken = Listener::bind(&any_port(), &disk)?;
+    let address = taken.address()?;
+    let error = Listener::bind(&address, &disk).expect_err("it is taken");
+    let error = error.to_string();
     assert!(error.contains(&address.to_string()), "{error}");
     assert!(
         error.contains("maintenance.readiness.bind_address"),
@@ -688,17 +886,21 @@ fn a_port_that_is_taken_is_an_error_that_names_it() -> Result {
 
 #[test]
 fn the_touch_file_says_what_ready_says() -> Result {
-    let status = running(Phase::Copying);
+    let published = published(Phase::Copying);
+    let status = published.status.clone();
+    let offer = published.offer.clone().ok_or("an offer")?;
     let file = serde_json::to_value(crate::touch_file::Ready {
         run: status.run.as_ref().ok_or("a run")?.id.clone(),
         database: status.database.path.clone(),
         driver: DRIVER.to_owned(),
+        copy: offer.copy,
         until: now(),
+        file: offer.file,
     })?;
-    let answer = ready(&status, now());
+    let answer = ready(reader(published).ready().as_ref(), &status, now());
     assert_eq!(answer.version(), Version::HTTP_11);
     let body = futures_util::FutureExt::now_or_never(body(answer)).ok_or("in memory")?;
-    for key in ["run", "database", "driver"] {
+    for key in ["run", "database", "driver", "copy", "file"] {
         assert_eq!(file[key], body[key]);
     }
     Ok(())

@@ -61,7 +61,8 @@ impl Bench {
             pinned: testing::time(),
             journal: header.journal,
             pause: Duration::from_millis(3),
-            file: Expected {
+            file: PinnedFile {
+                device: found.dev(),
                 inode: found.ino(),
                 page_size: header.page_size,
                 page_count: header.page_count,
@@ -218,7 +219,7 @@ fn a_copy_that_is_given_up_leaves_nothing() {
 #[test]
 fn another_file_is_told_from_the_right_one() {
     let bench = Bench::new("WAL");
-    let right = bench.offer().file;
+    let right = bench.offer();
     right.check(&bench.database()).expect("it is the one");
     symlink(bench.database(), bench.path("link.db")).expect("a new name");
     right
@@ -231,17 +232,17 @@ fn another_file_is_told_from_the_right_one() {
         .expect_err("a copy is not the file");
     assert!(copy.to_string().contains("inode"), "{copy}");
     // Each fact by itself is enough, and all of them are told.
-    let each: [(&str, fn(&mut Expected)); 4] = [
+    let each: [(&str, fn(&mut PinnedFile)); 4] = [
         ("inode", |file| file.inode += 1),
         ("size", |file| file.bytes += 1),
         ("page size", |file| file.page_size *= 2),
         ("page count", |file| file.page_count += 1),
     ];
-    let mut other = right;
+    let mut other = right.clone();
     for (what, change) in each {
-        let mut wrong = right;
-        change(&mut wrong);
-        change(&mut other);
+        let mut wrong = right.clone();
+        change(&mut wrong.file);
+        change(&mut other.file);
         let error = wrong.check(&bench.database()).expect_err(what);
         let differences = match &error {
             WrongFile::Other { differences, .. } => differences.len(),

@@ -87,11 +87,7 @@ impl Reader {
 
     /// Whether the transaction is there and nobody wants it ended.
     pub(super) fn stands(&self) -> bool {
-        match &*self.0.state() {
-            State::Idle(_) => true,
-            State::Lent { ending, .. } => !ending,
-            State::Ended => false,
-        }
+        self.0.stands()
     }
 }
 
@@ -117,6 +113,14 @@ impl PinHandle {
             .ended
             .wait_timeout_while(self.0.state(), within, |state| !state.is_ended());
         waited.unwrap_or_else(PoisonError::into_inner).0.is_ended()
+    }
+}
+
+impl PinHandle {
+    /// As [`super::Pin::stands`].
+    #[must_use]
+    pub fn stands(&self) -> bool {
+        self.0.stands()
     }
 }
 
@@ -175,6 +179,15 @@ impl Shared {
                 interrupt.interrupt();
             }
             State::Ended => {}
+        }
+    }
+
+    fn stands(&self) -> bool {
+        match &*self.state() {
+            // After some errors, of the disk for one, SQLite rolls back by itself.
+            State::Idle(held) => !held.is_autocommit(),
+            State::Lent { ending, .. } => !ending,
+            State::Ended => false,
         }
     }
 

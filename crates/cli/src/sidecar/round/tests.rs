@@ -4,8 +4,8 @@
 use std::collections::HashSet;
 
 use chrono::TimeZone as _;
-use torrust_tracker_maintenance::sidecar::Expected;
 use torrust_tracker_maintenance::sqlite::Journal;
+use torrust_tracker_maintenance::status::PinnedFile;
 
 use super::*;
 
@@ -27,7 +27,8 @@ fn ready(letter: char) -> Ready {
             pinned: began,
             journal: Journal::Wal,
             pause: Duration::ZERO,
-            file: Expected {
+            file: PinnedFile {
+                device: 1,
                 inode: 7,
                 page_size: 4096,
                 page_count: 10,
@@ -35,7 +36,7 @@ fn ready(letter: char) -> Ready {
             },
         },
         database: "/data/tracker.db".into(),
-        copy: Copying::PinnedFile,
+        copy: CopyOf::PinnedFile,
         for_sidecars: true,
         holder: None,
         claim_within: Some(60 * SECOND),
@@ -236,7 +237,8 @@ fn every_step_keeps_the_rules() {
         let now = start();
         let mut front = vec![(State::begin(now, begun), now)];
         let mut seen = HashSet::new();
-        for _ in 0..5 {
+        // From the beginning of a run to its end.
+        for _ in 0..4 + u32::from(begun) {
             let mut next = Vec::new();
             for (before, now) in front {
                 for (event, at) in events(&before, now) {

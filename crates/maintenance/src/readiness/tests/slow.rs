@@ -1,0 +1,1 @@
+//! Clients that cost time, and what others notice of them.
