@@ -136,7 +136,7 @@ fn check_mandatory(
 
 /// The running tracker's word, if it gives one: then nobody else need touch its database.
 fn running(configuration: &Configuration) -> Option<Status> {
-    let client = Client::new(configuration.endpoint().ok()?);
+    let client = Client::new(configuration.endpoint().ok()?, None);
     let answer: Result<Status, client::Error> = block_on(client.status());
     answer.ok()
 }

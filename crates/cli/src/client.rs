@@ -1,41 +1,127 @@
 //! The readiness endpoint, asked: one request, one connection, one limit in time.
 
 use std::io;
-use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
-use tokio::net::TcpStream;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use torrust_tracker_maintenance::status::Status;
 use torrust_tracker_maintenance::window::RunId;
 
-/// The whole exchange. Longer than the endpoint gives the driver to reply.
+/// The whole exchange, once the tracker has no reason to wait any more. Longer than the
+/// endpoint gives the driver to reply.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 /// Most bytes of an answer: a status has a few thousand.
 const ANSWER_LIMIT: usize = 4 << 20;
 
-/// A tracker's endpoint.
-#[derive(Debug, Clone, Copy)]
+/// Where a tracker's endpoint is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// Host and port; the host may be a name.
+    Tcp(String),
+    /// A Unix domain socket.
+    Unix(PathBuf),
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            return match path {
+                "" => Err("the path of the socket is missing after `unix:`".to_owned()),
+                path => Ok(Self::Unix(path.into())),
+            };
+        }
+        if text.starts_with("https:") {
+            return Err(
+                "the endpoint does not speak TLS: write http://HOST:PORT, or \
+                        unix:PATH for a socket on this machine"
+                    .to_owned(),
+            );
+        }
+        let authority = text.strip_prefix("http://").unwrap_or(text);
+        let authority = authority.strip_suffix('/').unwrap_or(authority);
+        let sound = authority.rsplit_once(':').is_some_and(|(host, port)| {
+            let host = host
+                .strip_prefix('[')
+                .and_then(|host| host.strip_suffix(']'))
+                .unwrap_or(host);
+            let named = !host.is_empty()
+                && host
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte));
+            named && port.parse::<u16>().is_ok()
+        });
+        if sound {
+            return Ok(Self::Tcp(authority.to_owned()));
+        }
+        Err("write HOST:PORT, http://HOST:PORT or unix:PATH".to_owned())
+    }
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(authority) => f.write_str(authority),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// What a tracker asks for before it starts or ends something. Never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(HeaderValue);
+
+impl Token {
+    /// `None` for what cannot stand in a header.
+    pub fn new(token: &str) -> Option<Self> {
+        let mut value = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
+        value.set_sensitive(true);
+        Some(Self(value))
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+/// A tracker's endpoint, and what it takes to be let in.
+#[derive(Debug, Clone)]
 pub struct Client {
-    address: SocketAddr,
+    endpoint: Endpoint,
+    token: Option<Token>,
+}
+
+/// What was answered, if it was JSON.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub body: Value,
 }
 
 /// Why there is no answer, or not the one that was wanted.
 #[derive(Debug)]
 pub enum Error {
     NotRunning {
-        address: SocketAddr,
+        endpoint: Endpoint,
         source: io::Error,
     },
     Silent {
-        address: SocketAddr,
+        endpoint: Endpoint,
         why: String,
     },
     /// The endpoint's own words.
@@ -45,7 +131,7 @@ pub enum Error {
         message: String,
     },
     NotUnderstood {
-        address: SocketAddr,
+        endpoint: Endpoint,
         why: String,
     },
 }
@@ -55,20 +141,20 @@ impl std::error::Error for Error {}
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::NotRunning { address, source } => write!(
+            Self::NotRunning { endpoint, source } => write!(
                 f,
-                "no tracker answers at {address} ({source}): start it, or give the address of \
+                "no tracker answers at {endpoint} ({source}): start it, or give the address of \
                  its maintenance.readiness.bind_address with --endpoint"
             ),
-            Self::Silent { address, why } => write!(
+            Self::Silent { endpoint, why } => write!(
                 f,
-                "{address} took the connection but did not answer ({why}): \
+                "{endpoint} took the connection but did not answer ({why}): \
                  is that the readiness endpoint? If so look at the tracker's log"
             ),
             Self::Refused { message, .. } => f.write_str(message),
-            Self::NotUnderstood { address, why } => write!(
+            Self::NotUnderstood { endpoint, why } => write!(
                 f,
-                "{address} answered something else ({why}): is that the readiness endpoint, \
+                "{endpoint} answered something else ({why}): is that the readiness endpoint, \
                  and of the same version as this program?"
             ),
         }
@@ -76,42 +162,51 @@ impl std::fmt::Display for Error {
 }
 
 impl Client {
-    pub fn new(address: SocketAddr) -> Self {
-        Self { address }
+    pub fn new(endpoint: Endpoint, token: Option<Token>) -> Self {
+        Self { endpoint, token }
+    }
+
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// `GET /api/v1/status`, as the tracker gave it: another version may say more.
-    pub async fn status_as_given(self) -> Result<Value, Error> {
-        self.ask(Method::GET, "/api/v1/status").await
+    pub async fn status_as_given(&self) -> Result<Value, Error> {
+        self.ask(Method::GET, "/api/v1/status", &json!({})).await
     }
 
-    pub async fn status(self) -> Result<Status, Error> {
+    pub async fn status(&self) -> Result<Status, Error> {
         self.understand(self.status_as_given().await?)
     }
 
     /// `POST /api/v1/runs`.
-    pub async fn start(self) -> Result<RunId, Error> {
-        let mut begun = self.ask(Method::POST, "/api/v1/runs").await?;
+    pub async fn start(&self) -> Result<RunId, Error> {
+        let mut begun = self.post("/api/v1/runs", &json!({})).await?;
         self.understand(begun["run"].take())
     }
 
-    pub fn understand<T: serde::de::DeserializeOwned>(self, value: Value) -> Result<T, Error> {
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value, Error> {
+        self.ask(Method::POST, path, body).await
+    }
+
+    /// `GET` of what the tracker may take `wait` to answer, whatever it answers.
+    pub async fn get(&self, path: &str, wait: Duration) -> Result<Answer, Error> {
+        let within = wait.saturating_add(ANSWER_WITHIN);
+        self.request(Method::GET, path, &json!({}), within).await
+    }
+
+    pub fn understand<T: serde::de::DeserializeOwned>(&self, value: Value) -> Result<T, Error> {
         serde_json::from_value(value).map_err(|error| self.not_understood(&error))
     }
 
-    async fn ask(self, method: Method, path: &str) -> Result<Value, Error> {
-        let stream = timeout(ANSWER_WITHIN, TcpStream::connect(self.address)).await;
-        let stream = stream
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-            .map_err(|source| Error::NotRunning {
-                address: self.address,
-                source,
-            })?;
-        let (status, body) = timeout(ANSWER_WITHIN, self.exchange(stream, method, path))
-            .await
-            .unwrap_or_else(|_| Err(self.silent(&format!("nothing within {ANSWER_WITHIN:?}"))))?;
-        let body: Value =
-            serde_json::from_slice(&body).map_err(|error| self.not_understood(&error))?;
+    async fn ask(&self, method: Method, path: &str, body: &Value) -> Result<Value, Error> {
+        let answer = self.request(method, path, body, ANSWER_WITHIN).await?;
+        self.accepted(answer)
+    }
+
+    /// The body of what is no refusal.
+    pub fn accepted(&self, answer: Answer) -> Result<Value, Error> {
+        let Answer { status, body } = answer;
         if status.is_success() {
             return Ok(body);
         }
@@ -126,21 +221,59 @@ impl Client {
         }
     }
 
-    async fn exchange(
-        self,
-        stream: TcpStream,
+    async fn request(
+        &self,
         method: Method,
         path: &str,
+        body: &Value,
+        within: Duration,
+    ) -> Result<Answer, Error> {
+        let stream = timeout(ANSWER_WITHIN, self.connect()).await;
+        let stream = stream
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .map_err(|source| Error::NotRunning {
+                endpoint: self.endpoint.clone(),
+                source,
+            })?;
+        let (status, body) = timeout(within, self.exchange(stream, method, path, body))
+            .await
+            .unwrap_or_else(|_| Err(self.silent(&format!("nothing within {within:?}"))))?;
+        let body = serde_json::from_slice(&body).map_err(|error| self.not_understood(&error))?;
+        Ok(Answer { status, body })
+    }
+
+    async fn connect(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(match &self.endpoint {
+            Endpoint::Tcp(authority) => Box::new(TcpStream::connect(authority).await?),
+            Endpoint::Unix(path) => Box::new(UnixStream::connect(path).await?),
+        })
+    }
+
+    async fn exchange(
+        &self,
+        stream: Box<dyn Stream>,
+        method: Method,
+        path: &str,
+        body: &Value,
     ) -> Result<(StatusCode, Bytes), Error> {
         let silent = |error: hyper::Error| self.silent(&error);
         let io = TokioIo::new(stream);
         let (mut sender, connection) = http1::handshake(io).await.map_err(silent)?;
-        let request = Request::builder()
-            .method(method)
+        let host = match &self.endpoint {
+            Endpoint::Tcp(authority) => authority,
+            Endpoint::Unix(_) => "localhost",
+        };
+        let mut request = Request::builder()
+            .method(method.clone())
             .uri(path)
-            .header(HOST, self.address.to_string())
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from_static(b"{}")))
+            .header(HOST, host)
+            .header(CONTENT_TYPE, "application/json");
+        // What only asks needs no token, and one that is not sent cannot be seen.
+        if let Some(Token(token)) = self.token.as_ref().filter(|_| method == Method::POST) {
+            request = request.header(AUTHORIZATION, token);
+        }
+        let request = request
+            .body(Full::new(Bytes::from(body.to_string())))
             .map_err(|error| self.not_understood(&error))?;
         let answered = async {
             let (head, body) = sender
@@ -164,18 +297,24 @@ impl Client {
 
     fn silent(&self, why: &impl ToString) -> Error {
         Error::Silent {
-            address: self.address,
+            endpoint: self.endpoint.clone(),
             why: why.to_string(),
         }
     }
 
-    fn not_understood(&self, why: &impl ToString) -> Error {
+    /// It answered something else.
+    pub fn not_understood(&self, why: &impl ToString) -> Error {
         Error::NotUnderstood {
-            address: self.address,
+            endpoint: self.endpoint.clone(),
             why: why.to_string(),
         }
     }
 }
+
+/// A connection to an endpoint of either kind.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// Lets a command, which is not async, ask.
 pub fn block_on<T>(asking: impl Future<Output = T>) -> T {

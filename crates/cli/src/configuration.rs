@@ -9,6 +9,7 @@ use torrust_tracker_maintenance::catalogue::{Backup, Catalogue};
 use torrust_tracker_maintenance::config::{Address, Error, Settings, Source};
 use torrust_tracker_maintenance::disk::Disk;
 
+use crate::client::{Client, Endpoint, Token};
 use crate::exit::{Exit, Failure};
 
 /// Prefix of the tracker's environment variables, and its default file.
@@ -19,6 +20,12 @@ const DEFAULT_PATH: &str = "./config/tracker.toml";
 const DEFAULT_DRIVER: &str = "sqlite3";
 const DEFAULT_DATABASE: &str = "./storage/tracker/lib/database/sqlite3.db";
 
+/// Holds the endpoint's token, for the tracker as for this program.
+pub const TOKEN_VARIABLE: &str = "TORRUST_TRACKER_MAINTENANCE_TOKEN";
+
+/// More bytes than a file with a token has.
+const TOKEN_LIMIT: u64 = 4096;
+
 /// Options of every command.
 #[derive(clap::Args)]
 pub struct Options {
@@ -26,8 +33,12 @@ pub struct Options {
     #[arg(long, value_name = "PATH", global = true)]
     config: Option<PathBuf>,
     /// The tracker's readiness endpoint [default: from the configuration].
-    #[arg(long, value_name = "IP:PORT", global = true)]
-    endpoint: Option<SocketAddr>,
+    #[arg(long, value_name = "HOST:PORT | URL | unix:PATH", global = true)]
+    endpoint: Option<Endpoint>,
+    /// A file whose first line is the endpoint's token [default: the environment variable
+    /// `TORRUST_TRACKER_MAINTENANCE_TOKEN`, else from the configuration].
+    #[arg(long, value_name = "PATH", global = true)]
+    token_file: Option<PathBuf>,
 }
 
 /// Where to look things up. Nothing has been read yet: a command that needs only the
@@ -35,7 +46,8 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Configuration {
     source: Source,
-    endpoint: Option<SocketAddr>,
+    endpoint: Option<Endpoint>,
+    token_file: Option<PathBuf>,
 }
 
 impl From<Options> for Configuration {
@@ -44,6 +56,7 @@ impl From<Options> for Configuration {
         Self {
             source: Source::from_env(PREFIX, Path::new(DEFAULT_PATH), path),
             endpoint: options.endpoint,
+            token_file: options.token_file,
         }
     }
 }
@@ -72,9 +85,9 @@ impl Configuration {
     }
 
     /// Where the tracker answers.
-    pub fn endpoint(&self) -> Result<SocketAddr, Failure> {
-        if let Some(endpoint) = self.endpoint {
-            return Ok(reachable(endpoint));
+    pub fn endpoint(&self) -> Result<Endpoint, Failure> {
+        if let Some(endpoint) = &self.endpoint {
+            return Ok(reachable(endpoint.clone()));
         }
         let readiness = self.settings()?.readiness.ok_or_else(|| {
             let message = format!(
@@ -83,17 +96,42 @@ impl Configuration {
             );
             Failure::new(Exit::Usage, "no_endpoint", message)
         })?;
-        match readiness.bind_address {
-            Address::Tcp(address) => Ok(reachable(address)),
-            Address::Unix(path) => {
-                let message = format!(
-                    "the endpoint is the Unix domain socket {}, which this version of this program \
-                     does not reach: use curl --unix-socket",
-                    path.display()
-                );
-                Err(Failure::new(Exit::Usage, "no_endpoint", message))
-            }
-        }
+        Ok(match readiness.bind_address {
+            Address::Tcp(address) => reachable(Endpoint::Tcp(address.to_string())),
+            Address::Unix(path) => Endpoint::Unix(path),
+        })
+    }
+
+    /// The tracker, for a command that starts or ends something.
+    pub fn client(&self) -> Result<Client, Failure> {
+        Ok(Client::new(self.endpoint()?, self.token()?))
+    }
+
+    /// The endpoint's token, if there is one: of the command line, of the environment, else
+    /// of the tracker's configuration, which is not asked for it where the endpoint is given.
+    fn token(&self) -> Result<Option<Token>, Failure> {
+        let configured = || {
+            let settings = self.maintenance().ok().flatten()?;
+            settings.readiness?.token_file
+        };
+        let (token, named_by) = if let Some(path) = &self.token_file {
+            (read_token(path)?, path.display().to_string())
+        } else if let Ok(token) = std::env::var(TOKEN_VARIABLE) {
+            (token.trim().to_owned(), TOKEN_VARIABLE.to_owned())
+        } else if let Some(path) = configured() {
+            (read_token(&path)?, path.display().to_string())
+        } else {
+            return Ok(None);
+        };
+        let usable = Some(token).filter(|token| !token.is_empty());
+        let token = usable.and_then(|token| Token::new(&token));
+        token.map(Some).ok_or_else(|| {
+            let message = format!(
+                "the token in {named_by} is empty or has characters that no header may have: \
+                 write it on the first line, as the tracker has it"
+            );
+            Failure::new(Exit::Usage, "token", message)
+        })
     }
 
     /// What is written under a key, or overridden; `None`: it is absent or not of that type.
@@ -145,13 +183,31 @@ impl Configuration {
     }
 }
 
+/// The first line of a small file.
+fn read_token(path: &Path) -> Result<String, Failure> {
+    let failed = |why: &dyn std::fmt::Display| {
+        let message = format!("the token cannot be read: {why}");
+        Failure::new(Exit::Usage, "token", message)
+    };
+    let read = Disk::default().read(path, TOKEN_LIMIT);
+    let text = String::from_utf8(read.map_err(|error| failed(&error))?);
+    let text = text.map_err(|_| failed(&format!("{} is not text", path.display())))?;
+    Ok(text.lines().next().unwrap_or_default().trim().to_owned())
+}
+
 /// An address that means "every one of this machine" is reached through loopback.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(match address.ip() {
-            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        });
+fn reachable(endpoint: Endpoint) -> Endpoint {
+    let Endpoint::Tcp(authority) = &endpoint else {
+        return endpoint;
+    };
+    match authority.parse::<SocketAddr>() {
+        Ok(mut address) if address.ip().is_unspecified() => {
+            address.set_ip(match address.ip() {
+                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+            Endpoint::Tcp(address.to_string())
+        }
+        _ => endpoint,
     }
-    address
 }

@@ -81,7 +81,7 @@ impl Answer {
 }
 
 /// Why a command could not do its work; standard error.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     pub exit: Exit,
     /// A short name for programs.
@@ -229,6 +229,7 @@ impl From<client::Error> for Failure {
         let message = error.to_string();
         match error {
             Error::NotRunning { .. } => Self::new(Exit::NotApplicable, "not_running", message),
+            Error::Refused { status: 401, .. } => Self::new(Exit::Usage, "unauthorized", message),
             Error::Refused { status: 409, .. } => Self::new(Exit::Busy, "busy", message),
             Error::Refused { error, .. } if error == "shutting_down" => {
                 Self::new(Exit::NotApplicable, "shutting_down", message)

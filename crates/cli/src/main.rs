@@ -19,6 +19,7 @@ mod progress;
 mod restore;
 mod run;
 mod selection;
+mod sidecar;
 mod status;
 mod table;
 mod units;
@@ -42,6 +43,7 @@ enum Command {
     /// Check the configuration and show the next windows. Writes nothing.
     Check,
     Run(run::Arguments),
+    Sidecar(sidecar::Arguments),
     /// Show whether announces flow, what is being done, and how the last runs ended.
     Status,
     /// List the backups, newest first. Reads no more than their manifests.
@@ -72,6 +74,7 @@ fn carry_out(arguments: CommandLine) -> Result<Answer, Failure> {
     match arguments.command {
         Command::Check => check::carry_out(&configuration, now()),
         Command::Run(run) => run.carry_out(&configuration, json, now()),
+        Command::Sidecar(sidecar) => sidecar.carry_out(&configuration, json, now()),
         Command::Status => status::carry_out(&configuration, json, now()),
         Command::List => list::carry_out(&configuration, now()),
         Command::Verify(verify) => verify.carry_out(&configuration, json, now()),

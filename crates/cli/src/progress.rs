@@ -58,14 +58,15 @@ pub fn watched<T: Send>(json: bool, job: impl FnOnce(&Watch) -> T + Send) -> T {
 }
 
 /// How progress is shown.
-enum Show {
+#[derive(Debug)]
+pub enum Show {
     Bar(ProgressBar),
     Lines,
     Json,
 }
 
 impl Show {
-    fn new(json: bool) -> Self {
+    pub fn new(json: bool) -> Self {
         if json {
             Self::Json
         } else if std::io::stderr().is_terminal() {
@@ -75,7 +76,7 @@ impl Show {
         }
     }
 
-    fn every(&self) -> Duration {
+    pub fn every(&self) -> Duration {
         match self {
             Self::Bar(_) => Duration::from_millis(100),
             Self::Lines => Duration::from_secs(10),
@@ -83,7 +84,7 @@ impl Show {
         }
     }
 
-    fn progress(&self, watch: &Watch) {
+    pub fn progress(&self, watch: &Watch) {
         let Some(progress) = watch.progress() else {
             return;
         };
@@ -98,7 +99,17 @@ impl Show {
         };
     }
 
-    fn end(&self) {
+    /// Writes a line beside it.
+    pub fn line(&self, line: &str) {
+        let write = || writeln!(std::io::stderr(), "{line}");
+        // A reader that went away is no reason to end the work.
+        let _ = match self {
+            Self::Bar(bar) => bar.suspend(write),
+            Self::Lines | Self::Json => write(),
+        };
+    }
+
+    pub fn end(&self) {
         if let Self::Bar(bar) = self {
             bar.finish_and_clear();
         }

@@ -48,7 +48,7 @@ impl Arguments {
         json: bool,
         now: DateTime<Utc>,
     ) -> Result<Answer, Failure> {
-        let client = Client::new(configuration.endpoint()?);
+        let client = configuration.client()?;
         if self.dry_run {
             let status = block_on(client.status())?;
             return Ok(Forecast::of(configuration, &status)?.answer(&status, now));
@@ -63,13 +63,13 @@ impl Arguments {
                 json: json!({ "run": run }),
             });
         }
-        let report = block_on(wait(client, &run, &Show::new(json)))?;
+        let report = block_on(wait(&client, &run, &Show::new(json)))?;
         Ok(ended(&report))
     }
 }
 
 /// Asks until the run has ended.
-async fn wait(client: Client, run: &RunId, show: &Show) -> Result<RunReport, Failure> {
+async fn wait(client: &Client, run: &RunId, show: &Show) -> Result<RunReport, Failure> {
     let mut missing = 0;
     loop {
         let status = answer(client, run).await?;
@@ -96,7 +96,7 @@ async fn wait(client: Client, run: &RunId, show: &Show) -> Result<RunReport, Fai
 }
 
 /// Asks until there is an answer: the run has begun, so that there was a tracker is known.
-async fn answer(client: Client, run: &RunId) -> Result<Status, Failure> {
+async fn answer(client: &Client, run: &RunId) -> Result<Status, Failure> {
     let mut why = "it does not answer".to_owned();
     let asking = async {
         loop {

@@ -22,7 +22,7 @@ pub fn carry_out(
     json: bool,
     now: DateTime<Utc>,
 ) -> Result<Answer, Failure> {
-    let client = Client::new(configuration.endpoint()?);
+    let client = Client::new(configuration.endpoint()?, None);
     let newest = configuration.newest_backup();
     let given = block_on(client.status_as_given()).map_err(|error| {
         // A tracker that is down is when one wants to know what there is to go back to.

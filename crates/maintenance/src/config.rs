@@ -459,6 +459,13 @@ impl Files {
     }
 }
 
+impl Default for Backup {
+    /// Of an empty table.
+    fn default() -> Self {
+        Table::read(format!("{TABLE}.backup"), None, Self::read).0
+    }
+}
+
 impl Compression {
     /// Two keys, so that the level has a place whatever the method.
     fn read(table: &mut Table<'_>) -> Self {

@@ -22,7 +22,9 @@ use std::ffi::OsString;
 use std::fs::{self, DirBuilder, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt as _, fchown};
+use std::os::unix::fs::{
+    DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt as _, fchown,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -580,6 +582,16 @@ impl File {
                 Ok(owned)
             })
             .map_err(|source| Error::new("set the mode and the time of", &self.path, source))
+    }
+
+    /// Fills the buffer from this offset on, wherever the file is at.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says; also if the file ends before.
+    pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.seam.count()?;
+        self.inner.read_exact_at(buffer, offset)
     }
 
     /// Makes the contents durable (`fdatasync`).

@@ -25,6 +25,7 @@ pub mod readiness;
 pub mod restore;
 pub mod retention;
 pub mod schedule;
+pub mod sidecar;
 pub mod snapshot;
 pub mod sqlite;
 pub mod status;

@@ -13,6 +13,10 @@
 //! nothing except that the pinned connection sees its snapshot. Both show the same
 //! database; `pages` may count up the schema and change counters in the header.
 //!
+//! [`copy_beside`] is `file` in another process than the one that holds the pin, a sidecar:
+//! it can see that the file changed, but not that the pin broke, so whoever holds the pin
+//! has to say afterwards whether it stood.
+//!
 //! # What fails, and what is left then
 //!
 //! The pin is released on every way out, a panic included: [`copy`] owns it. A copy that is
@@ -23,7 +27,8 @@
 //! A copy that returns `Ok` has been synced; its directory entry is the draft's concern.
 
 use std::fmt;
-use std::os::unix::fs::FileExt;
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -104,6 +109,16 @@ pub enum Error {
         "the pin was ended before the copy was complete: nothing can be made of what was copied"
     )]
     Ended,
+    /// The file was written to, or replaced, while another process should have held it still.
+    #[error(
+        "{} changed while it was copied, so nothing can be made of the copy: another process \
+         wrote to it, or the service let go of it early",
+        path.display()
+    )]
+    Changed {
+        /// The database.
+        path: PathBuf,
+    },
     /// The file is not as long as the pages the pin sees, so its bytes alone are not the
     /// database.
     #[error("{} has {found} bytes where its pages are {expected}: use method \"pages\"", path.display())]
@@ -219,6 +234,84 @@ pub fn copy_pinned(
         method,
         seconds: pace.began.elapsed().as_secs_f64(),
     })
+}
+
+/// Copies a database file that another process holds still to the new file `raw`, and makes
+/// it durable. `bytes` is what its pages take, as that process says; `bandwidth` is in bytes
+/// a second. The copy is good only if that process says afterwards that the file was still
+/// throughout.
+///
+/// **Never in the process that has the database open**: the descriptor that is closed here
+/// would take the locks of its connections along.
+///
+/// # Errors
+///
+/// As [`Error`] says; [`Error::Changed`] as soon as the file's metadata show a change.
+pub fn copy_beside(
+    path: &Path,
+    bytes: u64,
+    raw: &Path,
+    disk: &Disk,
+    bandwidth: Option<u64>,
+    watch: &Watch,
+) -> Result<RawCopy, Error> {
+    let file = disk.open(path)?;
+    let before = Stamp::of(path)?;
+    if before.bytes != bytes {
+        return Err(Error::Size {
+            path: path.into(),
+            expected: bytes,
+            found: before.bytes,
+        });
+    }
+    let changed = || Error::Changed { path: path.into() };
+    let still = || {
+        (Stamp::of(path)? == before)
+            .then_some(())
+            .ok_or_else(changed)
+    };
+    let pace = Pace::new(bandwidth, &still, watch);
+    watch.begin("copying", Some(bytes));
+    let source = file::Source {
+        path,
+        bytes,
+        read: &|buffer, offset| file.read_exact_at(buffer, offset),
+    };
+    let sha256 = file::copy(&source, disk.create(raw)?, disk, &pace)?;
+    // After the last byte was read, or it says nothing about that one.
+    still()?;
+    Ok(RawCopy {
+        path: raw.into(),
+        bytes,
+        sha256: Some(sha256),
+        method: Way::File,
+        seconds: pace.began.elapsed().as_secs_f64(),
+    })
+}
+
+/// What of a file changes when it is written to or replaced, from metadata.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    written: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Result<Self, Error> {
+        let found = fs::metadata(path).map_err(|source| Error::Io {
+            doing: "look at",
+            path: path.into(),
+            source,
+        })?;
+        Ok(Self {
+            device: found.dev(),
+            inode: found.ino(),
+            bytes: found.len(),
+            written: (found.mtime(), found.mtime_nsec()),
+        })
+    }
 }
 
 /// Fails once a file is no longer held still. Each thread of a copy asks.

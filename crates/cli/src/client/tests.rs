@@ -1,5 +1,6 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 use std::thread::JoinHandle;
 
 use super::*;
@@ -9,19 +10,24 @@ type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// Answers one connection with these bytes and hands back the request.
 fn answering(answer: &'static str) -> Result<(Client, JoinHandle<io::Result<String>>)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
-    let client = Client::new(listener.local_addr()?);
+    let endpoint = Endpoint::Tcp(listener.local_addr()?.to_string());
+    let client = Client::new(endpoint, Token::new("a token"));
     let request = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept()?;
-        let mut request = Vec::new();
-        while !request.ends_with(b"{}") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte)?;
-            request.extend(byte);
-        }
-        stream.write_all(answer.as_bytes())?;
-        Ok(String::from_utf8_lossy(&request).into_owned())
+        let (stream, _) = listener.accept()?;
+        self::answer(stream, answer)
     });
     Ok((client, request))
+}
+
+fn answer(mut stream: impl Read + Write, answer: &str) -> io::Result<String> {
+    let mut request = Vec::new();
+    while !request.ends_with(b"{}") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        request.extend(byte);
+    }
+    stream.write_all(answer.as_bytes())?;
+    Ok(String::from_utf8_lossy(&request).into_owned())
 }
 
 fn asked(answer: &'static str) -> Result<std::result::Result<RunId, Error>> {
@@ -43,14 +49,71 @@ fn asks_as_the_endpoint_wants_to_be_asked() -> Result {
         "{request}"
     );
     assert!(
-        request.contains(&format!("host: {}\r\n", client.address)),
+        request.contains(&format!("host: {}\r\n", client.endpoint)),
         "{request}"
     );
     assert!(
         request.contains("content-type: application/json\r\n"),
         "{request}"
     );
+    assert!(
+        request.contains("authorization: Bearer a token\r\n"),
+        "{request}"
+    );
+    assert!(!format!("{client:?}").contains("a token"), "{client:?}");
     Ok(())
+}
+
+#[test]
+fn a_socket_is_asked_as_an_address_is() -> Result {
+    let directory = tempfile::TempDir::new()?;
+    let path = directory.path().join("endpoint.sock");
+    let listener = UnixListener::bind(&path)?;
+    let endpoint: Endpoint = format!("unix:{}", path.display()).parse()?;
+    let request = std::thread::spawn(move || {
+        answer(
+            listener.accept()?.0,
+            "HTTP/1.1 202 Accepted\r\nContent-Length: 13\r\n\r\n{\"run\":\"a-b\"}",
+        )
+    });
+    let run = block_on(Client::new(endpoint, None).start())?;
+    assert_eq!(run.as_str(), "a-b");
+    let request = request.join().expect("no panic")?;
+    assert!(request.contains("host: localhost\r\n"), "{request}");
+    assert!(!request.contains("authorization"), "{request}");
+    Ok(())
+}
+
+#[test]
+fn endpoints_are_written_in_three_ways() {
+    let tcp = |authority: &str| Ok(Endpoint::Tcp(authority.to_owned()));
+    for (text, endpoint) in [
+        ("127.0.0.1:1414", tcp("127.0.0.1:1414")),
+        ("tracker:1414", tcp("tracker:1414")),
+        ("http://tracker:1414", tcp("tracker:1414")),
+        ("http://[::1]:1414/", tcp("[::1]:1414")),
+        ("unix:/run/t.sock", Ok(Endpoint::Unix("/run/t.sock".into()))),
+        (
+            "unix:///run/t.sock",
+            Ok(Endpoint::Unix("/run/t.sock".into())),
+        ),
+    ] {
+        assert_eq!(text.parse(), endpoint, "{text}");
+    }
+    for text in [
+        "",
+        "unix:",
+        "tracker",
+        "tracker:port",
+        ":1414",
+        "https://tracker:1414",
+        "http://tracker:1414/ready",
+        "tracker:99999",
+        "user@tracker:1414",
+        "a b:1",
+    ] {
+        assert!(text.parse::<Endpoint>().is_err(), "{text}");
+    }
 }
 
 #[test]
@@ -92,7 +155,8 @@ fn what_is_not_the_endpoint_is_not_understood() -> Result {
 #[test]
 fn nobody_there_names_the_address_and_what_to_do() -> Result {
     let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-    let error = block_on(Client::new(address).status()).expect_err("nobody listens");
+    let error = block_on(Client::new(Endpoint::Tcp(address.to_string()), None).status())
+        .expect_err("nobody listens");
     assert!(matches!(error, Error::NotRunning { .. }), "{error:?}");
     let message = error.to_string();
     assert!(

@@ -61,6 +61,12 @@ impl Journal {
         }
     }
 
+    /// The mode of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|journal| journal.name() == name)
+    }
+
     /// The mode a connection finds.
     pub(super) fn of(connection: &Connection) -> Result<Self, rusqlite::Error> {
         connection.query_row("PRAGMA journal_mode", [], Self::from_row)
@@ -73,10 +79,7 @@ impl Journal {
 
     fn from_row(row: &rusqlite::Row<'_>) -> Result<Self, rusqlite::Error> {
         let name = row.get_ref(0)?.as_str()?;
-        Self::ALL
-            .into_iter()
-            .find(|journal| journal.name() == name)
-            .ok_or(rusqlite::Error::InvalidQuery)
+        Self::named(name).ok_or(rusqlite::Error::InvalidQuery)
     }
 }
 

@@ -1,0 +1,358 @@
+//! What a sidecar does with a database that is held still for it: our engine, or a command
+//! of the operator's. Either makes something that has no final name until it is published.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::SecondsFormat;
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
+use torrust_tracker_maintenance::catalogue::{BackupId, Catalogue};
+use torrust_tracker_maintenance::config::Backup;
+use torrust_tracker_maintenance::disk::Disk;
+use torrust_tracker_maintenance::publication::Publisher;
+use torrust_tracker_maintenance::sidecar::{self, Origin, Staging, Taken};
+use torrust_tracker_maintenance::snapshot::Watch;
+use torrust_tracker_maintenance::sqlite::Pin;
+use torrust_tracker_maintenance::status::CopyOf;
+use torrust_tracker_maintenance::window::{self, Cause};
+
+use super::round::{Lease, Ready};
+use crate::configuration::TOKEN_VARIABLE;
+use crate::exit::{Exit, Failure};
+use crate::units;
+
+/// How long a command has to end by itself after SIGTERM.
+const TERM_WITHIN: Duration = Duration::from_secs(2);
+
+/// What is to be done with every run.
+#[derive(Debug, Clone)]
+pub enum Task {
+    Engine(Arc<Library>),
+    Command(Arc<Program>),
+}
+
+/// Where our engine publishes to, and by which rules.
+#[derive(Debug)]
+pub struct Library {
+    pub catalogue: Catalogue,
+    pub disk: Disk,
+    pub backup: Backup,
+    /// This program and its version, for manifests and locks.
+    pub service: String,
+}
+
+/// A command of the operator's.
+#[derive(Debug)]
+pub struct Program {
+    pub command: Vec<std::ffi::OsString>,
+    /// Where what it makes is promoted to, if anywhere.
+    pub directory: Option<PathBuf>,
+    pub disk: Disk,
+    /// Its standard output is put on standard error, so that ours is JSON alone.
+    pub quiet: bool,
+}
+
+impl Library {
+    pub fn publisher(&self) -> Publisher<'_> {
+        Publisher {
+            catalogue: &self.catalogue,
+            disk: &self.disk,
+            backup: &self.backup,
+            service: &self.service,
+        }
+    }
+}
+
+/// What was made, under a temporary name: dropped, it is removed.
+#[derive(Debug)]
+pub enum Product {
+    Backup(Box<Taken>, Arc<Library>),
+    Staged(Staging),
+    /// Whatever the command did with it is not ours to see.
+    Elsewhere,
+}
+
+/// What was published.
+#[derive(Debug, Default)]
+pub struct Published {
+    pub backup: Option<BackupId>,
+    pub promoted: Option<PathBuf>,
+    pub warnings: Vec<String>,
+}
+
+/// A copy in the making.
+#[derive(Debug)]
+pub struct Work {
+    watch: Watch,
+    result: JoinHandle<Result<Product, Failure>>,
+}
+
+impl Work {
+    /// Begins. `database` is where the file is for this process, `pin` one of its own.
+    pub fn begin(task: &Task, lease: &Lease, database: PathBuf, pin: Option<Arc<Pin>>) -> Self {
+        let watch = Watch::default();
+        let result = match task.clone() {
+            Task::Engine(library) => {
+                let (ready, watch) = (lease.ready.clone(), watch.clone());
+                spawn_blocking(move || {
+                    let origin = match &pin {
+                        Some(pin) => Origin::Pin(pin),
+                        None => Origin::Path(&database),
+                    };
+                    check(&ready, origin)?;
+                    let publisher = library.publisher();
+                    let taken = sidecar::take(&ready.offer, origin, &publisher, &watch)
+                        .map_err(|failure| failed(failure, "not_copied"))?;
+                    Ok(Product::Backup(Box::new(taken), library))
+                })
+            }
+            Task::Command(program) => {
+                let (lease, watch) = (lease.clone(), watch.clone());
+                tokio::spawn(async move { program.run(lease, database, pin, watch).await })
+            }
+        };
+        Self { watch, result }
+    }
+
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// Asks it to end.
+    pub fn give_up(&self, why: &str) {
+        self.watch.cancel(why);
+    }
+
+    /// What came of it. May be asked again if it was not waited for to the end.
+    pub async fn ended(&mut self) -> Result<Product, Failure> {
+        (&mut self.result).await.unwrap_or_else(|error| {
+            let message = format!("the copying broke: {error}; please report it with the log");
+            Err(Failure::new(Exit::Failed, "panicked", message))
+        })
+    }
+}
+
+impl Product {
+    /// Gives it its final name, after it was told that the file was still throughout.
+    pub fn publish(self, watch: &Watch) -> Result<Published, Failure> {
+        match self {
+            Self::Backup(taken, library) => {
+                let published = taken
+                    .publish(&library.publisher(), watch)
+                    .map_err(|failure| failed(failure, "not_published"))?;
+                Ok(Published {
+                    backup: Some(published.backup),
+                    promoted: None,
+                    warnings: published.warnings,
+                })
+            }
+            Self::Staged(staging) => {
+                let promoted = staging.promote().map_err(|error| {
+                    Failure::new(Exit::Failed, "not_published", error.to_string())
+                })?;
+                Ok(Published {
+                    promoted: Some(promoted),
+                    ..Published::default()
+                })
+            }
+            Self::Elsewhere => Ok(Published::default()),
+        }
+    }
+}
+
+/// That the file found is the one offered; a pin of one's own cannot be of another.
+fn check(ready: &Ready, origin: Origin<'_>) -> Result<(), Failure> {
+    let Origin::Path(path) = origin else {
+        return Ok(());
+    };
+    ready
+        .offer
+        .check(path)
+        .map_err(|error| Failure::new(Exit::Usage, "wrong_database", error.to_string()))
+}
+
+fn failed(failure: window::Failure, error: &'static str) -> Failure {
+    let (exit, error) = match failure.cause {
+        Cause::Verification => (Exit::Verification, "damaged"),
+        _ => (Exit::Failed, error),
+    };
+    Failure::new(exit, error, failure.message)
+}
+
+impl Program {
+    async fn run(
+        &self,
+        lease: Lease,
+        database: PathBuf,
+        // Held until the command has ended.
+        pin: Option<Arc<Pin>>,
+        watch: Watch,
+    ) -> Result<Product, Failure> {
+        if pin.is_none() {
+            let (ready, path) = (lease.ready.clone(), database.clone());
+            let checked = spawn_blocking(move || check(&ready, Origin::Path(&path))).await;
+            checked
+                .map_err(|error| Failure::new(Exit::Failed, "panicked", error.to_string()))??;
+        }
+        let not_run = |error: &dyn std::fmt::Display| {
+            Failure::new(Exit::Failed, "command_failed", error.to_string())
+        };
+        let run = &lease.ready.offer.run;
+        let staging = match &self.directory {
+            Some(directory) => {
+                Some(Staging::begin(&self.disk, directory, run).map_err(|error| not_run(&error))?)
+            }
+            None => None,
+        };
+        let (cancel, cancelled) = oneshot::channel();
+        watch.on_cancel(move || {
+            // The command may have ended.
+            let _ = cancel.send(());
+        });
+        let staged = staging.as_ref().map(Staging::path);
+        let child = self.spawn(&lease, &database, staged);
+        let mut child = child.map_err(|error| {
+            not_run(&format!("`{}` could not be started: {error}", self.shown()))
+        })?;
+        let status = tokio::select! {
+            biased;
+            status = child.wait() => status,
+            Ok(()) = cancelled => {
+                end(&mut child).await;
+                let why = watch.cancelled().unwrap_or_default();
+                return Err(not_run(&format!("`{}` was ended: {why}", self.shown())));
+            }
+        };
+        drop(pin);
+        let status = status.map_err(|error| not_run(&error))?;
+        if !status.success() {
+            let how = how(status);
+            return Err(not_run(&format!(
+                "`{}` {how}: its output says why",
+                self.shown()
+            )));
+        }
+        let Some(staging) = staging else {
+            return Ok(Product::Elsewhere);
+        };
+        if staging.is_empty().map_err(|error| not_run(&error))? {
+            let message = format!(
+                "`{}` was good, but left nothing in $TORRUST_MAINTENANCE_STAGING: have it write \
+                 there, or leave --directory out",
+                self.shown()
+            );
+            return Err(not_run(&message));
+        }
+        Ok(Product::Staged(staging))
+    }
+
+    fn spawn(&self, lease: &Lease, database: &Path, staging: Option<&Path>) -> io::Result<Child> {
+        let (program, arguments) = self
+            .command
+            .split_first()
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        let deadline = lease.deadline_utc;
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .env_remove(TOKEN_VARIABLE)
+            .env("TORRUST_MAINTENANCE_RUN", lease.ready.offer.run.as_str())
+            .env("TORRUST_MAINTENANCE_DATABASE", database)
+            .env(
+                "TORRUST_MAINTENANCE_DEADLINE",
+                deadline.to_rfc3339_opts(SecondsFormat::Secs, true),
+            )
+            .env("TORRUST_MAINTENANCE_COPY", copy_of(&lease.ready))
+            .env_remove("TORRUST_MAINTENANCE_STAGING")
+            .stdin(Stdio::null())
+            // A group of its own, so that what it starts ends with it.
+            .process_group(0)
+            .kill_on_drop(true);
+        if let Some(staging) = staging {
+            command.env("TORRUST_MAINTENANCE_STAGING", staging);
+        }
+        if self.quiet {
+            command.stdout(io::stderr().as_fd().try_clone_to_owned()?);
+        }
+        command.spawn()
+    }
+
+    /// Its name; its arguments may hold secrets.
+    fn shown(&self) -> String {
+        let program = self
+            .command
+            .first()
+            .map(|program| program.to_string_lossy());
+        program.unwrap_or_default().into_owned()
+    }
+}
+
+/// As it is called in the tracker's answers.
+fn copy_of(ready: &Ready) -> &'static str {
+    match ready.copy {
+        CopyOf::PinnedFile => "pinned_file",
+        CopyOf::PausedDatabase => "paused_database",
+    }
+}
+
+/// Ends a command and all that it started: SIGTERM, and SIGKILL after 2 s.
+async fn end(child: &mut Child) {
+    // Without an id it has ended and was waited for.
+    let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+    let signal = |signal| {
+        if let Some(group) = group {
+            // Gone already is as good.
+            let _ = kill_process_group(group, signal);
+        }
+    };
+    signal(Signal::TERM);
+    let ended = timeout(TERM_WITHIN, child.wait()).await;
+    // What it has started may be slower, or deaf to the first signal.
+    signal(Signal::KILL);
+    if ended.is_err() {
+        let _ = child.wait().await;
+    }
+}
+
+fn how(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with {code}"),
+        (None, Some(signal)) => format!("was killed by signal {signal}"),
+        (None, None) => "failed".to_owned(),
+    }
+}
+
+impl Published {
+    /// What there is now, in words.
+    pub fn describe(&self) -> String {
+        match (&self.backup, &self.promoted) {
+            (Some(backup), _) => format!("backup {backup} was published"),
+            (None, Some(promoted)) => format!("{} was published", promoted.display()),
+            (None, None) => "the command has what it took".to_owned(),
+        }
+    }
+}
+
+/// What was copied, in words.
+pub fn extent(product: &Product) -> String {
+    match product {
+        Product::Backup(taken, _) => {
+            let (bytes, seconds) = taken.extent();
+            format!(
+                "{} copied in {}",
+                units::bytes(bytes),
+                units::seconds(Duration::from_secs_f64(seconds.max(0.0)))
+            )
+        }
+        Product::Staged(_) | Product::Elsewhere => "the command was good".to_owned(),
+    }
+}
