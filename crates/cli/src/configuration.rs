@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use torrust_tracker_maintenance::catalogue::{Backup, Catalogue};
 use torrust_tracker_maintenance::config::{Address, Error, Settings, Source};
 use torrust_tracker_maintenance::disk::Disk;
+use torrust_tracker_maintenance::readiness::token;
 
 use crate::client::{Client, Endpoint, Token};
 use crate::exit::{Exit, Failure};
@@ -19,9 +20,6 @@ const DEFAULT_PATH: &str = "./config/tracker.toml";
 /// `core.database` of a configuration that does not mention it (torrust-tracker 3.0.0).
 const DEFAULT_DRIVER: &str = "sqlite3";
 const DEFAULT_DATABASE: &str = "./storage/tracker/lib/database/sqlite3.db";
-
-/// Holds the endpoint's token, for the tracker as for this program.
-pub const TOKEN_VARIABLE: &str = "TORRUST_TRACKER_MAINTENANCE_TOKEN";
 
 /// More bytes than a file with a token has.
 const TOKEN_LIMIT: u64 = 4096;
@@ -116,8 +114,8 @@ impl Configuration {
         };
         let (token, named_by) = if let Some(path) = &self.token_file {
             (read_token(path)?, path.display().to_string())
-        } else if let Ok(token) = std::env::var(TOKEN_VARIABLE) {
-            (token.trim().to_owned(), TOKEN_VARIABLE.to_owned())
+        } else if let Ok(token) = std::env::var(token::VARIABLE) {
+            (token.trim().to_owned(), token::VARIABLE.to_owned())
         } else if let Some(path) = configured() {
             (read_token(&path)?, path.display().to_string())
         } else {

@@ -230,6 +230,9 @@ impl From<client::Error> for Failure {
         match error {
             Error::NotRunning { .. } => Self::new(Exit::NotApplicable, "not_running", message),
             Error::Refused { status: 401, .. } => Self::new(Exit::Usage, "unauthorized", message),
+            Error::Refused { error, .. } if error == "taken_by_tracker" => {
+                Self::new(Exit::Usage, "taken_by_tracker", message)
+            }
             Error::Refused { status: 409, .. } => Self::new(Exit::Busy, "busy", message),
             Error::Refused { error, .. } if error == "shutting_down" => {
                 Self::new(Exit::NotApplicable, "shutting_down", message)

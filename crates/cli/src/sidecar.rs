@@ -261,8 +261,9 @@ impl Sidecar {
                     .round(State::begin(instant(), false), &mut signals)
                     .await;
             }
-            self.log.ended(&ended);
-            if self.rules.once || ended.stopped {
+            let last = self.rules.once || ended.stopped;
+            self.log.ended(&ended, last);
+            if last {
                 return ended.answer(self.rules.once);
             }
             state = State::after(ended.run, instant());

@@ -36,6 +36,8 @@ use torrust_tracker_maintenance::{readiness, sqlite, verify};
 
 #[path = "cli/backups.rs"]
 mod backups;
+#[path = "cli/sidecar.rs"]
+mod sidecar;
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 

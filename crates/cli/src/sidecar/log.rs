@@ -78,7 +78,8 @@ impl Log {
         self.say("hangs", None, message);
     }
 
-    pub fn ended(&self, ended: &Ended) {
+    /// How a run ended. The last one's failure is what the program itself ends with.
+    pub fn ended(&self, ended: &Ended, last: bool) {
         let run = ended.run.as_ref();
         match &ended.verdict {
             Ok(published) => {
@@ -92,8 +93,7 @@ impl Log {
                     &json!({ "result": ended.json() }),
                 );
             }
-            // The program ends with it, and says so then.
-            Err(_) if ended.stopped => {}
+            Err(_) if last => {}
             Err(failure) => {
                 let Failure {
                     error,

@@ -19,6 +19,7 @@ use torrust_tracker_maintenance::catalogue::{BackupId, Catalogue};
 use torrust_tracker_maintenance::config::Backup;
 use torrust_tracker_maintenance::disk::Disk;
 use torrust_tracker_maintenance::publication::Publisher;
+use torrust_tracker_maintenance::readiness::token;
 use torrust_tracker_maintenance::sidecar::{self, Origin, Staging, Taken};
 use torrust_tracker_maintenance::snapshot::Watch;
 use torrust_tracker_maintenance::sqlite::Pin;
@@ -26,7 +27,6 @@ use torrust_tracker_maintenance::status::CopyOf;
 use torrust_tracker_maintenance::window::{self, Cause};
 
 use super::round::{Lease, Ready};
-use crate::configuration::TOKEN_VARIABLE;
 use crate::exit::{Exit, Failure};
 use crate::units;
 
@@ -264,7 +264,7 @@ impl Program {
         let mut command = Command::new(program);
         command
             .args(arguments)
-            .env_remove(TOKEN_VARIABLE)
+            .env_remove(token::VARIABLE)
             .env("TORRUST_MAINTENANCE_RUN", lease.ready.offer.run.as_str())
             .env("TORRUST_MAINTENANCE_DATABASE", database)
             .env(
