@@ -669,7 +669,7 @@ fn a_damaged_archive_of_files_is_found_by_verify() -> Result {
         output.out.contains("files.tar.zst is damaged"),
         "{output:?}"
     );
-    let restored = home.run(&["restore", "--files", "--json"])?;
+    let restored = home.run(&["restore", &id.to_string(), "--files", "--json"])?;
     assert_eq!(restored.code, 6, "{restored:?}");
     assert!(!home.path(&format!("files-{id}")).exists());
     Ok(())
