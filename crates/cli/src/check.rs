@@ -295,12 +295,10 @@ fn check_contents(settings: &Settings, database: &Found, problems: &mut Vec<Prob
         } else {
             "completed_only"
         };
-        match excerpt::check_file(&database.path, partial) {
-            Err(error @ (Unfit::UnknownTables { .. } | Unfit::NoCounters)) => {
-                problem(key, error.to_string());
-            }
-            // What is the matter with the database itself has been told.
-            _ => {}
+        // What is the matter with the database itself has been told.
+        let checked = excerpt::check_file(&database.path, partial);
+        if let Err(error @ (Unfit::UnknownTables { .. } | Unfit::NoCounters)) = checked {
+            problem(key, error.to_string());
         }
     }
 }

@@ -212,7 +212,7 @@ impl From<files::Error> for Failure {
         let (exit, code) = match error {
             Error::None(_) => (Exit::NotApplicable, "no_files"),
             Error::Unusable { .. } => (Exit::Usage, "unusable_target"),
-            Error::Refused(objections) => match crate::restore::files_exit(&objections) {
+            Error::Refused(objections) => match crate::restore::files::exit(&objections) {
                 Exit::Failed => (Exit::Failed, "no_room"),
                 exit => (exit, "in_the_way"),
             },

@@ -7,19 +7,24 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use torrust_tracker_maintenance::config::Depth;
 use torrust_tracker_maintenance::disk::Disk;
-use torrust_tracker_maintenance::files::{self, Destination, FilesPlan, Reserved};
 use torrust_tracker_maintenance::restore::{self, Objection, RestorePlan, Restored};
 
 use crate::configuration::Configuration;
 use crate::exit::{Answer, Exit, Failure};
 use crate::progress::watched;
-use crate::selection::{Selected, Selection};
+use crate::selection::Selection;
 use crate::units;
 use crate::verify::instant;
+
+pub mod files;
 
 /// Put a backup back in place of the database, which is kept aside. The tracker must not
 /// be running.
 #[derive(clap::Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 pub struct Arguments {
     /// The backup: its id, `latest`, or the name of a database in the directory that was
     /// not made by this program.
@@ -32,22 +37,8 @@ pub struct Arguments {
     /// all, partial or not.
     #[arg(long)]
     partial: bool,
-    /// Restore the files that are stored with the database, and not the database: into a
-    /// directory, unless they are to be replaced.
-    #[arg(long, conflicts_with_all = ["to", "force", "full"])]
-    files: bool,
-    /// The directory the files are restored into; it must not exist yet [default:
-    /// files-<ID> in the working directory].
-    #[arg(
-        long,
-        value_name = "DIR",
-        requires = "files",
-        conflicts_with = "replace_files"
-    )]
-    files_to: Option<PathBuf>,
-    /// Restore the files to where they were. What is there is kept aside.
-    #[arg(long, requires = "files")]
-    replace_files: bool,
+    #[command(flatten)]
+    files: files::Options,
     /// Say what would be done and what speaks against it; change nothing.
     #[arg(long)]
     dry_run: bool,
@@ -68,10 +59,11 @@ impl Arguments {
         now: DateTime<Utc>,
     ) -> Result<Answer, Failure> {
         let catalogue = configuration.catalogue()?;
-        let source = self.backup.find(&catalogue, self.partial || self.files)?;
-        if self.files {
-            return self.restore_files(configuration, source, json, now);
+        if self.files.wanted() {
+            let backup = self.backup.find(&catalogue, true)?;
+            return (self.files).carry_out(configuration, backup, self.dry_run, json, now);
         }
+        let source = self.backup.find(&catalogue, self.partial)?;
         let target = match &self.to {
             Some(to) => to.clone(),
             None => tracker_database(configuration)?,
@@ -87,7 +79,7 @@ impl Arguments {
         if self.dry_run {
             return Ok(Answer {
                 exit: exit(&objections),
-                text: format!("{shown}\n{}", verdict(&objections)),
+                text: format!("{shown}\n{}", verdict(objections.is_empty())),
                 json: json!({
                     "plan": planned, "would_restore": objections.is_empty(), "restored": Value::Null,
                 }),
@@ -142,95 +134,6 @@ impl Arguments {
     }
 }
 
-impl Arguments {
-    fn restore_files(
-        &self,
-        configuration: &Configuration,
-        source: Selected,
-        json: bool,
-        now: DateTime<Utc>,
-    ) -> Result<Answer, Failure> {
-        let Selected::Backup(backup) = source else {
-            let message = "a database that was not made here has no files with it: name a backup";
-            return Err(Failure::new(Exit::Usage, "no_files", message));
-        };
-        let destination = match &self.files_to {
-            _ if self.replace_files => Destination::Originals,
-            Some(directory) => Destination::Directory(directory.clone()),
-            None => Destination::Directory(format!("files-{}", backup.manifest.id).into()),
-        };
-        let mut disk = Disk::default();
-        let mut database = PathBuf::new();
-        if let Ok(path) = configuration.database()? {
-            disk = disk.guarding(&path);
-            database = path;
-        }
-        let reserved = Reserved::of(&database, &configuration.settings()?.backup.directory);
-        let plan = files::plan(&backup, &destination, &reserved, now, &disk)?;
-        let shown = files_text(&plan);
-        let planned = json!(plan);
-        if self.dry_run {
-            let verdict = verdict_on(plan.objections.is_empty());
-            return Ok(Answer {
-                exit: files_exit(&plan.objections),
-                text: format!("{shown}\n{verdict}"),
-                json: json!({
-                    "plan": planned, "would_restore": plan.objections.is_empty(),
-                    "restored": Value::Null,
-                }),
-            });
-        }
-        if !json {
-            eprintln!("{shown}");
-        }
-        let restored = watched(json, |watch| plan.execute(&disk, watch))?;
-        let mut text = format!("restored {} files", restored.files.len());
-        if restored.not_given_back > 0 {
-            let count = restored.not_given_back;
-            text += &format!("; {count} of them belong to you, as only root may give files away");
-        }
-        Ok(Answer {
-            exit: Exit::Done,
-            text,
-            json: json!({ "plan": planned, "would_restore": true, "restored": restored }),
-        })
-    }
-}
-
-/// The plan, for people.
-fn files_text(plan: &FilesPlan) -> String {
-    let size = units::bytes(plan.bytes);
-    let what = format!("{} files of {}, {size}", plan.files.len(), plan.source);
-    let mut lines = vec![("restore", what)];
-    for file in &plan.files {
-        lines.push(("to", file.target.display().to_string()));
-        lines.extend(
-            file.kept_as
-                .iter()
-                .map(|kept| ("keep", format!("what is there as {}", kept.display()))),
-        );
-    }
-    lines.extend(
-        plan.objections
-            .iter()
-            .map(|objection| ("but", objection.to_string())),
-    );
-    let lines = lines.iter().map(|(name, what)| format!("{name:<11}{what}"));
-    lines.collect::<Vec<_>>().join("\n")
-}
-
-pub fn files_exit(objections: &[files::Objection]) -> Exit {
-    use files::Objection;
-    match objections {
-        [] => Exit::Done,
-        [
-            Objection::Exists { .. } | Objection::NotAFile { .. } | Objection::Reserved { .. },
-            ..,
-        ] => Exit::Usage,
-        [Objection::NoRoom { .. }, ..] => Exit::Failed,
-    }
-}
-
 fn tracker_database(configuration: &Configuration) -> Result<PathBuf, Failure> {
     configuration.database()?.map_err(|driver| {
         let message = format!(
@@ -258,11 +161,7 @@ pub fn exit(objections: &[Objection]) -> Exit {
         .map_or(Exit::Done, |(_, exit)| exit)
 }
 
-fn verdict(objections: &[Objection]) -> &'static str {
-    verdict_on(objections.is_empty())
-}
-
-fn verdict_on(would: bool) -> &'static str {
+fn verdict(would: bool) -> &'static str {
     if would {
         "would be restored; nothing was changed"
     } else {

@@ -20,7 +20,9 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
-use torrust_tracker_maintenance::catalogue::{BackupId, Catalogue, MANIFEST_FORMAT, Manifest};
+use torrust_tracker_maintenance::catalogue::{
+    BackupId, Catalogue, Draft, MANIFEST_FORMAT, Manifest,
+};
 use torrust_tracker_maintenance::config::{Address, Compression, Depth, JournalMode};
 use torrust_tracker_maintenance::disk::Disk;
 use torrust_tracker_maintenance::driver::{
@@ -115,6 +117,15 @@ impl Home {
 
     /// Publishes a backup of an empty database, as the tracker would.
     fn publish(&self, began: &str) -> Result<BackupId> {
+        self.publish_with(began, |_, _| Ok(()))
+    }
+
+    /// As [`Self::publish`], with something more in it, or said of it.
+    fn publish_with(
+        &self,
+        began: &str,
+        more: impl FnOnce(&Draft, &mut Manifest) -> Result,
+    ) -> Result<BackupId> {
         let began: DateTime<Utc> = began.parse()?;
         let (disk, watch) = (Disk::default(), Watch::default());
         let draft = Catalogue::open(disk.clone(), &self.path("backups"))?.begin(began)?;
@@ -122,7 +133,7 @@ impl Home {
         sqlite::set_journal_mode(&raw, JournalMode::Wal)?;
         let artifact = draft.artifact_path(&Compression::Zstd(3));
         let database = verify::compress(&raw, &artifact, Compression::Zstd(3), &disk, &watch)?;
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             format: MANIFEST_FORMAT,
             id: draft.id().clone(),
             run: RunId::new(began),
@@ -151,6 +162,7 @@ impl Home {
             verify_seconds: Some(0.1),
             warnings: Vec::new(),
         };
+        more(&draft, &mut manifest)?;
         Ok(draft.publish(&manifest)?.manifest.id)
     }
 

@@ -4,6 +4,9 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 
 use torrust_tracker_maintenance::catalogue::{Locked, Owner};
+use torrust_tracker_maintenance::config::Source;
+use torrust_tracker_maintenance::excerpt::Partial;
+use torrust_tracker_maintenance::files::{self, Reserved};
 use torrust_tracker_maintenance::restore;
 
 use super::*;
@@ -484,5 +487,233 @@ fn a_sample_takes_each_backup_in_its_turn() -> Result {
     assert_eq!(all.out.lines().count(), 3, "{all:?}");
     let none = home.run(&["verify", "--sample", "1/1000000"])?;
     assert_eq!(none.code, 0, "{none:?}");
+    Ok(())
+}
+
+fn publish_partial(home: &Home, began: &str) -> Result<BackupId> {
+    home.publish_with(began, |_, manifest| {
+        manifest.partial = Some(Partial {
+            tables: None,
+            completed_only: true,
+        });
+        Ok(())
+    })
+}
+
+#[test]
+fn a_partial_backup_is_marked_and_restored_only_if_that_is_asked_for() -> Result {
+    let (home, full) = home_with_backup()?;
+    let partial = publish_partial(&home, "2026-11-23T03:00:00Z")?;
+    let listed = home.run(&["list"])?.out;
+    let line = listed.lines().nth(1).ok_or("nothing")?;
+    assert!(line.starts_with(&partial.to_string()), "{line}");
+    assert!(
+        line.ends_with("PARTIAL: all tables, but of torrents completed ones only"),
+        "{line}"
+    );
+    let listed = home.run(&["list", "--json"])?.json()?;
+    let said = json!({ "tables": null, "completed_only": true });
+    assert_eq!(listed["entries"][0]["manifest"]["partial"], said);
+    assert_eq!(listed["entries"][1]["manifest"]["partial"], Value::Null);
+
+    // Unless it is asked for, the newest is the newest full one.
+    for (arguments, id) in [(&[][..], &full), (&["--partial"], &partial)] {
+        let plan = home.run(&[&["restore", "--dry-run"], arguments].concat())?;
+        assert_eq!(plan.code, 0, "{plan:?}");
+        assert!(plan.out.contains(&id.to_string()), "{plan:?}");
+    }
+    let id = partial.to_string();
+    let before = fs::read(home.path("tracker.db"))?;
+    for force in [&[][..], &["--force"]] {
+        let arguments = [&["restore", &id, "--json"], force].concat();
+        let output = home.run(&arguments)?;
+        assert_eq!(output.code, 3, "{output:?}");
+        let error = output.error()?;
+        assert_eq!(error["error"], "needs_partial");
+        let message = error["message"].as_str().ok_or("a message")?;
+        assert!(message.contains("PARTIAL"), "{message}");
+        assert_eq!(fs::read(home.path("tracker.db"))?, before);
+    }
+    let output = home.run(&["restore", &id, "--partial"])?;
+    assert_eq!(output.code, 0, "{output:?}");
+    assert!(
+        output.err.contains("\noverruled  the backup is PARTIAL"),
+        "{output:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn full_and_partial_backups_are_pruned_each_for_themselves() -> Result {
+    let (home, mut ids) = home_with_nights(3)?;
+    for day in 4..=6 {
+        let began = format!("2026-11-{day:02}T03:00:00Z");
+        ids.push(publish_partial(&home, &began)?);
+    }
+    let planned = home.run(&["prune", "--dry-run", "--json"])?.json()?;
+    assert_eq!(planned["removed"], json!([ids[0], ids[3]]));
+    let done = home.run(&["prune", "--json"])?;
+    assert_eq!(done.code, 0, "{done:?}");
+    let done = done.json()?;
+    assert_eq!(done["removed"], planned["removed"]);
+    assert_eq!(done["kept"], planned["kept"]);
+    assert_eq!(done["kept"][0]["full"], false);
+    assert_eq!(backups(&home)?.len(), 4);
+    let listed = home.run(&["list", "--json"])?.json()?;
+    for newest in [0, 2] {
+        let checks = &listed["entries"][newest]["notes"]["checks"];
+        assert_eq!(
+            checks[0]["findings"],
+            json!([]),
+            "read back first: {listed}"
+        );
+    }
+    Ok(())
+}
+
+/// Publishes a backup with the files the configuration wants.
+fn publish_files(home: &Home, began: &str) -> Result<BackupId> {
+    let settings = Source::file(home.path("tracker.toml")).maintenance()?;
+    let wanted = settings.ok_or("disabled")?.backup.files;
+    home.publish_with(began, |draft, manifest| {
+        let (disk, watch) = (Disk::default(), Watch::default());
+        let reserved = Reserved::of(&home.path("tracker.db"), &home.path("backups"));
+        let choice = files::choose(&wanted, &reserved, &disk)?;
+        let zstd = Compression::Zstd(3);
+        let stored = files::store(choice, 1 << 20, &reserved, draft, zstd, &disk, &watch)?;
+        manifest.files = stored.files;
+        Ok(())
+    })
+}
+
+#[test]
+fn the_configuration_file_comes_back_with_restore_files() -> Result {
+    let home = Home::new()?;
+    let id = publish_files(&home, "2026-11-22T03:00:00Z")?;
+    let path = home.path("tracker.toml").canonicalize()?;
+    let before = fs::read_to_string(&path)?;
+    let plan = home.run(&["restore", "--files", "--dry-run"])?;
+    assert_eq!(plan.code, 0, "{plan:?}");
+    let directory = format!("files-{id}");
+    assert!(
+        plan.out
+            .starts_with(&format!("restore    1 files of {id}, ")),
+        "{plan:?}"
+    );
+    assert!(
+        plan.out.contains(&format!("\nto         {directory}/")),
+        "{plan:?}"
+    );
+    assert!(!home.path(&directory).exists());
+
+    let output = home.run(&["restore", "--files"])?;
+    assert_eq!(
+        (output.code, output.out.as_str()),
+        (0, "restored 1 files\n")
+    );
+    let restored = home.path(&directory).join(path.strip_prefix("/")?);
+    assert_eq!(fs::read_to_string(&restored)?, before);
+    let again = home.run(&["restore", "--files", "--json"])?;
+    assert_eq!(again.code, 2, "{again:?}");
+    assert_eq!(again.error()?["error"], "in_the_way");
+
+    // Over the original only if that is said.
+    fs::write(&path, format!("{before}# changed\n"))?;
+    let output = home.run(&["restore", "--files", "--replace-files", "--json"])?;
+    assert_eq!(output.code, 0, "{output:?}");
+    let done = output.json()?;
+    assert_eq!(fs::read_to_string(&path)?, before);
+    let kept = done["restored"]["kept"][0].as_str().ok_or("kept aside")?;
+    assert_eq!(fs::read_to_string(kept)?, format!("{before}# changed\n"));
+    assert_eq!(done["plan"]["files"][0]["path"], json!(path));
+
+    let sums = Command::new("sha256sum")
+        .args(["--check", "--strict", "SHA256SUMS"])
+        .current_dir(home.path("backups").join(id.to_string()))
+        .output()?;
+    assert!(sums.status.success(), "{sums:?}");
+    assert_eq!(String::from_utf8(sums.stdout)?.lines().count(), 3);
+    Ok(())
+}
+
+#[test]
+fn what_is_asked_of_files_must_make_sense() -> Result {
+    let (home, _) = home_with_backup()?;
+    let none = home.run(&["restore", "--files", "--json"])?;
+    assert_eq!(none.code, 3, "{none:?}");
+    assert_eq!(none.error()?["error"], "no_files");
+    for arguments in [
+        &["--files", "--to", "x.db"][..],
+        &["--files", "--force"],
+        &["--files-to", "x"],
+        &["--replace-files"],
+        &["--files", "--files-to", "x", "--replace-files"],
+    ] {
+        let output = home.run(&[&["restore", "--json"], arguments].concat())?;
+        assert_eq!(output.code, 2, "{arguments:?}: {output:?}");
+        assert_eq!(output.error()?["error"], "usage", "{arguments:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_damaged_archive_of_files_is_found_by_verify() -> Result {
+    let home = Home::new()?;
+    let id = publish_files(&home, "2026-11-22T03:00:00Z")?;
+    assert_eq!(home.run(&["verify"])?.code, 0);
+    let archive = home.path("backups").join(id.to_string());
+    flip_last_byte(&archive.join("files.tar.zst"))?;
+    let output = home.run(&["verify"])?;
+    assert_eq!(output.code, 6, "{output:?}");
+    assert!(
+        output.out.contains("files.tar.zst is damaged"),
+        "{output:?}"
+    );
+    let restored = home.run(&["restore", &id.to_string(), "--files", "--json"])?;
+    assert_eq!(restored.code, 6, "{restored:?}");
+    assert!(!home.path(&format!("files-{id}")).exists());
+    Ok(())
+}
+
+#[test]
+fn check_finds_what_cannot_be_stored() -> Result {
+    let home = Home::new()?;
+    let text = fs::read_to_string(home.path("tracker.toml"))?;
+    let configure = |keys: &str| {
+        let text = text.replace("\"backups\"\n", &format!("\"backups\"\n{keys}\n"));
+        fs::write(home.path("tracker.toml"), text)
+    };
+    for (keys, key, message) in [
+        (
+            "files = [\"tracker.d*\"]",
+            "files",
+            "tracker.db is the database",
+        ),
+        (
+            "files = [\"none\"]\nmissing_files = \"error\"",
+            "files",
+            "there is no none",
+        ),
+        (
+            "tables = [\"torrent\"]",
+            "tables",
+            "names torrent, and the database has none",
+        ),
+        (
+            "completed_only = true",
+            "completed_only",
+            "no table torrents with a column completed",
+        ),
+    ] {
+        configure(keys)?;
+        let output = home.run(&["check", "--json"])?;
+        assert_eq!(output.code, 2, "{keys}: {output:?}");
+        let problem = &output.json()?["problems"][0];
+        assert_eq!(problem["key"], format!("maintenance.backup.{key}"));
+        let told = problem["message"].as_str().ok_or("a message")?;
+        assert!(told.contains(message), "{keys}: {told}");
+    }
+    configure("files = [\"none\"]")?;
+    assert_eq!(home.run(&["check"])?.code, 0, "what is missing may come");
     Ok(())
 }
