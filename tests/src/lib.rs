@@ -12,13 +12,19 @@
 pub mod announce;
 pub mod backups;
 pub mod binaries;
+pub mod completions;
 pub mod database;
 pub mod endpoint;
+pub mod experiment;
+pub mod generator;
 pub mod http1;
 pub mod load;
+pub mod pace;
+pub mod plot;
 pub mod session;
 pub mod tracker;
 pub mod udp;
+pub mod usage;
 
 use std::time::Duration;
 

@@ -6,6 +6,7 @@
     reason = "tests read clocks and files; no live database is opened by descriptor"
 )]
 
+mod announce_load;
 mod bounds;
 mod completed;
 mod crash;
