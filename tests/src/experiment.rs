@@ -4,6 +4,8 @@
 pub mod capacity;
 pub mod machine;
 pub mod prose;
+mod reading;
+pub mod wal;
 pub mod window;
 
 use std::path::{Path, PathBuf};

@@ -53,24 +53,7 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let outcome = match &arguments.from {
-        Some(path) => experiment::read(path)?,
-        None => {
-            let options = window::Options {
-                directory: arguments.directory.clone(),
-                megabytes: arguments.megabytes.clone(),
-                plan: Plan {
-                    udp_per_second: arguments.udp,
-                    http_per_second: arguments.http,
-                    ..Plan::default()
-                },
-                warm_up: arguments.warm_up,
-                around: arguments.around,
-                probe: arguments.probe,
-            };
-            window::run(&options, experiment::command("window_experiment")).await?
-        }
-    };
+    let outcome = outcome(&arguments).await?;
     if let Some(path) = &arguments.json {
         experiment::write(path, &format!("{:#}\n", serde_json::to_value(&outcome)?))?;
     }
@@ -81,4 +64,23 @@ async fn main() -> Result<()> {
         print!("{}", document.text);
     }
     Ok(())
+}
+
+async fn outcome(arguments: &Arguments) -> Result<window::Outcome> {
+    if let Some(path) = &arguments.from {
+        return experiment::read(path);
+    }
+    let options = window::Options {
+        directory: arguments.directory.clone(),
+        megabytes: arguments.megabytes.clone(),
+        plan: Plan {
+            udp_per_second: arguments.udp,
+            http_per_second: arguments.http,
+            ..Plan::default()
+        },
+        warm_up: arguments.warm_up,
+        around: arguments.around,
+        probe: arguments.probe,
+    };
+    window::run(&options, experiment::command("window_experiment")).await
 }

@@ -16,8 +16,12 @@ const STEPS: [u32; 14] = [
 /// A tracker that answers later than this at the 99th of 100 has a queue that grows.
 const PROMPT_MS: f64 = 100.0;
 
-/// Answers are waited for after each try, so that the next begins with no queue.
-const GRACE: Duration = Duration::from_secs(20);
+/// Answers are waited for after each try, so that the next begins with no queue: the tracker
+/// drops an announce that has waited for the database for 5 s.
+const GRACE: Duration = Duration::from_secs(7);
+
+/// A rate this many times what the tracker has just answered is not tried.
+const HOPELESS: f64 = 1.5;
 
 /// One rate, tried.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,7 +47,8 @@ impl Try {
 }
 
 /// Tries rates from the highest down until one is held; all that were tried, the one that
-/// held last. Each takes so many `seconds`.
+/// held last. Each takes so many `seconds`. Rates far above what the tracker answered at the
+/// one before are left out.
 ///
 /// # Errors
 /// When the tracker cannot be reached, or holds no rate at all.
@@ -56,6 +61,11 @@ pub async fn search(tracker: &Tracker, highest: &Plan, seconds: u64) -> Result<V
             http_per_second: u32::try_from(part(highest.http_per_second))?,
             ..*highest
         };
+        let planned = f64::from(plan.udp_per_second + plan.http_per_second);
+        let answered = tries.last().map(|one: &Try| one.all.answered_per_second);
+        if answered.is_some_and(|answered| planned > answered * HOPELESS) {
+            continue;
+        }
         let one = attempt(tracker, plan, seconds).await?;
         eprintln!(
             "  {} UDP + {} HTTP requests a second: {} failed, p99 {:.1} ms{}",

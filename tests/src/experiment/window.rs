@@ -24,6 +24,7 @@ use serde_json::Value;
 pub use self::page::document;
 use super::capacity::{self, Try};
 use super::machine::Machine;
+use super::reading::Reading;
 use crate::announce::Torrent;
 use crate::completions::Shown;
 use crate::generator::{
@@ -31,7 +32,7 @@ use crate::generator::{
 };
 use crate::tracker::{Setup, Tracker};
 use crate::udp::UdpClient;
-use crate::usage::{Processors, Usage, dropped_datagrams};
+use crate::usage::dropped_datagrams;
 use crate::{PATIENCE, backups, database, session};
 
 /// Longest a run may take, verifying and compressing included.
@@ -233,17 +234,8 @@ fn setup(directory: &Path, journal: &str) -> Result<Setup> {
 struct Session {
     generator: Generator,
     marks: Vec<Mark>,
-    readings: Vec<Reading>,
-}
-
-/// The processes and the machine at the boundary of a phase.
-struct Reading {
-    second: usize,
-    at: Duration,
-    tracker: u32,
-    usage: Usage,
-    this: Usage,
-    machine: Processors,
+    /// Each with the second it was taken at.
+    readings: Vec<(usize, Reading)>,
 }
 
 impl Session {
@@ -267,15 +259,8 @@ impl Session {
     /// Waits until a whole second, a phase beginning with it, and reads the machine.
     async fn boundary(&mut self, second: u64, tracker: &Tracker) -> Result<()> {
         self.generator.until(Duration::from_secs(second)).await?;
-        let tracker = u32::try_from(tracker.pid()?.as_raw_nonzero().get())?;
-        self.readings.push(Reading {
-            second: usize::try_from(second)?,
-            at: self.clock().elapsed(),
-            tracker,
-            usage: Usage::of(tracker)?,
-            this: Usage::of_this()?,
-            machine: Processors::now()?,
-        });
+        let reading = Reading::now(&self.clock(), tracker)?;
+        self.readings.push((usize::try_from(second)?, reading));
         Ok(())
     }
 
@@ -286,29 +271,26 @@ impl Session {
 }
 
 /// What was found between each two readings.
-fn phases(readings: &[Reading], found: &Found) -> Vec<Phase> {
-    let names = ["before", "during", "after"];
-    let pairs = readings.iter().zip(readings.iter().skip(1));
-    let phase = |(name, (from, to)): (&str, (&Reading, &Reading))| {
-        let seconds = from.second..to.second;
-        let length = to.at.saturating_sub(from.at).as_secs_f64();
-        let busy = |later: Duration, earlier: Duration| {
-            later.saturating_sub(earlier).as_secs_f64() / length
+fn phases(readings: &[(usize, Reading)], found: &Found) -> Vec<Phase> {
+    let mut phases = Vec::new();
+    for (name, pair) in ["before", "during", "after"]
+        .iter()
+        .zip(readings.windows(2))
+    {
+        let [(from, earlier), (to, later)] = pair else {
+            continue;
         };
-        let this = busy(to.this.cpu, from.this.cpu);
-        let machine = busy(to.machine.busy, from.machine.busy);
-        let same = from.tracker == to.tracker;
-        let tracker = same.then(|| busy(to.usage.cpu, from.usage.cpu));
-        Phase {
-            name: name.to_owned(),
-            seconds: seconds.len(),
-            all: found.tally.over(&Kind::ALL, seconds.clone()),
-            announces: found.tally.over(&ANNOUNCES, seconds),
-            tracker,
-            others: (machine - this - tracker.unwrap_or_default()).max(0.0),
-        }
-    };
-    names.into_iter().zip(pairs).map(phase).collect()
+        let spent = later.since(earlier);
+        phases.push(Phase {
+            name: (*name).to_owned(),
+            seconds: to - from,
+            all: found.tally.over(&Kind::ALL, *from..*to),
+            announces: found.tally.over(&ANNOUNCES, *from..*to),
+            tracker: spent.processors,
+            others: spent.others,
+        });
+    }
+    phases
 }
 
 async fn window(options: &Options, plan: Plan, bytes: u64, journal: &str) -> Result<Case> {
