@@ -18,6 +18,9 @@ use crate::generator::Mark;
 /// Width of a drawing and height of one panel.
 const SIZE: (u32, u32) = (960, 260);
 
+/// The axis is longer than the lines by this factor: room for their names.
+const LEGEND: f64 = 1.12;
+
 /// Of the lines of a panel, in order; told apart without seeing red from green.
 const COLOURS: [RGBColor; 4] = [
     RGBColor(0, 114, 178),
@@ -81,6 +84,7 @@ pub fn svg(title: &str, panels: &[Panel], marks: &[Mark]) -> Result<String> {
         .iter()
         .flat_map(|panel| panel.lines.iter().flat_map(|line| &line.points))
         .fold(1.0_f64, |last, (second, _)| last.max(*second));
+    let last = last * LEGEND;
     let height = SIZE.1 * u32::try_from(panels.len().max(1))? + 30;
     {
         let root = SVGBackend::with_string(&mut drawn, (SIZE.0, height)).into_drawing_area();
@@ -149,6 +153,7 @@ where
         .configure_mesh()
         .x_desc("seconds")
         .light_line_style(WHITE)
+        .x_label_formatter(&|second| format!("{second:.0}"))
         .y_label_formatter(&|value| format!("{value}"))
         .draw()
         .map_err(told)?;

@@ -144,10 +144,10 @@ pub fn evaluate(figures: &[Figure]) -> Evaluation {
     let worse = with(Verdict::Worse, Some(Weight::Essential));
     let better = with(Verdict::Better, None);
     let (decision, because) = if !worse.is_empty() {
-        (Decision::Revert, format!("worse: {}", worse.join(", ")))
+        (Decision::Revert, format!("worse: {}", worse.join("; ")))
     } else if !unknown.is_empty() || !essential {
         let missing = if essential {
-            unknown.join(", ")
+            unknown.join("; ")
         } else {
             "anything that decides".to_owned()
         };
@@ -158,7 +158,7 @@ pub fn evaluate(figures: &[Figure]) -> Evaluation {
             "no clear difference, and a backup pauses announces for less".to_owned(),
         )
     } else {
-        (Decision::Keep, format!("better: {}", better.join(", ")))
+        (Decision::Keep, format!("better: {}", better.join("; ")))
     };
     Evaluation {
         differences,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::generator::{Generator, Kind, Plan, Summary};
@@ -14,7 +14,7 @@ const STEPS: [u32; 14] = [
 ];
 
 /// A tracker that answers later than this at the 99th of 100 has a queue that grows.
-const PROMPT_MS: f64 = 100.0;
+pub const PROMPT_MS: f64 = 500.0;
 
 /// Answers are waited for after each try, so that the next begins with no queue: the tracker
 /// drops an announce that has waited for the database for 5 s.
@@ -47,11 +47,11 @@ impl Try {
 }
 
 /// Tries rates from the highest down until one is held; all that were tried, the one that
-/// held last. Each takes so many `seconds`. Rates far above what the tracker answered at the
-/// one before are left out.
+/// held last; where none is, the last is the lowest. Each takes so many `seconds`. Rates far
+/// above what the tracker answered at the one before are left out.
 ///
 /// # Errors
-/// When the tracker cannot be reached, or holds no rate at all.
+/// When the tracker cannot be reached.
 pub async fn search(tracker: &Tracker, highest: &Plan, seconds: u64) -> Result<Vec<Try>> {
     let mut tries = Vec::new();
     for step in STEPS {
@@ -63,7 +63,8 @@ pub async fn search(tracker: &Tracker, highest: &Plan, seconds: u64) -> Result<V
         };
         let planned = f64::from(plan.udp_per_second + plan.http_per_second);
         let answered = tries.last().map(|one: &Try| one.all.answered_per_second);
-        if answered.is_some_and(|answered| planned > answered * HOPELESS) {
+        let hopeless = answered.is_some_and(|answered| planned > answered * HOPELESS);
+        if hopeless && Some(&step) != STEPS.last() {
             continue;
         }
         let one = attempt(tracker, plan, seconds).await?;
@@ -81,7 +82,7 @@ pub async fn search(tracker: &Tracker, highest: &Plan, seconds: u64) -> Result<V
             return Ok(tries);
         }
     }
-    bail!("the tracker holds no rate at all: {tries:#?}")
+    Ok(tries)
 }
 
 async fn attempt(tracker: &Tracker, plan: Plan, seconds: u64) -> Result<Try> {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::capacity::{PROMPT_MS, Try};
 use super::machine::Machine;
 
 /// A table of Markdown.
@@ -54,6 +55,40 @@ pub fn head(title: &str, command: &str, date: &str) -> String {
     format!(
         "# {title}\n\n<!-- Written by the command below. Do not edit: run it again. -->\n\n\
          Written on {date} by\n\n```\n{command}\n```\n\n"
+    )
+}
+
+/// The rates that were tried, under a column of what they were tried with.
+#[must_use]
+pub fn rates<'a>(what: &str, tried: impl Iterator<Item = (&'a str, &'a [Try])>) -> String {
+    let mut table = Table::new(&[
+        what,
+        "UDP/s",
+        "HTTP/s",
+        "failed",
+        "UDP announces: p50 ms",
+        "p99 ms",
+        "held",
+    ]);
+    for (name, tries) in tried {
+        for one in tries {
+            table.row(&[
+                name.to_owned(),
+                count(one.udp_per_second.into()),
+                count(one.http_per_second.into()),
+                count(one.all.counts.failed()),
+                ms(one.announces.p50_ms),
+                ms(one.announces.p99_ms),
+                if one.held() { "yes" } else { "no" }.to_owned(),
+            ]);
+        }
+    }
+    format!(
+        "Tried from the highest down, until every request was answered and 99 in 100 UDP \
+         announces within {PROMPT_MS} ms; rates far above what was answered before are left out. \
+         Of the UDP requests some are connects and scrapes. A latency counts from the instant a \
+         request was planned for.\n\n{}",
+        table.text()
     )
 }
 

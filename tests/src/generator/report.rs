@@ -69,12 +69,13 @@ impl Report {
         }
     }
 
-    /// The rate and the latencies over time.
+    /// The rate and the latencies over time, but for the last second, which is not whole.
     #[must_use]
     pub fn panels(&self) -> Vec<Panel> {
         #[expect(clippy::cast_precision_loss, reason = "small counts")]
         let points = |value: &dyn Fn(&Second) -> Option<f64>| -> Vec<(f64, f64)> {
-            self.series
+            let whole = self.series.len().saturating_sub(1);
+            self.series[..whole]
                 .iter()
                 .filter_map(|second| Some((second.second as f64 + 0.5, value(second)?)))
                 .collect()

@@ -12,6 +12,7 @@ mod completed;
 mod crash;
 mod deadline;
 mod drop_in;
+mod experiments;
 mod failures;
 mod foreign;
 mod harness;

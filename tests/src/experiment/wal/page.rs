@@ -33,6 +33,8 @@ fn text(outcome: &Outcome) -> String {
     let date = outcome.date.format("%Y-%m-%d %H:%M UTC").to_string();
     let [udp, http] = outcome.rate.map(|rate| count(rate.into()));
     let rounds = outcome.modes.iter().map(|mode| mode.rounds.len()).max();
+    let modes = outcome.modes.iter();
+    let tried = modes.map(|one| (one.mode.name(), one.tries.as_slice()));
     let parts = [
         prose::head(
             "Rollback journal or write-ahead log",
@@ -57,11 +59,7 @@ fn text(outcome: &Outcome) -> String {
             rounds.unwrap_or_default(),
             comparison(&outcome.modes)
         ),
-        format!(
-            "\n### The highest rate\n\nTried from the highest down, until every request was \
-             answered and 99 in 100 UDP announces within 100 ms.\n\n{}",
-            rates(&outcome.modes)
-        ),
+        format!("\n### The highest rate\n\n{}", prose::rates("mode", tried)),
         format!("\n### Calls that sync\n\n{}", syncs(&outcome.modes)),
         format!(
             "## 2. The switch\n\n`maintenance.journal_mode = \"wal\"` and a restart (or the next \
@@ -102,7 +100,8 @@ fn decision(outcome: &Outcome) -> String {
         format!("{head}But see what NORMAL promises:\n\n")
     });
     format!(
-        "{first}{}- FULL, in either mode: an announce that was answered survives a power failure.\n\
+        "{first}{}- FULL, in either mode: an announce that was answered survives a power failure, if the \
+         disk keeps what it has confirmed.\n\
          - NORMAL, in WAL: an announce that was answered survives a crash of the tracker, but the \
          last of them not a power failure. The database stays consistent.\n\n",
         second.unwrap_or_default()
@@ -166,32 +165,6 @@ fn spread(rounds: &[Round], value: Value) -> String {
         (Some(only), _) => digits(only),
         (None, _) => "-".to_owned(),
     }
-}
-
-fn rates(modes: &[Measured]) -> String {
-    let mut table = Table::new(&[
-        "mode",
-        "UDP/s",
-        "HTTP/s",
-        "failed",
-        "UDP announces: p50 ms",
-        "p99 ms",
-        "held",
-    ]);
-    for measured in modes {
-        for one in &measured.tries {
-            table.row(&[
-                measured.mode.name().to_owned(),
-                count(one.udp_per_second.into()),
-                count(one.http_per_second.into()),
-                count(one.all.counts.failed()),
-                ms(one.announces.p50_ms),
-                ms(one.announces.p99_ms),
-                if one.held() { "yes" } else { "no" }.to_owned(),
-            ]);
-        }
-    }
-    table.text().to_owned()
 }
 
 fn syncs(modes: &[Measured]) -> String {

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Case, Interruption, Outcome, Phase, Rate};
+use super::{Case, Interruption, Outcome, Phase};
 use crate::experiment::Document;
 use crate::experiment::prose::{self, Table, bytes, count, digits, ms};
 use crate::plot;
@@ -30,6 +30,8 @@ pub fn document(outcome: &Outcome) -> Result<Document> {
 fn text(outcome: &Outcome) -> String {
     let date = outcome.date.format("%Y-%m-%d %H:%M UTC").to_string();
     let minutes = digits(outcome.seconds / 60.0);
+    let rates = outcome.rates.iter();
+    let tried = rates.map(|rate| (rate.journal.as_str(), rate.tries.as_slice()));
     let mut parts = vec![
         prose::head("A maintenance window under load", &outcome.command, &date),
         "A tracker is under load at one rate all along; in the middle of it, it makes a backup. \
@@ -39,12 +41,8 @@ fn text(outcome: &Outcome) -> String {
         prose::machine(&outcome.machine),
         format!("The measurement took {minutes} min.\n\n## In short\n\n"),
         short(outcome),
-        "\n## The rate\n\nTried from the highest down, on a database of 30 MB, until every \
-         request was answered and 99 in 100 UDP announces within 100 ms. Of the UDP requests \
-         some are connects and scrapes. A latency counts from the instant a request was planned \
-         for.\n\n"
-            .to_owned(),
-        rates(&outcome.rates),
+        "\n## The rate\n\nFound on a database of 30 MB. ".to_owned(),
+        prose::rates("journal", tried),
         "\n## What happened\n\n".to_owned(),
     ];
     parts.extend(outcome.cases.iter().map(of_case));
@@ -107,32 +105,6 @@ fn short(outcome: &Outcome) -> String {
          syncs nothing.\n",
         table.text()
     )
-}
-
-fn rates(rates: &[Rate]) -> String {
-    let mut table = Table::new(&[
-        "journal",
-        "UDP/s",
-        "HTTP/s",
-        "failed",
-        "UDP announces: p50 ms",
-        "p99 ms",
-        "held",
-    ]);
-    for rate in rates {
-        for one in &rate.tries {
-            table.row(&[
-                rate.journal.clone(),
-                count(one.udp_per_second.into()),
-                count(one.http_per_second.into()),
-                count(one.all.counts.failed()),
-                ms(one.announces.p50_ms),
-                ms(one.announces.p99_ms),
-                if one.held() { "yes" } else { "no" }.to_owned(),
-            ]);
-        }
-    }
-    table.text().to_owned()
 }
 
 fn of_case(case: &Case) -> String {
