@@ -8,6 +8,8 @@ use std::num::NonZeroU16;
 
 pub use aquatic_udp_protocol::AnnounceEvent as Event;
 
+use crate::http1::Answer;
+
 /// One of a test's torrents. Its info-hash is its number, so that a row is easily found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Torrent(pub u32);
@@ -21,6 +23,12 @@ impl Torrent {
         hash[..4].copy_from_slice(&self.0.wrapping_mul(0x9e37_79b9).to_be_bytes());
         hash[16..].copy_from_slice(&self.0.to_be_bytes());
         hash
+    }
+
+    /// A scrape of it over HTTP (BEP 48), from `/scrape` on.
+    #[must_use]
+    pub fn http_scrape(self) -> String {
+        format!("/scrape?info_hash={}", percent(&self.info_hash()))
     }
 
     /// As the tracker stores it: 40 lower-case hexadecimal digits.
@@ -101,6 +109,33 @@ impl Announce {
             percent(&self.peer_id()),
             self.left(),
         )
+    }
+}
+
+/// Whether an answer to an announce over HTTP holds peers.
+///
+/// # Errors
+/// With what it holds instead. A tracker's refusal is a 200 too, with `failure reason` in
+/// place of an interval (BEP 3).
+pub fn accepted(answer: &Answer) -> Result<(), String> {
+    holds(answer, b"8:interval")
+}
+
+/// Whether an answer to a scrape over HTTP holds counters.
+///
+/// # Errors
+/// With what it holds instead.
+pub fn scraped(answer: &Answer) -> Result<(), String> {
+    holds(answer, b"5:files")
+}
+
+fn holds(answer: &Answer, key: &[u8]) -> Result<(), String> {
+    let found = answer.body.windows(key.len()).any(|part| part == key);
+    if answer.status.is_success() && found {
+        Ok(())
+    } else {
+        let body = String::from_utf8_lossy(&answer.body);
+        Err(format!("{}: {body}", answer.status))
     }
 }
 

@@ -1,6 +1,7 @@
 //! HTTP/1.1 for tests: one request on one connection, or a connection kept alive.
 
 use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use http::{Method, Request, StatusCode, header};
@@ -98,6 +99,52 @@ impl Connection {
     /// See [`Connection::send`].
     pub async fn get(&mut self, path: &str) -> Result<Answer> {
         self.send(Request::get(path).body(Full::default())?).await
+    }
+}
+
+/// Connections that are kept alive and used again. When all of them wait for an answer,
+/// another is opened, so that a request never waits for one before it.
+pub struct Pool {
+    to: SocketAddr,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Pool {
+    /// Without a connection yet.
+    #[must_use]
+    pub fn new(to: SocketAddr) -> Self {
+        Self {
+            to,
+            idle: Mutex::default(),
+        }
+    }
+
+    /// A GET on a connection that waits for no answer.
+    ///
+    /// # Errors
+    /// See [`Connection::send`].
+    pub async fn get(&self, path: &str) -> Result<Answer> {
+        let mut connection = match self.kept().await {
+            Some(connection) => connection,
+            None => Connection::open(self.to).await?,
+        };
+        let answer = connection.get(path).await?;
+        self.idle().push(connection);
+        Ok(answer)
+    }
+
+    /// One the server has not closed meanwhile, as it may an idle one (RFC 9112, 9.5).
+    async fn kept(&self) -> Option<Connection> {
+        loop {
+            let mut connection = self.idle().pop()?;
+            if connection.is_usable().await {
+                return Some(connection);
+            }
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

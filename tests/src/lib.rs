@@ -1,8 +1,10 @@
 //! What the end-to-end tests are written with: the real binaries as child processes, a
-//! UDP client, a load generator that accounts for every request, and databases to order.
+//! UDP client, two load generators that account for every request, databases to order, and
+//! the experiments.
 //!
 //! Nothing here waits by sleeping: it waits for a log line, a reply, a status or an exit,
-//! each with a deadline that fails the test saying what did not come.
+//! each with a deadline that fails the test saying what did not come. Only an experiment
+//! lets a load last for as long as it was told to.
 
 #![expect(
     clippy::disallowed_methods,
@@ -12,14 +14,20 @@
 pub mod announce;
 pub mod backups;
 pub mod binaries;
+pub mod completions;
 pub mod database;
 pub mod endpoint;
+pub mod experiment;
+pub mod generator;
 pub mod http1;
 pub mod load;
+pub mod pace;
+pub mod plot;
 pub mod session;
 pub mod speed;
 pub mod tracker;
 pub mod udp;
+pub mod usage;
 
 use std::time::Duration;
 

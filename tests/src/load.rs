@@ -34,6 +34,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 pub use self::account::{Account, Counts, Door, Outcome, Record};
 use self::book::Book;
+use crate::pace::Pace;
 
 /// How often the pace is looked at: what is due since the last look leaves at once.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
@@ -96,13 +97,13 @@ impl Load {
             }
             let stop = load.stopped();
             load.pacers
-                .spawn(udp::send(Pace::new(plan.udp_per_second, stop), sockets));
+                .spawn(udp::send(Pacer::new(plan.udp_per_second, stop), sockets));
         }
         if plan.http_per_second > 0 {
             let stop = load.stopped();
-            let pace = Pace::new(plan.http_per_second, stop);
+            let pacer = Pacer::new(plan.http_per_second, stop);
             load.pacers.spawn(async move {
-                http::send(pace, http, book).await;
+                http::send(pacer, http, book).await;
                 Ok(())
             });
         }
@@ -173,22 +174,20 @@ async fn until(
 }
 
 /// Says how many requests are due.
-struct Pace {
-    per_second: u32,
+struct Pacer {
+    pace: Pace,
     began: Instant,
-    passed: u64,
     looks: Interval,
     stop: oneshot::Receiver<()>,
 }
 
-impl Pace {
+impl Pacer {
     fn new(per_second: u32, stop: oneshot::Receiver<()>) -> Self {
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         Self {
-            per_second,
+            pace: Pace::new(per_second),
             began: Instant::now(),
-            passed: 0,
             looks,
             stop,
         }
@@ -198,14 +197,7 @@ impl Pace {
     async fn due(&mut self) -> Option<u64> {
         tokio::select! {
             _ = &mut self.stop => None,
-            _ = self.looks.tick() => {
-                let elapsed = self.began.elapsed();
-                let whole = elapsed.as_secs() * u64::from(self.per_second);
-                let part = u64::from(elapsed.subsec_nanos()) * u64::from(self.per_second) / 1_000_000_000;
-                let due = whole + part - self.passed;
-                self.passed += due;
-                Some(due)
-            }
+            _ = self.looks.tick() => Some(self.pace.take_all(self.began.elapsed())),
         }
     }
 }

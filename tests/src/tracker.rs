@@ -30,6 +30,10 @@ pub const TOKEN: &str = "MyAccessToken";
 pub struct Setup {
     home: Arc<TempDir>,
     program: &'static str,
+    /// Another build of it than the one beside the tests.
+    program_at: Option<PathBuf>,
+    /// Where the UDP and the HTTP tracker listen; port 0: any that is free.
+    listen: [SocketAddr; 2],
     /// Section, then key, then value as TOML.
     tables: BTreeMap<String, BTreeMap<String, String>>,
     /// Further keys of the one HTTP tracker.
@@ -94,6 +98,8 @@ impl Setup {
         let setup = Self {
             home: Arc::new(TempDir::with_prefix_in("tracker-", directory)?),
             program,
+            program_at: None,
+            listen: [SocketAddr::from(([127, 0, 0, 1], 0)); 2],
             tables: BTreeMap::new(),
             http_tracker: String::new(),
             environment: Vec::new(),
@@ -161,6 +167,21 @@ impl Setup {
         self
     }
 
+    /// Another build of the tracker than the one beside the tests.
+    #[must_use]
+    pub fn program_at(mut self, path: &Path) -> Self {
+        self.program_at = Some(path.to_owned());
+        self
+    }
+
+    /// The UDP and the HTTP tracker listen where those of another tracker did, so that its
+    /// clients find it again.
+    #[must_use]
+    pub fn in_place_of(mut self, addresses: &Addresses) -> Self {
+        self.listen = [addresses.udp, addresses.http];
+        self
+    }
+
     /// The directory the tracker works in.
     #[must_use]
     pub fn home(&self) -> &Path {
@@ -201,8 +222,10 @@ impl Setup {
                 let _ = writeln!(text, "{key} = {value}");
             }
         }
-        text + "[[udp_trackers]]\nbind_address = \"127.0.0.1:0\"\n[[http_trackers]]\nbind_address = \"127.0.0.1:0\"\n"
-            + &self.http_tracker
+        let [udp, http] = self.listen;
+        let _ = writeln!(text, "[[udp_trackers]]\nbind_address = \"{udp}\"");
+        let _ = writeln!(text, "[[http_trackers]]\nbind_address = \"{http}\"");
+        text + &self.http_tracker
     }
 
     /// Starts the tracker and waits until every service it is configured for has started.
@@ -249,7 +272,10 @@ impl Setup {
 
     fn spawn(&self) -> Result<Tracker> {
         fs::write(self.file(), self.toml())?;
-        let mut command = Command::new(binaries::path(self.program)?);
+        let mut command = Command::new(match &self.program_at {
+            Some(path) => path.clone(),
+            None => binaries::path(self.program)?,
+        });
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("TORRUST_") {
                 command.env_remove(name);

@@ -15,6 +15,9 @@ use crate::announce::{Announce, Torrent};
 /// Most bytes of a reply: 20 and 18 for each of 74 peers over IPv6, and room.
 pub(crate) const REPLY: usize = 2048;
 
+/// Most torrents of one scrape (BEP 15: "up to about 74").
+const SCRAPED_AT_ONCE: usize = 74;
+
 /// One peer's socket, connected to one tracker.
 pub struct UdpClient {
     socket: UdpSocket,
@@ -96,26 +99,41 @@ impl UdpClient {
     /// # Errors
     /// When there is no answer or it is an error.
     pub async fn scrape(&mut self, torrent: Torrent) -> Result<[i32; 3]> {
-        let transaction_id = self.next_transaction();
-        let request = ScrapeRequest {
-            connection_id: self.connection,
-            transaction_id,
-            info_hashes: vec![InfoHash(torrent.info_hash())],
-        };
-        match self.exchange(request.into(), transaction_id).await? {
-            Response::Scrape(reply) => {
-                let found = reply
-                    .torrent_stats
-                    .first()
-                    .context("a scrape of one torrent has one entry")?;
-                Ok([
-                    found.seeders.0.get(),
-                    found.completed.0.get(),
-                    found.leechers.0.get(),
-                ])
+        let found = self.scrape_all(&[torrent]).await?;
+        found
+            .first()
+            .copied()
+            .context("a scrape of one torrent has one entry")
+    }
+
+    /// Scrapes these torrents, as many at a time as a packet takes: of each its seeders,
+    /// completed and leechers.
+    ///
+    /// # Errors
+    /// When there is no answer, or it is an error or not of as many torrents.
+    pub async fn scrape_all(&mut self, torrents: &[Torrent]) -> Result<Vec<[i32; 3]>> {
+        let mut found = Vec::new();
+        for some in torrents.chunks(SCRAPED_AT_ONCE) {
+            let transaction_id = self.next_transaction();
+            let request = ScrapeRequest {
+                connection_id: self.connection,
+                transaction_id,
+                info_hashes: some.iter().map(|one| InfoHash(one.info_hash())).collect(),
+            };
+            match self.exchange(request.into(), transaction_id).await? {
+                Response::Scrape(reply) if reply.torrent_stats.len() == some.len() => {
+                    found.extend(reply.torrent_stats.iter().map(|one| {
+                        [
+                            one.seeders.0.get(),
+                            one.completed.0.get(),
+                            one.leechers.0.get(),
+                        ]
+                    }));
+                }
+                other => bail!("a scrape was answered with {other:?}"),
             }
-            other => bail!("a scrape was answered with {other:?}"),
         }
+        Ok(found)
     }
 
     fn next_transaction(&mut self) -> TransactionId {

@@ -13,6 +13,7 @@ pub mod disk;
 pub mod door;
 pub mod driver;
 pub mod engine;
+pub mod evaluation;
 pub mod excerpt;
 pub mod files;
 pub mod gate;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::announce::{Announce, Event, Torrent};
+use crate::completions::{Completion, Completions};
 
 /// By which door an announce came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,22 +127,24 @@ impl Account {
     /// committed them before.
     #[must_use]
     pub fn completions_answered_by(&self, instant: DateTime<Utc>) -> HashMap<Torrent, u32> {
-        self.completions(|record| record.outcome == Outcome::Answered && record.ended <= instant)
+        self.completions().acknowledged_by(instant)
     }
 
     /// Of each torrent, the completions sent by then: a tracker cannot have seen more.
     #[must_use]
     pub fn completions_sent_by(&self, instant: DateTime<Utc>) -> HashMap<Torrent, u32> {
-        self.completions(|record| record.sent <= instant)
+        self.completions().sent_by(instant)
     }
 
-    fn completions(&self, counted: impl Fn(&Record) -> bool) -> HashMap<Torrent, u32> {
-        let mut completions = HashMap::new();
-        for record in &self.records {
-            if record.announce.event == Event::Completed && counted(record) {
-                *completions.entry(record.announce.torrent).or_default() += 1;
-            }
-        }
-        completions
+    /// The completions among them: what a backup must show, and may.
+    #[must_use]
+    pub fn completions(&self) -> Completions {
+        let completed = |record: &&Record| record.announce.event == Event::Completed;
+        let one = |record: &Record| Completion {
+            torrent: record.announce.torrent,
+            sent: record.sent,
+            acknowledged: (record.outcome == Outcome::Answered).then_some(record.ended),
+        };
+        Completions(self.records.iter().filter(completed).map(one).collect())
     }
 }

@@ -11,7 +11,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::Pace;
+use super::Pacer;
 use super::account::{Door, Outcome};
 use super::book::Book;
 use crate::udp::{REPLY, transaction_of};
@@ -20,9 +20,9 @@ use crate::udp::{REPLY, transaction_of};
 const RENEW_AFTER: Duration = Duration::from_secs(45);
 
 /// Announces from each socket in turn until stopped.
-pub(super) async fn send(mut pace: Pace, sockets: Vec<Arc<Source>>) -> Result<()> {
+pub(super) async fn send(mut pacer: Pacer, sockets: Vec<Arc<Source>>) -> Result<()> {
     let mut turns = sockets.iter().cycle();
-    while let Some(due) = pace.due().await {
+    while let Some(due) = pacer.due().await {
         for _ in 0..due {
             turns
                 .next()

@@ -6,11 +6,13 @@
     reason = "tests read clocks and files; no live database is opened by descriptor"
 )]
 
+mod announce_load;
 mod bounds;
 mod completed;
 mod crash;
 mod deadline;
 mod drop_in;
+mod experiments;
 mod failures;
 mod foreign;
 mod harness;

@@ -1,0 +1,326 @@
+//! Whether a change of the journal mode pays: figures of before and after, compared, and
+//! the rule that decides. Pure.
+//!
+//! Each figure is taken many times on either side, in slices of equal length, because a
+//! machine is never twice as fast as itself: what two slices of the *same* side differ by
+//! is noise, and a difference between the sides that is no larger means nothing.
+//!
+//! ```text
+//!   figures of before ─┐                 ┌─ something essential is worse ─▶ revert
+//!                      ├─▶ differences ──┼─ something is better ──────────▶ keep
+//!   figures of after ──┘                 └─ nothing differs ──────────────▶ keep
+//! ```
+//!
+//! The last line is no mistake: with WAL readers and writers do not wait for each other, a
+//! backup pauses announces for milliseconds instead of for as long as it copies, and nothing
+//! is lost by keeping it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A difference below this part of the value before is none, however steady the figures.
+const NEGLIGIBLE: f64 = 0.10;
+
+/// Times the spread of the slices that a difference must exceed. For figures that are
+/// spread normally, 3 median deviations are 2 standard deviations.
+const CLEAR: f64 = 3.0;
+
+/// Which way a figure is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Good {
+    /// As latencies and costs are.
+    Low,
+    /// As rates are.
+    High,
+}
+
+/// What a figure that got worse means for the decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Weight {
+    /// It alone is a reason to go back.
+    Essential,
+    /// It is told.
+    Told,
+}
+
+/// One figure, as measured in each slice of both sides.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Figure {
+    /// What it is, with its unit.
+    pub name: String,
+    /// Which way it is good.
+    pub good: Good,
+    /// What it counts for.
+    pub weight: Weight,
+    /// Of each slice before the change.
+    pub before: Vec<f64>,
+    /// Of each slice after it.
+    pub after: Vec<f64>,
+}
+
+/// What a comparison has shown of a figure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Clearly better.
+    Better,
+    /// No difference that is larger than the noise.
+    Same,
+    /// Clearly worse.
+    Worse,
+    /// One side has not been measured.
+    Unknown,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Better => "better",
+            Self::Same => "same",
+            Self::Worse => "worse",
+            Self::Unknown => "not known",
+        })
+    }
+}
+
+/// A figure, compared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Difference {
+    /// What was compared.
+    pub name: String,
+    /// What it counts for.
+    pub weight: Weight,
+    /// The median of the slices before.
+    pub before: Option<f64>,
+    /// The median of the slices after.
+    pub after: Option<f64>,
+    /// The least the medians must differ by for the difference to be one.
+    pub noise: f64,
+    /// What follows.
+    pub verdict: Verdict,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// Keep the change.
+    Keep,
+    /// Go back.
+    Revert,
+    /// Too little was measured to say.
+    Undecided,
+}
+
+/// A decision and what led to it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Of each figure, in the order given.
+    pub differences: Vec<Difference>,
+    /// What to do.
+    pub decision: Decision,
+    /// Why, in a sentence.
+    pub because: String,
+}
+
+/// Compares each figure and decides.
+#[must_use]
+pub fn evaluate(figures: &[Figure]) -> Evaluation {
+    let differences: Vec<Difference> = figures.iter().map(Figure::compare).collect();
+    let with = |verdict: Verdict, weight: Option<Weight>| -> Vec<&str> {
+        let wanted = |one: &&Difference| {
+            one.verdict == verdict && weight.is_none_or(|weight| one.weight == weight)
+        };
+        let found = differences.iter().filter(wanted);
+        found.map(|one| one.name.as_str()).collect()
+    };
+    let essential = differences
+        .iter()
+        .any(|one| one.weight == Weight::Essential);
+    let unknown = with(Verdict::Unknown, Some(Weight::Essential));
+    let worse = with(Verdict::Worse, Some(Weight::Essential));
+    let better = with(Verdict::Better, None);
+    let (decision, because) = if !worse.is_empty() {
+        (Decision::Revert, format!("worse: {}", worse.join("; ")))
+    } else if !unknown.is_empty() || !essential {
+        let missing = if essential {
+            unknown.join("; ")
+        } else {
+            "anything that decides".to_owned()
+        };
+        (Decision::Undecided, format!("not measured: {missing}"))
+    } else if better.is_empty() {
+        (
+            Decision::Keep,
+            "no clear difference, and a backup pauses announces for less".to_owned(),
+        )
+    } else {
+        (Decision::Keep, format!("better: {}", better.join("; ")))
+    };
+    Evaluation {
+        differences,
+        decision,
+        because,
+    }
+}
+
+impl Figure {
+    fn compare(&self) -> Difference {
+        let (before, after) = (median(&self.before), median(&self.after));
+        let noise = before.map_or(0.0, |before| {
+            let spread = deviation(&self.before).max(deviation(&self.after));
+            (before.abs() * NEGLIGIBLE).max(spread * CLEAR)
+        });
+        let verdict = match (before, after) {
+            (Some(before), Some(after)) => {
+                let gain = match self.good {
+                    Good::Low => before - after,
+                    Good::High => after - before,
+                };
+                if gain > noise {
+                    Verdict::Better
+                } else if -gain > noise {
+                    Verdict::Worse
+                } else {
+                    Verdict::Same
+                }
+            }
+            _ => Verdict::Unknown,
+        };
+        Difference {
+            name: self.name.clone(),
+            weight: self.weight,
+            before,
+            after,
+            noise,
+            verdict,
+        }
+    }
+}
+
+/// The middle of the values, or of the two in the middle; `None` of none. What is no number
+/// is left out.
+#[must_use]
+pub fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted: Vec<f64> = values
+        .iter()
+        .copied()
+        .filter(|value| value.is_finite())
+        .collect();
+    sorted.sort_by(f64::total_cmp);
+    let upper = *sorted.get(sorted.len() / 2)?;
+    Some(if sorted.len().is_multiple_of(2) {
+        sorted[sorted.len() / 2 - 1].midpoint(upper)
+    } else {
+        upper
+    })
+}
+
+/// The median of how far the values are from their median; 0 of none.
+fn deviation(values: &[f64]) -> f64 {
+    let Some(middle) = median(values) else {
+        return 0.0;
+    };
+    let distances: Vec<f64> = values.iter().map(|value| (value - middle).abs()).collect();
+    median(&distances).unwrap_or(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figure(weight: Weight, good: Good, before: &[f64], after: &[f64]) -> Figure {
+        Figure {
+            name: "a figure".to_owned(),
+            good,
+            weight,
+            before: before.to_vec(),
+            after: after.to_vec(),
+        }
+    }
+
+    fn verdict(good: Good, before: &[f64], after: &[f64]) -> Verdict {
+        figure(Weight::Told, good, before, after).compare().verdict
+    }
+
+    #[test]
+    fn a_difference_must_exceed_a_tenth_and_the_noise() {
+        use Verdict::{Better, Same, Unknown, Worse};
+        let table: &[(&[f64], &[f64], Verdict)] = &[
+            (&[10.0], &[9.1], Same),
+            (&[10.0], &[8.9], Better),
+            (&[10.0], &[11.1], Worse),
+            // Half as much, but either side is as far from itself.
+            (&[5.0, 10.0, 15.0], &[2.0, 5.0, 9.0], Same),
+            // The same medians, steady.
+            (&[9.9, 10.0, 10.1], &[4.9, 5.0, 5.1], Better),
+            // One slice that was disturbed does not decide.
+            (&[10.0, 10.0, 10.0, 500.0], &[10.1, 10.0, 9.9, 10.0], Same),
+            (&[0.0, 0.0], &[0.0, 0.0], Same),
+            (&[0.0, 0.0], &[1.0, 1.0], Worse),
+            (&[], &[1.0], Unknown),
+            (&[1.0], &[], Unknown),
+            (&[f64::NAN], &[1.0], Unknown),
+        ];
+        for (before, after, wanted) in table {
+            assert_eq!(
+                verdict(Good::Low, before, after),
+                *wanted,
+                "{before:?} {after:?}"
+            );
+            let mirrored = match wanted {
+                Better => Worse,
+                Worse => Better,
+                other => *other,
+            };
+            assert_eq!(
+                verdict(Good::High, before, after),
+                mirrored,
+                "{before:?} {after:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_rule_is_total_and_worse_comes_first() {
+        let sides: [(&[f64], &[f64]); 4] = [
+            (&[10.0], &[5.0]),
+            (&[10.0], &[10.0]),
+            (&[10.0], &[20.0]),
+            (&[10.0], &[]),
+        ];
+        let (better, same, worse, unknown) = (0, 1, 2, 3);
+        for essential in 0..4 {
+            for told in 0..4 {
+                let figures = [(Weight::Essential, essential), (Weight::Told, told)]
+                    .map(|(weight, side)| figure(weight, Good::Low, sides[side].0, sides[side].1));
+                let found = evaluate(&figures);
+                let wanted = if essential == worse {
+                    Decision::Revert
+                } else if essential == unknown {
+                    Decision::Undecided
+                } else {
+                    Decision::Keep
+                };
+                assert_eq!(found.decision, wanted, "{found:#?}");
+                let says = |word| found.because.starts_with(word);
+                if wanted == Decision::Keep {
+                    assert_eq!(says("better"), essential == better || told == better);
+                    assert_eq!(says("no clear"), essential == same && told != better);
+                }
+            }
+        }
+        assert_eq!(evaluate(&[]).decision, Decision::Undecided);
+    }
+
+    #[test]
+    fn medians_of_even_and_odd_numbers_of_values() {
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[3.0]), Some(3.0));
+        assert_eq!(median(&[4.0, 1.0]), Some(2.5));
+        assert_eq!(median(&[9.0, 1.0, 2.0]), Some(2.0));
+    }
+}

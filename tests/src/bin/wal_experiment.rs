@@ -1,0 +1,102 @@
+//! Measures whether WAL pays, and decides; with `--write-docs` it writes `docs/wal.md`.
+//!
+//! ```text
+//! cargo run --release -p end-to-end --bin wal_experiment -- --write-docs
+//! ```
+//!
+//! For `synchronous = NORMAL` it needs a tracker built for it beside the other:
+//!
+//! ```text
+//! LIBSQLITE3_FLAGS=-DSQLITE_DEFAULT_WAL_SYNCHRONOUS=1 \
+//!     cargo build --release -p torrust-tracker-with-maintenance --target-dir target/normal
+//! ... --normal target/normal/release/torrust-tracker
+//! ```
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+use end_to_end::experiment::{self, wal};
+use end_to_end::generator::Plan;
+
+/// Measures the journal modes of the database under load, and decides.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Where databases are put for the while: on the disk to be measured.
+    #[arg(long, default_value_os_t = std::env::temp_dir())]
+    directory: PathBuf,
+    /// Size of the database, in 10^6 bytes.
+    #[arg(long, default_value_t = 300)]
+    megabytes: u64,
+    /// A tracker built with `synchronous = NORMAL` as the default in WAL.
+    #[arg(long)]
+    normal: Option<PathBuf>,
+    /// Highest rate of UDP requests per second that is tried.
+    #[arg(long, default_value_t = 12_000)]
+    udp: u32,
+    /// Highest rate of HTTP requests per second that is tried.
+    #[arg(long, default_value_t = 300)]
+    http: u32,
+    /// How often each mode is measured.
+    #[arg(long, default_value_t = 4)]
+    rounds: usize,
+    /// Seconds of load before anything is measured.
+    #[arg(long, default_value_t = 4)]
+    warm_up: u64,
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Seconds of each rate that is tried.
+    #[arg(long, default_value_t = 4)]
+    probe: u64,
+    /// Where the result is written as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Measures nothing: writes the documents of such a result.
+    #[arg(long, conflicts_with = "json")]
+    from: Option<PathBuf>,
+    /// Writes the page and its drawings.
+    #[arg(long)]
+    write_docs: bool,
+    /// Where they are written: the documentation of the workspace.
+    #[arg(long, default_value_os_t = experiment::docs())]
+    docs: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let outcome = outcome(&arguments).await?;
+    if let Some(path) = &arguments.json {
+        experiment::write(path, &format!("{:#}\n", serde_json::to_value(&outcome)?))?;
+    }
+    let document = wal::document(&outcome)?;
+    if arguments.write_docs {
+        document.write(&arguments.docs)?;
+    } else {
+        print!("{}", document.text);
+    }
+    Ok(())
+}
+
+async fn outcome(arguments: &Arguments) -> Result<wal::Outcome> {
+    if let Some(path) = &arguments.from {
+        return experiment::read(path);
+    }
+    ensure!(arguments.rounds > 0, "--rounds: at least one");
+    let options = wal::Options {
+        directory: arguments.directory.clone(),
+        megabytes: arguments.megabytes,
+        plan: Plan {
+            udp_per_second: arguments.udp,
+            http_per_second: arguments.http,
+            ..Plan::default()
+        },
+        normal: arguments.normal.clone(),
+        rounds: arguments.rounds,
+        warm_up: arguments.warm_up,
+        seconds: arguments.seconds,
+        probe: arguments.probe,
+    };
+    wal::run(&options, experiment::command("wal_experiment")).await
+}

@@ -1,0 +1,86 @@
+//! Measures what a maintenance window does to a tracker under load, and what the procedure
+//! it replaces does; with `--write-docs` it writes `docs/window.md`.
+//!
+//! ```text
+//! cargo run --release -p end-to-end --bin window_experiment -- --write-docs
+//! ```
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Parser;
+use end_to_end::experiment::{self, window};
+use end_to_end::generator::Plan;
+
+/// Measures a window under load, and beside it: stop, cp, start.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Where databases and backups are put for the while: on the disk to be measured.
+    #[arg(long, default_value_os_t = std::env::temp_dir())]
+    directory: PathBuf,
+    /// Sizes of the database, in 10^6 bytes.
+    #[arg(long, value_delimiter = ',', default_values_t = [30, 300, 3_000])]
+    megabytes: Vec<u64>,
+    /// Highest rate of UDP requests per second; less where the tracker cannot.
+    #[arg(long, default_value_t = 8_000)]
+    udp: u32,
+    /// Highest rate of HTTP requests per second.
+    #[arg(long, default_value_t = 200)]
+    http: u32,
+    /// Seconds of load before anything is measured.
+    #[arg(long, default_value_t = 5)]
+    warm_up: u64,
+    /// Seconds measured before and after.
+    #[arg(long, default_value_t = 15)]
+    around: u64,
+    /// Seconds of each rate that is tried.
+    #[arg(long, default_value_t = 4)]
+    probe: u64,
+    /// Where the result is written as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Measures nothing: writes the documents of such a result.
+    #[arg(long, conflicts_with = "json")]
+    from: Option<PathBuf>,
+    /// Writes the page and its drawings.
+    #[arg(long)]
+    write_docs: bool,
+    /// Where they are written: the documentation of the workspace.
+    #[arg(long, default_value_os_t = experiment::docs())]
+    docs: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let outcome = outcome(&arguments).await?;
+    if let Some(path) = &arguments.json {
+        experiment::write(path, &format!("{:#}\n", serde_json::to_value(&outcome)?))?;
+    }
+    let document = window::document(&outcome)?;
+    if arguments.write_docs {
+        document.write(&arguments.docs)?;
+    } else {
+        print!("{}", document.text);
+    }
+    Ok(())
+}
+
+async fn outcome(arguments: &Arguments) -> Result<window::Outcome> {
+    if let Some(path) = &arguments.from {
+        return experiment::read(path);
+    }
+    let options = window::Options {
+        directory: arguments.directory.clone(),
+        megabytes: arguments.megabytes.clone(),
+        plan: Plan {
+            udp_per_second: arguments.udp,
+            http_per_second: arguments.http,
+            ..Plan::default()
+        },
+        warm_up: arguments.warm_up,
+        around: arguments.around,
+        probe: arguments.probe,
+    };
+    window::run(&options, experiment::command("window_experiment")).await
+}

@@ -1,0 +1,239 @@
+//! Lines over time as SVG: one panel above the other, with vertical lines for what happened.
+
+use anyhow::{Result, anyhow};
+use plotters::backend::SVGBackend;
+use plotters::chart::{ChartBuilder, ChartContext, SeriesLabelPosition};
+use plotters::coord::Shift;
+use plotters::coord::cartesian::Cartesian2d;
+use plotters::coord::ranged1d::{Ranged, ValueFormatter};
+use plotters::coord::types::RangedCoordf64;
+use plotters::drawing::{DrawingArea, IntoDrawingArea};
+use plotters::element::{PathElement, Text};
+use plotters::prelude::IntoLogRange;
+use plotters::series::LineSeries;
+use plotters::style::{BLACK, Color, IntoFont, RGBColor, ShapeStyle, WHITE};
+
+use crate::generator::Mark;
+
+/// Width of a drawing and height of one panel.
+const SIZE: (u32, u32) = (960, 260);
+
+/// The axis is longer than the lines by this factor: room for their names.
+const LEGEND: f64 = 1.12;
+
+/// Of the lines of a panel, in order; told apart without seeing red from green.
+const COLOURS: [RGBColor; 4] = [
+    RGBColor(0, 114, 178),
+    RGBColor(230, 159, 0),
+    RGBColor(204, 0, 70),
+    RGBColor(90, 90, 90),
+];
+
+/// One line of a panel.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Line {
+    name: String,
+    points: Vec<(f64, f64)>,
+}
+
+impl Line {
+    /// Of these points, in order.
+    #[must_use]
+    pub fn new(name: &str, points: Vec<(f64, f64)>) -> Self {
+        Self {
+            name: name.to_owned(),
+            points,
+        }
+    }
+}
+
+/// How values are spread over the height.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// From 0 on.
+    Linear,
+    /// Each decade as high as the next.
+    Logarithmic,
+}
+
+/// Lines that share an axis.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Panel {
+    /// What the values are, with their unit.
+    pub title: String,
+    /// How they are spread.
+    pub scale: Scale,
+    /// At most four.
+    pub lines: Vec<Line>,
+}
+
+impl Panel {
+    fn values(&self) -> impl Iterator<Item = f64> {
+        let points = self.lines.iter().flat_map(|line| &line.points);
+        points.map(|(_, value)| *value)
+    }
+}
+
+/// Draws the panels one above the other over the same seconds.
+///
+/// # Errors
+/// When a value is none, as infinity is not.
+pub fn svg(title: &str, panels: &[Panel], marks: &[Mark]) -> Result<String> {
+    let mut drawn = String::new();
+    let last = panels
+        .iter()
+        .flat_map(|panel| panel.lines.iter().flat_map(|line| &line.points))
+        .fold(1.0_f64, |last, (second, _)| last.max(*second));
+    let last = last * LEGEND;
+    let height = SIZE.1 * u32::try_from(panels.len().max(1))? + 30;
+    {
+        let root = SVGBackend::with_string(&mut drawn, (SIZE.0, height)).into_drawing_area();
+        root.fill(&WHITE).map_err(told)?;
+        let below = root
+            .titled(title, ("sans-serif", 18).into_font())
+            .map_err(told)?;
+        let areas = below.split_evenly((panels.len().max(1), 1));
+        for (panel, area) in panels.iter().zip(&areas) {
+            draw(panel, area, last, marks)?;
+        }
+        root.present().map_err(told)?;
+    }
+    Ok(drawn)
+}
+
+/// The drawing library's errors hold what is not `Send`.
+fn told(error: impl std::fmt::Display) -> anyhow::Error {
+    anyhow!("drawing: {error}")
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+fn draw(panel: &Panel, area: &Area<'_>, last: f64, marks: &[Mark]) -> Result<()> {
+    let largest = panel.values().fold(0.0, f64::max);
+    let mut builder = ChartBuilder::on(area);
+    builder
+        .caption(&panel.title, ("sans-serif", 14))
+        .margin(8)
+        .x_label_area_size(28)
+        .y_label_area_size(64);
+    match panel.scale {
+        Scale::Linear => {
+            let top = if largest > 0.0 { largest * 1.1 } else { 1.0 };
+            let chart = builder
+                .build_cartesian_2d(0.0..last, 0.0..top)
+                .map_err(told)?;
+            fill(panel, chart, marks, (0.0, top))
+        }
+        Scale::Logarithmic => {
+            let smallest = panel
+                .values()
+                .filter(|value| *value > 0.0)
+                .fold(f64::MAX, f64::min);
+            let bottom = if smallest < f64::MAX { smallest } else { 0.1 };
+            let bottom = 10.0_f64.powf(bottom.log10().floor());
+            let top = 10.0_f64.powf(largest.max(bottom * 2.0).log10().ceil());
+            let chart = builder
+                .build_cartesian_2d(0.0..last, (bottom..top).log_scale())
+                .map_err(told)?;
+            fill(panel, chart, marks, (bottom, top))
+        }
+    }
+}
+
+fn fill<'a, Y>(
+    panel: &Panel,
+    mut chart: ChartContext<'a, SVGBackend<'a>, Cartesian2d<RangedCoordf64, Y>>,
+    marks: &[Mark],
+    (bottom, top): (f64, f64),
+) -> Result<()>
+where
+    Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
+{
+    chart
+        .configure_mesh()
+        .x_desc("seconds")
+        .light_line_style(WHITE)
+        .x_label_formatter(&|second| format!("{second:.0}"))
+        .y_label_formatter(&|value| format!("{value}"))
+        .draw()
+        .map_err(told)?;
+    for (mark, above) in marks.iter().zip([0.95, 0.87, 0.79].iter().cycle()) {
+        let line = [(mark.second, bottom), (mark.second, top)];
+        let style = BLACK.mix(0.4).stroke_width(1);
+        chart
+            .draw_series([PathElement::new(line, style)])
+            .map_err(told)?;
+        // Below each other, so that those close together can be read.
+        let height = if bottom > 0.0 {
+            bottom * (top / bottom).powf(*above)
+        } else {
+            top * above
+        };
+        let label = Text::new(
+            format!(" {}", mark.what),
+            (mark.second, height),
+            ("sans-serif", 11),
+        );
+        chart.draw_series([label]).map_err(told)?;
+    }
+    for (line, colour) in panel.lines.iter().zip(COLOURS.iter().cycle()) {
+        let style = ShapeStyle::from(colour).stroke_width(2);
+        // A latency of nothing has no place on a logarithmic scale.
+        let points = line
+            .points
+            .iter()
+            .filter(|(_, value)| *value >= bottom)
+            .copied();
+        chart
+            .draw_series(LineSeries::new(points, style))
+            .map_err(told)?
+            .label(&line.name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::MiddleRight)
+        .background_style(WHITE.mix(0.8))
+        .label_font(("sans-serif", 12))
+        .draw()
+        .map_err(told)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn panel(scale: Scale, points: Vec<(f64, f64)>) -> Panel {
+        Panel {
+            title: "a <title>".to_owned(),
+            scale,
+            lines: vec![Line::new("one", points), Line::new("none", Vec::new())],
+        }
+    }
+
+    #[test]
+    fn lines_and_marks_are_drawn_and_text_is_escaped() -> Result<()> {
+        for scale in [Scale::Linear, Scale::Logarithmic] {
+            let points = vec![(0.5, 0.2), (1.5, 900.0), (2.5, 0.0)];
+            let mark = Mark {
+                second: 1.0,
+                what: "gate closed".to_owned(),
+            };
+            let drawn = svg("load", &[panel(scale, points)], &[mark])?;
+            assert!(drawn.starts_with("<svg") && drawn.trim_end().ends_with("</svg>"));
+            assert!(drawn.contains("gate closed") && drawn.contains("a &lt;title&gt;"));
+            assert!(drawn.contains("<polyline"));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn nothing_to_draw_is_drawn_too() -> Result<()> {
+        for scale in [Scale::Linear, Scale::Logarithmic] {
+            svg("load", &[panel(scale, Vec::new())], &[])?;
+            svg("load", &[panel(scale, vec![(0.5, 0.0)])], &[])?;
+        }
+        svg("load", &[], &[])?;
+        Ok(())
+    }
+}

@@ -1,0 +1,184 @@
+//! Each experiment measures, accounts for what it sent, and makes its documents of the
+//! result and of nothing else.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use end_to_end::binaries;
+use end_to_end::experiment::{read, wal, window};
+use end_to_end::generator::Report;
+use end_to_end::tracker::Setup;
+use serde_json::Value;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::support::{A_RUN, alone};
+
+/// Runs an experiment to its end.
+async fn run(program: &str, arguments: &str, paths: &[(&str, &Path)]) -> Result<()> {
+    let mut command = Command::new(binaries::path(program)?);
+    command.args(arguments.split(' ')).kill_on_drop(true);
+    for (option, path) in paths {
+        command.arg(option).arg(path);
+    }
+    let output = timeout(2 * A_RUN, command.output()).await??;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program}: {said}");
+    Ok(())
+}
+
+/// Every file below a directory, by its path in it.
+fn files(directory: &Path) -> Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let name = path.file_name().context("a name")?.to_string_lossy();
+        if path.is_dir() {
+            let below = files(&path)?;
+            found.extend(
+                below
+                    .into_iter()
+                    .map(|(file, text)| (format!("{name}/{file}"), text)),
+            );
+        } else {
+            found.insert(name.into_owned(), fs::read_to_string(&path)?);
+        }
+    }
+    Ok(found)
+}
+
+/// The documents an experiment writes of a result it has written itself.
+async fn written_again(program: &str, result: &Path) -> Result<BTreeMap<String, String>> {
+    let docs = tempfile::tempdir()?;
+    let paths = [("--from", result), ("--docs", docs.path())];
+    run(program, "--write-docs", &paths).await?;
+    files(docs.path())
+}
+
+/// Changes one figure of a result.
+fn change(result: &Path, change: impl FnOnce(&mut Value)) -> Result<()> {
+    let mut value: Value = serde_json::from_slice(&fs::read(result)?)?;
+    change(&mut value);
+    Ok(fs::write(result, value.to_string())?)
+}
+
+/// Every drawing the page shows has been written, and no other.
+fn drawings_are_those_of_the_page(files: &BTreeMap<String, String>, page: &str) {
+    let text = &files[page];
+    let drawings: Vec<_> = files.keys().filter(|name| *name != page).collect();
+    assert!(!drawings.is_empty());
+    assert_eq!(text.matches("![").count(), drawings.len(), "{drawings:?}");
+    for drawing in drawings {
+        assert!(text.contains(&format!("({drawing})")), "{drawing}");
+        assert!(files[drawing].starts_with("<svg"), "{drawing}");
+    }
+}
+
+fn adds_up(report: &Report) {
+    assert!(report.all.counts.add_up(), "{report:#?}");
+    assert!(report.all.counts.answered > 0, "{report:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_window_experiment_measures_three_procedures_and_writes_of_them() -> Result<()> {
+    let _alone = alone().await;
+    let (place, docs) = (Setup::new()?, tempfile::tempdir()?);
+    let result = place.home().join("result.json");
+    let short = "--megabytes 2 --udp 200 --http 20 --warm-up 2 --around 2 --probe 1 --write-docs";
+    let paths = [
+        ("--directory", place.home()),
+        ("--json", &result),
+        ("--docs", docs.path()),
+    ];
+    run("window_experiment", short, &paths).await?;
+    let outcome: window::Outcome = read(&result)?;
+
+    assert_eq!(outcome.cases.len(), 3);
+    for case in &outcome.cases {
+        adds_up(&case.report);
+        let names: Vec<_> = case.phases.iter().map(|one| one.name.as_str()).collect();
+        assert_eq!(names, ["before", "during", "after"]);
+        for phase in &case.phases {
+            assert!(
+                phase.all.counts.add_up() && phase.all.counts.sent > 0,
+                "{phase:#?}"
+            );
+        }
+        let [before, after] = case.peers;
+        assert!(before > 0);
+        let failed = case.report.all.counts.failed();
+        match &case.interruption {
+            window::Interruption::Window {
+                pause_ms, shown, ..
+            } => {
+                assert_eq!(failed, 0, "{:?}", case.report.errors);
+                assert!(*pause_ms > 0.0 && after >= before, "{case:#?}");
+                assert!((shown.acknowledged..=shown.sent).contains(&shown.found));
+                let marks = case.report.marks.iter();
+                assert!(
+                    marks
+                        .filter(|mark| mark.what.starts_with("run ended"))
+                        .count()
+                        == 1
+                );
+            }
+            window::Interruption::Stop { .. } => {
+                // It is the other process that answers now, and it knows nobody of before.
+                assert!(failed > 0 && after < before, "{case:#?}");
+            }
+        }
+    }
+    let written = files(docs.path())?;
+    drawings_are_those_of_the_page(&written, "window.md");
+    assert_eq!(written_again("window_experiment", &result).await?, written);
+    change(&result, |value| {
+        value["cases"][0]["interruption"]["pause_ms"] = 12_345.0.into();
+    })?;
+    let changed = written_again("window_experiment", &result).await?;
+    assert!(changed["window.md"].contains("12345 ms"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wal_experiment_measures_both_journal_modes_and_decides() -> Result<()> {
+    let _alone = alone().await;
+    let (place, docs) = (Setup::new()?, tempfile::tempdir()?);
+    let result = place.home().join("result.json");
+    let short = "--megabytes 2 --udp 200 --http 20 --warm-up 1 --seconds 2 --rounds 2 --probe 1 \
+                 --write-docs";
+    let paths = [
+        ("--directory", place.home()),
+        ("--json", &result),
+        ("--docs", docs.path()),
+    ];
+    run("wal_experiment", short, &paths).await?;
+    let outcome: wal::Outcome = read(&result)?;
+
+    let modes: Vec<_> = outcome.modes.iter().map(|one| one.mode).collect();
+    assert_eq!(modes, [wal::Mode::Rollback, wal::Mode::WalFull]);
+    assert_eq!(outcome.to_normal, None);
+    for measured in &outcome.modes {
+        adds_up(&measured.report);
+        assert_eq!(measured.rounds.len(), 2);
+        let in_wal = measured.mode == wal::Mode::WalFull;
+        for round in &measured.rounds {
+            assert!(round.all.counts.add_up() && round.announces.counts.answered > 0);
+            assert!(round.cpu_ms > 0.0 && round.resident > 0, "{round:#?}");
+            assert_eq!(round.log > 0, in_wal, "a log is what WAL has: {round:#?}");
+        }
+        if let Some(syncs) = measured.syncs {
+            assert!(syncs.calls > 0 && syncs.announces > 0, "{syncs:?}");
+        }
+    }
+    let written = files(docs.path())?;
+    drawings_are_those_of_the_page(&written, "wal.md");
+    assert_eq!(written_again("wal_experiment", &result).await?, written);
+    change(&result, |value| {
+        value["to_wal"]["because"] = "a word of the test".into();
+    })?;
+    let changed = written_again("wal_experiment", &result).await?;
+    assert!(changed["wal.md"].contains("a word of the test"));
+    Ok(())
+}
