@@ -64,13 +64,14 @@ pub enum Door {
     Http,
 }
 
-/// What a door did while the gate was closed.
+/// What a door did with its requests, above all while the gate was closed.
 #[derive(Debug, Default)]
 pub struct Counters {
     held: AtomicU64,
     released: AtomicU64,
     merged: AtomicU64,
     turned_away: AtomicU64,
+    unconfirmed: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -355,6 +356,12 @@ impl Counters {
         self.turned_away.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// So many requests were executed and not answered as done, because it is not certain
+    /// that what they wrote is stored.
+    pub fn leave_unconfirmed(&self, requests: u64) {
+        self.unconfirmed.fetch_add(requests, Ordering::Relaxed);
+    }
+
     /// Requests waiting at this moment.
     #[must_use]
     pub fn held(&self) -> u64 {
@@ -377,6 +384,12 @@ impl Counters {
     #[must_use]
     pub fn turned_away(&self) -> u64 {
         self.turned_away.load(Ordering::Relaxed)
+    }
+
+    /// Requests executed and not answered as done, since the start.
+    #[must_use]
+    pub fn unconfirmed(&self) -> u64 {
+        self.unconfirmed.load(Ordering::Relaxed)
     }
 }
 
