@@ -19,7 +19,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::endpoint::Endpoint;
-use crate::{PATIENCE, binaries};
+use crate::udp::UdpClient;
+use crate::{PATIENCE, binaries, until};
 
 /// Token of the REST API in every configuration.
 pub const TOKEN: &str = "MyAccessToken";
@@ -30,6 +31,10 @@ pub const TOKEN: &str = "MyAccessToken";
 pub struct Setup {
     home: Arc<TempDir>,
     program: &'static str,
+    /// Where the program is, if not among those of this workspace.
+    program_at: Option<PathBuf>,
+    /// Where the UDP tracker listens.
+    udp: SocketAddr,
     /// Section, then key, then value as TOML.
     tables: BTreeMap<String, BTreeMap<String, String>>,
     /// Further keys of the one HTTP tracker.
@@ -90,10 +95,16 @@ impl Setup {
         Self::without_maintenance_in(program, &fast_directory())
     }
 
-    fn without_maintenance_in(program: &'static str, directory: &Path) -> Result<Self> {
+    /// As [`Setup::without_maintenance`], with its directory below this one.
+    ///
+    /// # Errors
+    /// When no directory can be made.
+    pub fn without_maintenance_in(program: &'static str, directory: &Path) -> Result<Self> {
         let setup = Self {
             home: Arc::new(TempDir::with_prefix_in("tracker-", directory)?),
             program,
+            program_at: None,
+            udp: SocketAddr::from(([127, 0, 0, 1], 0)),
             tables: BTreeMap::new(),
             http_tracker: String::new(),
             environment: Vec::new(),
@@ -161,6 +172,13 @@ impl Setup {
         self
     }
 
+    /// Starts this binary instead of the one of this workspace.
+    #[must_use]
+    pub fn program_at(mut self, path: PathBuf) -> Self {
+        self.program_at = Some(path);
+        self
+    }
+
     /// The directory the tracker works in.
     #[must_use]
     pub fn home(&self) -> &Path {
@@ -201,8 +219,8 @@ impl Setup {
                 let _ = writeln!(text, "{key} = {value}");
             }
         }
-        text + "[[udp_trackers]]\nbind_address = \"127.0.0.1:0\"\n[[http_trackers]]\nbind_address = \"127.0.0.1:0\"\n"
-            + &self.http_tracker
+        let _ = writeln!(text, "[[udp_trackers]]\nbind_address = \"{}\"", self.udp);
+        text + "[[http_trackers]]\nbind_address = \"127.0.0.1:0\"\n" + &self.http_tracker
     }
 
     /// Starts the tracker and waits until every service it is configured for has started.
@@ -220,6 +238,23 @@ impl Setup {
             })
             .await?;
         tracker.addresses = Addresses::find(&tracker.log.lines(), self.udp_expected())?;
+        Ok(tracker)
+    }
+
+    /// Starts a tracker whose log is too quiet to say where it listens, and waits until its
+    /// UDP tracker answers. The other addresses are not known.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn start_quiet(mut self) -> Result<Tracker> {
+        self.udp = std::net::UdpSocket::bind(self.udp)?.local_addr()?;
+        let mut tracker = self.spawn()?;
+        tracker.addresses.udp = self.udp;
+        until("the UDP tracker to answer", PATIENCE, async || {
+            let asked = UdpClient::connect_within(self.udp, Duration::from_millis(100)).await;
+            Ok(asked.ok())
+        })
+        .await?;
         Ok(tracker)
     }
 
@@ -249,7 +284,10 @@ impl Setup {
 
     fn spawn(&self) -> Result<Tracker> {
         fs::write(self.file(), self.toml())?;
-        let mut command = Command::new(binaries::path(self.program)?);
+        let mut command = Command::new(match &self.program_at {
+            Some(path) => path.clone(),
+            None => binaries::path(self.program)?,
+        });
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("TORRUST_") {
                 command.env_remove(name);

@@ -127,7 +127,7 @@ impl App {
         })
         .await?;
         let tracker = open(&configuration, path.as_deref(), load_completed).await?;
-        let durability = durability(path, acknowledge).await?;
+        let stored = Stored::open(path, acknowledge).await?;
         let gate = upkeep.gate().clone();
         // One for all HTTP services, as their connections share the process's descriptors.
         let lobby = Lobby::new(gate.clone(), hold_http, announces);
@@ -139,11 +139,11 @@ impl App {
             registar: &registar,
             gate: &gate,
             lobby: &lobby,
-            durability: durability.as_ref(),
+            durability: stored.durability.as_ref(),
             alarm: &alarm,
         };
         starter.warn_if_idle();
-        let udp = starter.udp(sockets.udp, bounds)?;
+        let udp = starter.udp(sockets.udp, &starter.storage(stored.ledger), bounds)?;
         let mut web = starter.http(sockets.http)?;
         web.extend(starter.api(sockets.api)?);
         let cleanup = (configuration.core.inactive_peer_cleanup_interval > 0)
@@ -275,9 +275,18 @@ impl Starter<'_> {
         }
     }
 
+    fn storage(&self, ledger: Option<udp::Ledger>) -> udp::Storage {
+        if self.stores() {
+            udp::Storage::Database(udp::Writer::new(ledger, self.durability.cloned()))
+        } else {
+            udp::Storage::Memory
+        }
+    }
+
     fn udp(
         &self,
         sockets: Vec<std::net::UdpSocket>,
+        storage: &udp::Storage,
         bounds: Bounds,
     ) -> anyhow::Result<Vec<udp::Server>> {
         match &self.configuration.udp_trackers {
@@ -292,11 +301,6 @@ impl Starter<'_> {
             }
             Some(_) => {}
         }
-        let storage = if self.stores() {
-            udp::Storage::Database(udp::Writer::new(self.durability.cloned()))
-        } else {
-            udp::Storage::Memory
-        };
         let mut servers = Vec::new();
         for socket in sockets {
             let server = udp::Server::start(
@@ -402,29 +406,46 @@ async fn open(
     Ok(tracker)
 }
 
-/// What makes a database durable that has just been opened, and a task that tells when it
-/// fails. `None` where answers do not wait for it.
-async fn durability(
-    path: Option<PathBuf>,
-    acknowledge: Acknowledge,
-) -> anyhow::Result<Option<Durability>> {
-    let (Some(path), Acknowledge::Durable) = (path, acknowledge) else {
-        return Ok(None);
-    };
-    if !path.exists() {
-        // What SQLite takes for something else than a path, `:memory:` for one.
-        tracing::warn!(
-            "There is no file {}: requests are answered before what they wrote is durable",
-            path.display()
-        );
-        return Ok(None);
+/// What answers to writes are owed to, of a database that has just been opened.
+#[derive(Default)]
+struct Stored {
+    /// Looks after what upstream writes.
+    ledger: Option<udp::Ledger>,
+    /// `None` where answers do not wait for the disk.
+    durability: Option<Durability>,
+}
+
+impl Stored {
+    /// Also starts a task that tells when a sync fails.
+    async fn open(path: Option<PathBuf>, acknowledge: Acknowledge) -> anyhow::Result<Self> {
+        let Some(path) = path else {
+            return Ok(Self::default());
+        };
+        if !path.exists() {
+            // What SQLite takes for something else than a path, `:memory:` for one.
+            tracing::warn!(
+                "There is no file {}: requests are answered before what they wrote is durable",
+                path.display()
+            );
+            return Ok(Self::default());
+        }
+        let stored = blocking(move || {
+            let ledger = udp::Ledger::open(&path).context("could not open the database")?;
+            let durability = match acknowledge {
+                Acknowledge::Durable => Some(Durability::open(&path)?),
+                Acknowledge::Committed => None,
+            };
+            Ok(Self {
+                ledger: Some(ledger),
+                durability,
+            })
+        });
+        let stored = stored.await?;
+        if let Some(durability) = &stored.durability {
+            tokio::spawn(report(durability.failures()));
+        }
+        Ok(stored)
     }
-    let durability = blocking(move || {
-        Durability::open(&path).context("could not keep a connection to the database")
-    })
-    .await?;
-    tokio::spawn(report(durability.failures()));
-    Ok(Some(durability))
 }
 
 /// The first failure says what is wrong; after that they only need not be forgotten.

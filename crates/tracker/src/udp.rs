@@ -48,7 +48,7 @@
 //!   answer, its pass is given back, both threads go on.
 //! - A thread ends all the same: its lifeline raises the alarm and the process shuts down.
 //! - What was executed cannot be made durable: none of a turn's announces gets an answer;
-//!   counted.
+//!   counted. The same for one whose completion upstream failed to store ([`ledger`]).
 //! - More announces than may wait, or than the database takes in time (see [`queue`]):
 //!   dropped without an answer, counted. Every client sends again; an error reply would
 //!   make some stay away for half an hour.
@@ -57,6 +57,7 @@
 
 mod answer;
 mod execute;
+mod ledger;
 mod queue;
 mod receive;
 mod wire;
@@ -79,6 +80,7 @@ use torrust_tracker_maintenance::gate::Gate;
 use torrust_tracker_maintenance::hold::Bounds;
 
 use crate::alarm::{Alarm, Lifeline};
+pub use ledger::Ledger;
 use queue::Queue;
 
 /// How long the receiving thread may take to see that it is to stop.
@@ -113,23 +115,24 @@ pub enum Storage {
 pub struct Writer {
     /// Had by the one that writes. SQLite lets one write at a time as well, but whom it lets
     /// wait sleeps for milliseconds, and gives up after 5 s.
-    turn: Arc<Mutex<()>>,
+    ledger: Arc<Mutex<Option<Ledger>>>,
     /// `None`: answers do not wait for the disk.
     durability: Option<Durability>,
 }
 
 impl Writer {
-    /// One for all sockets.
-    pub fn new(durability: Option<Durability>) -> Self {
+    /// One for all sockets. `None` for what cannot be had: without a ledger nothing is looked
+    /// at after it was written, without durability answers do not wait for the disk.
+    pub fn new(ledger: Option<Ledger>, durability: Option<Durability>) -> Self {
         Self {
-            turn: Arc::default(),
+            ledger: Arc::new(Mutex::new(ledger)),
             durability,
         }
     }
 
     /// Waits for the others.
-    fn turn(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    fn turn(&self) -> MutexGuard<'_, Option<Ledger>> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

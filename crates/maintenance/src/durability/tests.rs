@@ -37,7 +37,8 @@ struct Service {
 impl Service {
     fn new(journal: &str) -> Self {
         let directory = TempDir::new().expect("a temporary directory");
-        let connection = Connection::open(directory.path().join("service.db")).expect("it can be made");
+        let connection =
+            Connection::open(directory.path().join("service.db")).expect("it can be made");
         connection
             .execute_batch(&format!(
                 "PRAGMA journal_mode = {journal}; CREATE TABLE facts (fact INTEGER)"
@@ -168,7 +169,9 @@ fn a_log_that_is_gone_is_an_error() {
     durability.sync().expect("the disk is good");
     fs::remove_file(service.log()).expect("it is there");
     service.commit(2);
-    let error = durability.sync().expect_err("nobody will ever find that commit");
+    let error = durability
+        .sync()
+        .expect_err("nobody will ever find that commit");
     assert!(matches!(*error, Error::Vanished { .. }), "{error}");
 }
 

@@ -13,9 +13,12 @@
 
 use std::time::{Duration, Instant};
 
+use aquatic_udp_protocol::{AnnounceEvent, AnnounceRequest};
 use torrust_tracker::servers::udp::connection_cookie::{into_connection_id, make};
-use torrust_tracker::servers::udp::handlers;
+use torrust_tracker::servers::udp::{UDP_TRACKER_LOG_TARGET, handlers};
+use torrust_tracker_primitives::info_hash::InfoHash;
 
+use super::ledger::{Entry, Ledger};
 use super::queue::{Announce, Turn};
 use super::wire::Outbox;
 use super::{Shared, Storage, answer, survive};
@@ -42,10 +45,11 @@ impl Shared {
         reason = "the turn is ended by what it does, not by when somebody asks"
     )]
     fn execute_turn(&self, turn: &Turn<'_>, outbox: &mut Outbox) {
-        let _writing = match &self.storage {
+        let writing = match &self.storage {
             Storage::Memory => None,
             Storage::Database(writer) => Some(writer.turn()),
         };
+        let ledger = writing.as_ref().and_then(|ledger| ledger.as_ref());
         let began = Instant::now();
         while outbox.len() < TURN && began.elapsed() < TURN_TIME {
             let batch = turn.take();
@@ -53,23 +57,63 @@ impl Shared {
                 break;
             }
             for announce in batch.fresh.into_iter().chain(batch.held) {
-                survive("executing an announce", || self.execute(announce, outbox));
+                survive("executing an announce", || {
+                    self.execute(announce, ledger, outbox);
+                });
             }
         }
     }
 
     /// Executes an announce whose connection id was valid when it arrived.
-    pub(super) fn execute(&self, announce: Announce, outbox: &mut Outbox) {
+    pub(super) fn execute(&self, announce: Announce, ledger: Option<&Ledger>, outbox: &mut Outbox) {
         let Announce {
             from, mut request, ..
         } = announce;
         // It arrived minutes ago, perhaps.
         request.connection_id = into_connection_id(&make(&from));
-        let handler = handlers::handle_announce(from, &request, &self.tracker);
-        let answer = self
-            .drive(handler)
-            .unwrap_or_else(|error| answer::refusal(&error, request.transaction_id));
+        let answer = match self.drive(handlers::handle_announce(from, &request, &self.tracker)) {
+            Ok(answer) => answer,
+            Err(error) => answer::refusal(&error, request.transaction_id),
+        };
+        if let Some(ledger) = ledger
+            && !self.is_stored(&request, ledger)
+        {
+            self.queue.leave_unconfirmed(1);
+            return;
+        }
         outbox.push(&answer, from);
+    }
+
+    /// Whether what the announce told will be missed by nobody: it told of no completed
+    /// download, or the torrent's counter shows in the database.
+    fn is_stored(&self, request: &AnnounceRequest, ledger: &Ledger) -> bool {
+        if AnnounceEvent::from(request.event) != AnnounceEvent::Completed {
+            return true;
+        }
+        let torrent = InfoHash::from(request.info_hash);
+        let scrape = self.drive(self.tracker.scrape(&vec![torrent]));
+        let completed = scrape
+            .files
+            .get(&torrent)
+            .map_or(0, |stats| stats.downloaded);
+        if completed == 0 {
+            return true;
+        }
+        match ledger.confirm(&torrent.to_hex_string(), completed) {
+            Ok(Entry::Stored) => true,
+            Ok(Entry::Mended) => {
+                tracing::warn!(target: UDP_TRACKER_LOG_TARGET, %torrent, completed, "a counter was not stored at first");
+                true
+            }
+            Err(error) => {
+                // The first says what is wrong; after that they only need not be forgotten.
+                let unconfirmed = self.queue.unconfirmed() + 1;
+                if unconfirmed.is_power_of_two() {
+                    tracing::error!(target: UDP_TRACKER_LOG_TARGET, %torrent, completed, %error, unconfirmed, "a counter could not be stored; the announce is left unanswered");
+                }
+                false
+            }
+        }
     }
 
     /// Sends the answers once what was executed cannot be lost any more. If that cannot be

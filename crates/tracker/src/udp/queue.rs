@@ -165,6 +165,11 @@ impl Queue {
         counters.leave_unconfirmed(announces as u64);
     }
 
+    /// How many were counted so.
+    pub fn unconfirmed(&self) -> u64 {
+        self.gate.counters(Door::Udp).unconfirmed()
+    }
+
     /// How many wait.
     pub fn len(&self) -> usize {
         let state = self.lock();

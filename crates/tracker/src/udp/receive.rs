@@ -89,7 +89,7 @@ impl Shared {
                     return;
                 };
                 if pass.is_some() {
-                    self.execute(announce, &mut desk.answers);
+                    self.execute(announce, None, &mut desk.answers);
                 } else {
                     desk.announces.push(announce);
                 }

@@ -293,6 +293,32 @@ fn a_locked_database_delays_no_connect() {
 }
 
 #[test]
+fn a_completion_that_upstream_fails_to_store_is_not_acknowledged() {
+    let tracker = Tested::new();
+    let client = tracker.client();
+    let database = rusqlite::Connection::open(&tracker.database).expect("the database");
+    let away = "ALTER TABLE torrents RENAME TO elsewhere";
+    database.execute_batch(away).expect("nobody else writes");
+    client.announce(1, AnnounceEvent::Started);
+    assert_eq!(client.announced(), 1, "there is nothing to lose");
+    client.announce(2, AnnounceEvent::Completed);
+    client.announce(3, AnnounceEvent::None);
+    assert_eq!(client.announced(), 3, "the second gets no answer");
+    assert_eq!(tracker.counters().unconfirmed(), 1);
+
+    let back = "ALTER TABLE elsewhere RENAME TO torrents";
+    database.execute_batch(back).expect("nobody else writes");
+    // The swarm is as it was, so upstream does not write it again.
+    client.announce(4, AnnounceEvent::Completed);
+    assert_eq!(client.announced(), 4);
+    let completed: i64 = database
+        .query_row("SELECT completed FROM torrents", [], |row| row.get(0))
+        .expect("a row");
+    assert_eq!(completed, 1);
+    assert_eq!(tracker.counters().unconfirmed(), 1);
+}
+
+#[test]
 fn a_panicking_handler_costs_one_answer() {
     let tracker = Tested::with(
         Bounds { held: 8, queued: 8 },
@@ -388,7 +414,8 @@ impl Tested {
         let tracker = Tracker::new(&core, statistics, Repo::new()).expect("a tracker");
         let storage = if stores {
             let durability = Durability::open(&database).expect("it has just been created");
-            Storage::Database(Writer::new(Some(durability)))
+            let ledger = Ledger::open(&database).expect("it has just been created");
+            Storage::Database(Writer::new(Some(ledger), Some(durability)))
         } else {
             Storage::Memory
         };
