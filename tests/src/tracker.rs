@@ -19,7 +19,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::endpoint::Endpoint;
-use crate::{PATIENCE, binaries};
+use crate::udp::UdpClient;
+use crate::{PATIENCE, binaries, until};
 
 /// Token of the REST API in every configuration.
 pub const TOKEN: &str = "MyAccessToken";
@@ -94,7 +95,11 @@ impl Setup {
         Self::without_maintenance_in(program, &fast_directory())
     }
 
-    fn without_maintenance_in(program: &'static str, directory: &Path) -> Result<Self> {
+    /// As [`Setup::without_maintenance`], with its directory below this one.
+    ///
+    /// # Errors
+    /// When no directory can be made.
+    pub fn without_maintenance_in(program: &'static str, directory: &Path) -> Result<Self> {
         let setup = Self {
             home: Arc::new(TempDir::with_prefix_in("tracker-", directory)?),
             program,
@@ -243,6 +248,23 @@ impl Setup {
             })
             .await?;
         tracker.addresses = Addresses::find(&tracker.log.lines(), self.udp_expected())?;
+        Ok(tracker)
+    }
+
+    /// Starts a tracker whose log is too quiet to say where it listens, and waits until its
+    /// UDP tracker answers. The other addresses are not known.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn start_quiet(mut self) -> Result<Tracker> {
+        self.listen[0] = std::net::UdpSocket::bind(self.listen[0])?.local_addr()?;
+        let mut tracker = self.spawn()?;
+        tracker.addresses.udp = self.listen[0];
+        until("the UDP tracker to answer", PATIENCE, async || {
+            let asked = UdpClient::connect_within(self.listen[0], Duration::from_millis(100)).await;
+            Ok(asked.ok())
+        })
+        .await?;
         Ok(tracker)
     }
 

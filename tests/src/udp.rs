@@ -33,13 +33,21 @@ impl UdpClient {
     /// # Errors
     /// When none comes.
     pub async fn connect(to: SocketAddr) -> Result<Self> {
+        Self::connect_within(to, crate::PATIENCE).await
+    }
+
+    /// As [`UdpClient::connect`], waiting for so long; for every answer later on, too.
+    ///
+    /// # Errors
+    /// When none comes.
+    pub async fn connect_within(to: SocketAddr, patience: Duration) -> Result<Self> {
         let socket = UdpSocket::bind("127.0.0.1:0").await?;
         socket.connect(to).await?;
         let mut client = Self {
             socket,
             connection: ConnectionId::new(0),
             transaction: fastrand::i32(..),
-            patience: crate::PATIENCE,
+            patience,
         };
         client.reconnect().await?;
         Ok(client)

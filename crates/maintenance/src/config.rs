@@ -45,6 +45,8 @@ pub struct Settings {
     pub journal_mode: JournalMode,
     /// What happens to announces while the file is copied.
     pub announces: Announces,
+    /// When a request that wrote to the database is answered.
+    pub acknowledge: Acknowledge,
     /// Load `completed` counters at start if the estimated memory is at most this many
     /// bytes; `None`: do not load them (as upstream).
     pub load_completed: Option<u64>,
@@ -76,6 +78,16 @@ pub enum Announces {
     Pause,
     /// Serve while copying; refused on a rollback journal.
     Serve,
+}
+
+/// `acknowledge`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acknowledge {
+    /// When a power failure cannot take back what it wrote.
+    Durable,
+    /// When the end of the process cannot. What a power failure may take back is what was
+    /// written to the log since its last checkpoint.
+    Committed,
 }
 
 /// `[maintenance.gate]`.
@@ -263,6 +275,12 @@ impl Settings {
                 ("serve", Announces::Serve),
             ];
             let announces = table.or("announces", Announces::Auto, value::choice(&policies));
+            let answers = [
+                ("durable", Acknowledge::Durable),
+                ("committed", Acknowledge::Committed),
+            ];
+            let acknowledge =
+                table.or("acknowledge", Acknowledge::Durable, value::choice(&answers));
             let load_completed = read_load_completed(table);
             let gate = table.table("gate", Gate::read);
             let backup = table.table("backup", Backup::read);
@@ -285,6 +303,7 @@ impl Settings {
                 catch_up,
                 journal_mode,
                 announces,
+                acknowledge,
                 load_completed,
                 gate,
                 backup,

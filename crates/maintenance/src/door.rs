@@ -35,6 +35,9 @@
 //! 3. A **pass** of the gate, kept until the inner service has answered. What the body of
 //!    the answer does afterwards, if it streams, is not covered.
 //!
+//! With a [`Lobby::durable`] the answer then waits, pass in hand, until what was written is
+//! durable; all that wait share a sync of the disk.
+//!
 //! # What is refused, and how
 //!
 //! At most `hold_at_most` requests wait for a gate, over all layers of one [`Lobby`].
@@ -53,6 +56,7 @@
 //! - The inner service never answers: it keeps its pass and permit. A time limit belongs
 //!   in the inner service, which knows what it can give up; the gate has its own.
 //! - The executor's runtime is shut down: 503 with an empty body.
+//! - What was written is not known to be durable: 503 with an empty body, counted.
 //! - The inner service is not ready: a gated request waits for it in its task, with its
 //!   pass. It reserves nothing while it is held, or a limit on concurrency inside would
 //!   be used up by those that wait and delay those that need not.
@@ -74,6 +78,7 @@ use tokio::task::JoinHandle;
 use tower::{Layer, Service, ServiceExt as _};
 use tracing::Instrument as _;
 
+use crate::durability::Durability;
 use crate::gate::{Counters, Door, Gate};
 
 /// How many held and, apart from these, how many fresh requests run at once. Enough to
@@ -98,6 +103,7 @@ pub enum Way {
 #[derive(Debug, Clone)]
 pub struct Lobby {
     shared: Arc<Shared>,
+    durability: Option<Durability>,
 }
 
 /// Puts a [`GateService`] around a service.
@@ -151,6 +157,17 @@ impl Lobby {
                 fresh_lane: Semaphore::new(LANE),
                 order: Arc::default(),
             }),
+            durability: None,
+        }
+    }
+
+    /// The same lobby for layers whose gated requests write: they are answered when what
+    /// they wrote is durable.
+    #[must_use]
+    pub fn durable(&self, durability: Durability) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            durability: Some(durability),
         }
     }
 
@@ -206,13 +223,13 @@ where
         // clone asks for itself when its time has come.
         let inner = self.inner.clone();
         drop(std::mem::replace(&mut self.inner, inner.clone()));
-        Either::Right(Answer(self.lobby.shared.admit(inner, request, key)))
+        Either::Right(Answer(self.lobby.admit(inner, request, key)))
     }
 }
 
-impl Shared {
+impl Lobby {
     fn admit<S, B, R>(
-        self: &Arc<Self>,
+        &self,
         inner: S,
         request: Request<B>,
         key: Option<Vec<u8>>,
@@ -222,31 +239,36 @@ impl Shared {
         S::Future: Send,
         S::Error: Send + 'static,
         B: Send + 'static,
-        R: Send + 'static,
+        R: Default + Send + 'static,
     {
-        let held = if self.gate.is_open() {
+        let shared = &self.shared;
+        let held = if shared.gate.is_open() {
             None
-        } else if let Some(held) = self.hold_if_room() {
+        } else if let Some(held) = shared.hold_if_room() {
             Some(held)
         } else {
-            self.counters().turn_away();
+            shared.counters().turn_away();
             return State::TurnedAway;
         };
-        let place = key.map(|key| self.order.join(key));
-        let call = Arc::clone(self).run(inner, request, place, held);
-        State::Running(self.executor.spawn(call.in_current_span()))
+        let place = key.map(|key| shared.order.join(key));
+        let call = Arc::clone(shared).run(inner, request, place, held, self.durability.clone());
+        State::Running(shared.executor.spawn(call.in_current_span()))
     }
+}
 
-    /// The task of one request: its turn, a lane, a pass, the call.
+impl Shared {
+    /// The task of one request: its turn, a lane, a pass, the call, the disk.
     async fn run<S, B, R>(
         self: Arc<Self>,
         inner: S,
         request: Request<B>,
         mut place: Option<Place>,
         mut held: Option<Held>,
+        durability: Option<Durability>,
     ) -> Result<Response<R>, S::Error>
     where
         S: Service<Request<B>, Response = Response<R>>,
+        R: Default,
     {
         if let Some(place) = &mut place {
             place.turn().await;
@@ -264,7 +286,14 @@ impl Shared {
             self.gate.enter().await
         };
         drop(held);
-        inner.oneshot(request).await
+        let response = inner.oneshot(request).await?;
+        if let Some(durability) = durability
+            && durability.synced().await.is_err()
+        {
+            self.counters().leave_unconfirmed(1);
+            return Ok(unavailable());
+        }
+        Ok(response)
     }
 
     fn hold_if_room(self: &Arc<Self>) -> Option<Held> {

@@ -8,10 +8,11 @@
 //!         in flight
 //! ```
 //!
-//! Open or closed and the number in flight live in one word, so entering is one atomic
-//! add whose result also says whether the gate was closed: no announce can slip in
-//! between a check and a count. Whoever adds to a closed gate takes its share back and
-//! waits; whoever takes the last share of a closed gate back wakes [`Keeper::drained`].
+//! Open or closed and the number in flight live in one word (the `turnstile`), so entering is
+//! one atomic add whose result also says whether the gate was closed: no announce can slip
+//! in between a check and a count. Whoever adds to a closed gate takes its share back and
+//! waits; whoever takes the last share of a closed gate back wakes [`Keeper::drained`]. The
+//! crate `gate-model` has loom try every order of these steps.
 //!
 //! # What must never happen: a gate that stays closed
 //!
@@ -32,9 +33,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
-/// The bit of [`Inner::word`] that says closed; the count in flight starts above it.
-const CLOSED: u64 = 1;
-const ONE_PASS: u64 = 2;
+mod turnstile;
+
+use turnstile::{Bell, Turnstile};
+
+/// What the turnstile is made of here.
+mod sync {
+    pub use std::sync::atomic::{AtomicU64, Ordering};
+}
 
 /// The doors' end: cheap to clone, enters and waits, can neither open nor close.
 #[derive(Debug, Clone)]
@@ -64,20 +70,19 @@ pub enum Door {
     Http,
 }
 
-/// What a door did while the gate was closed.
+/// What a door did with its requests, above all while the gate was closed.
 #[derive(Debug, Default)]
 pub struct Counters {
     held: AtomicU64,
     released: AtomicU64,
     merged: AtomicU64,
     turned_away: AtomicU64,
+    unconfirmed: AtomicU64,
 }
 
 #[derive(Debug)]
 struct Inner {
-    word: AtomicU64,
-    /// Woken when the last pass of a closed gate is given back.
-    idle: Notify,
+    turnstile: Turnstile<Notify>,
     /// `true` while open, for those who wait.
     open: watch::Sender<bool>,
     watchdog: Mutex<Watchdog>,
@@ -111,8 +116,7 @@ impl Gate {
     pub fn new() -> std::io::Result<(Self, Keeper)> {
         let gate = Self {
             inner: Arc::new(Inner {
-                word: AtomicU64::new(0),
-                idle: Notify::new(),
+                turnstile: Turnstile::default(),
                 open: watch::Sender::new(true),
                 watchdog: Mutex::new(Watchdog {
                     closed: None,
@@ -136,11 +140,8 @@ impl Gate {
     /// A pass, or `None` while the gate is closed. Never waits.
     #[must_use]
     pub fn try_enter(&self) -> Option<Pass<'_>> {
-        let before = self.inner.word.fetch_add(ONE_PASS, Ordering::AcqRel);
-        let pass = Pass { inner: &self.inner };
-        // Dropping the pass takes the share back, which is also what wakes the keeper
-        // should this refused share have been the last one it saw.
-        (before & CLOSED == 0).then_some(pass)
+        let inside = self.inner.turnstile.enter();
+        inside.then(|| Pass { inner: &self.inner })
     }
 
     /// A pass, waiting for the gate to open. Cancel safe: a dropped future holds nothing.
@@ -159,13 +160,13 @@ impl Gate {
     /// Whether the gate is open at this moment.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.inner.word.load(Ordering::Acquire) & CLOSED == 0
+        self.inner.turnstile.is_open()
     }
 
     /// Requests that hold a pass at this moment.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
-        self.inner.word.load(Ordering::Acquire) / ONE_PASS
+        self.inner.turnstile.inside()
     }
 
     /// Waits until the gate is open; it may have closed again when this returns.
@@ -231,16 +232,7 @@ impl Keeper {
 
     /// Waits until no pass is out. Only on a closed gate does that stay so.
     pub async fn drained(&self) {
-        loop {
-            let idle = self.gate.inner.idle.notified();
-            tokio::pin!(idle);
-            // Registered before the check, or the last pass could leave in between.
-            idle.as_mut().enable();
-            if self.gate.in_flight() == 0 {
-                return;
-            }
-            idle.await;
-        }
+        self.gate.inner.turnstile.drained().await;
     }
 
     /// The doors' end.
@@ -262,10 +254,19 @@ impl Drop for Keeper {
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        let before = self.inner.word.fetch_sub(ONE_PASS, Ordering::AcqRel);
-        if before == ONE_PASS | CLOSED {
-            self.inner.idle.notify_waiters();
-        }
+        self.inner.turnstile.leave();
+    }
+}
+
+impl Bell for Notify {
+    fn ring(&self) {
+        self.notify_waiters();
+    }
+
+    fn listen(&self) -> impl Future<Output = ()> + Send {
+        let mut notified = Box::pin(self.notified());
+        notified.as_mut().enable();
+        notified
     }
 }
 
@@ -276,7 +277,7 @@ impl Inner {
             .closed
             .map_or_else(monotonic_now, |closure| closure.since);
         watchdog.closed = Some(Closure { since, until });
-        self.word.fetch_or(CLOSED, Ordering::AcqRel);
+        self.turnstile.close();
         self.open.send_replace(false);
         self.changed.notify_all();
     }
@@ -288,7 +289,7 @@ impl Inner {
             return;
         };
         watchdog.last_closure = monotonic_now().saturating_duration_since(closure.since);
-        self.word.fetch_and(!CLOSED, Ordering::AcqRel);
+        self.turnstile.open();
         self.open.send_replace(true);
     }
 
@@ -355,6 +356,12 @@ impl Counters {
         self.turned_away.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// So many requests were executed and not answered as done, because it is not certain
+    /// that what they wrote is stored.
+    pub fn leave_unconfirmed(&self, requests: u64) {
+        self.unconfirmed.fetch_add(requests, Ordering::Relaxed);
+    }
+
     /// Requests waiting at this moment.
     #[must_use]
     pub fn held(&self) -> u64 {
@@ -377,6 +384,12 @@ impl Counters {
     #[must_use]
     pub fn turned_away(&self) -> u64 {
         self.turned_away.load(Ordering::Relaxed)
+    }
+
+    /// Requests executed and not answered as done, since the start.
+    #[must_use]
+    pub fn unconfirmed(&self) -> u64 {
+        self.unconfirmed.load(Ordering::Relaxed)
     }
 }
 

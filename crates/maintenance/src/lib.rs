@@ -12,6 +12,7 @@ pub mod config;
 pub mod disk;
 pub mod door;
 pub mod driver;
+pub mod durability;
 pub mod engine;
 pub mod evaluation;
 pub mod excerpt;

@@ -61,6 +61,10 @@ pub struct GateStatus {
     /// Requests refused or dropped because too many were waiting, or because they had waited
     /// for too long at an open gate, since the start.
     pub turned_away: PerDoor,
+    /// Requests executed and not answered as done, because it is not certain that what they
+    /// wrote is stored, since the start. Anything but 0 is a defect of the disk.
+    #[serde(default)]
+    pub unconfirmed: PerDoor,
     /// How often the watchdog had to open the gate. Anything but 0 is a defect.
     pub forced_open: u64,
 }
@@ -245,6 +249,7 @@ impl GateStatus {
             released: each(Counters::released),
             merged: each(Counters::merged),
             turned_away: each(Counters::turned_away),
+            unconfirmed: each(Counters::unconfirmed),
             forced_open: gate.forced(),
         }
     }

@@ -36,8 +36,9 @@ use torrust_tracker::servers::registar::{FnSpawnServiceHeathCheck, Registar, Ser
 use torrust_tracker::servers::udp::UDP_TRACKER_LOG_TARGET;
 use torrust_tracker::servers::udp::server::launcher::Launcher;
 use torrust_tracker_configuration::Configuration as TrackerConfiguration;
-use torrust_tracker_maintenance::config::Settings;
+use torrust_tracker_maintenance::config::{Acknowledge, Settings};
 use torrust_tracker_maintenance::door::Lobby;
+use torrust_tracker_maintenance::durability::{Durability, Failures};
 use torrust_tracker_maintenance::gate::{Door, Gate, Keeper};
 use torrust_tracker_maintenance::hold::Bounds;
 use torrust_tracker_maintenance::maintenance::{Maintenance, Running, Service};
@@ -116,13 +117,17 @@ impl App {
         let hold_http = settings
             .as_ref()
             .map_or(HOLD_HTTP, |settings| settings.gate.hold_http);
+        let acknowledge = settings
+            .as_ref()
+            .map_or(Acknowledge::Durable, |settings| settings.acknowledge);
 
         let upkeep = blocking({
             let path = path.clone();
             move || Upkeep::prepare(settings, path.as_deref())
         })
         .await?;
-        let tracker = open(&configuration, path, load_completed).await?;
+        let tracker = open(&configuration, path.as_deref(), load_completed).await?;
+        let stored = Stored::open(path, acknowledge).await?;
         let gate = upkeep.gate().clone();
         // One for all HTTP services, as their connections share the process's descriptors.
         let lobby = Lobby::new(gate.clone(), hold_http, announces);
@@ -134,10 +139,11 @@ impl App {
             registar: &registar,
             gate: &gate,
             lobby: &lobby,
+            durability: stored.durability.as_ref(),
             alarm: &alarm,
         };
         starter.warn_if_idle();
-        let udp = starter.udp(sockets.udp, bounds)?;
+        let udp = starter.udp(sockets.udp, &starter.storage(stored.ledger), bounds)?;
         let mut web = starter.http(sockets.http)?;
         web.extend(starter.api(sockets.api)?);
         let cleanup = (configuration.core.inactive_peer_cleanup_interval > 0)
@@ -234,10 +240,26 @@ struct Starter<'a> {
     registar: &'a Registar,
     gate: &'a Gate,
     lobby: &'a Lobby,
+    /// `None`: there is nothing to wait for, or nobody wants to.
+    durability: Option<&'a Durability>,
     alarm: &'a Alarm,
 }
 
 impl Starter<'_> {
+    /// Whether announces are stored.
+    fn stores(&self) -> bool {
+        let policy = &self.configuration.core.tracker_policy;
+        policy.persistent_torrent_completed_stat
+    }
+
+    /// The lobby before a service that writes.
+    fn lobby(&self) -> Lobby {
+        match self.durability {
+            Some(durability) => self.lobby.durable(durability.clone()),
+            None => self.lobby.clone(),
+        }
+    }
+
     fn warn_if_idle(&self) {
         let configuration = self.configuration;
         if configuration.http_api.is_none()
@@ -253,9 +275,18 @@ impl Starter<'_> {
         }
     }
 
+    fn storage(&self, ledger: Option<udp::Ledger>) -> udp::Storage {
+        if self.stores() {
+            udp::Storage::Database(udp::Writer::new(ledger, self.durability.cloned()))
+        } else {
+            udp::Storage::Memory
+        }
+    }
+
     fn udp(
         &self,
         sockets: Vec<std::net::UdpSocket>,
+        storage: &udp::Storage,
         bounds: Bounds,
     ) -> anyhow::Result<Vec<udp::Server>> {
         match &self.configuration.udp_trackers {
@@ -275,6 +306,7 @@ impl Starter<'_> {
             let server = udp::Server::start(
                 socket,
                 Arc::clone(self.tracker),
+                storage.clone(),
                 self.gate.clone(),
                 bounds,
                 self.alarm,
@@ -293,6 +325,11 @@ impl Starter<'_> {
         if self.configuration.http_trackers.is_none() {
             tracing::info!("No HTTP blocks in configuration");
         }
+        let lobby = if self.stores() {
+            self.lobby()
+        } else {
+            self.lobby.clone()
+        };
         let mut servers = Vec::new();
         for endpoint in endpoints {
             let protocol = endpoint.protocol();
@@ -300,7 +337,7 @@ impl Starter<'_> {
                 .address()
                 .context("an HTTP tracker has no address")?;
             tracing::info!(target: HTTP_TRACKER_LOG_TARGET, "Starting on: {protocol}://{address}");
-            let app = http::router(Arc::clone(self.tracker), address, self.lobby);
+            let app = http::router(Arc::clone(self.tracker), address, &lobby);
             let lifeline = self
                 .alarm
                 .lifeline(format!("the HTTP tracker on {address}"));
@@ -322,7 +359,7 @@ impl Starter<'_> {
         // Upstream's lines have no colon here.
         tracing::info!(target: API_LOG_TARGET, "Starting on {protocol}://{address}");
         let tokens = Arc::new(configured.access_tokens.clone());
-        let app = api::router(Arc::clone(self.tracker), tokens, self.lobby);
+        let app = api::router(Arc::clone(self.tracker), tokens, &self.lobby());
         let lifeline = self.alarm.lifeline(format!("the API on {address}"));
         let server = web::Server::start(endpoint, app, lifeline);
         let server = server.context("could not start the API")?;
@@ -343,7 +380,7 @@ impl Starter<'_> {
 /// Opens the database and loads what upstream loads, and the counters if asked to.
 async fn open(
     configuration: &TrackerConfiguration,
-    path: Option<PathBuf>,
+    path: Option<&Path>,
     load_completed: Option<u64>,
 ) -> anyhow::Result<Arc<Tracker>> {
     let core = configuration.core.clone();
@@ -363,10 +400,65 @@ async fn open(
         whitelist.context("could not load the whitelist from the database")?;
     }
     if let (Some(path), Some(limit)) = (path, load_completed) {
-        let tracker = Arc::clone(&tracker);
+        let (tracker, path) = (Arc::clone(&tracker), path.to_owned());
         blocking(move || completed::load(&tracker, &path, limit)).await?;
     }
     Ok(tracker)
+}
+
+/// What answers to writes are owed to, of a database that has just been opened.
+#[derive(Default)]
+struct Stored {
+    /// Looks after what upstream writes.
+    ledger: Option<udp::Ledger>,
+    /// `None` where answers do not wait for the disk.
+    durability: Option<Durability>,
+}
+
+impl Stored {
+    /// Also starts a task that tells when a sync fails.
+    async fn open(path: Option<PathBuf>, acknowledge: Acknowledge) -> anyhow::Result<Self> {
+        let Some(path) = path else {
+            return Ok(Self::default());
+        };
+        if !path.exists() {
+            // What SQLite takes for something else than a path, `:memory:` for one.
+            tracing::warn!(
+                "There is no file {}: requests are answered before what they wrote is durable",
+                path.display()
+            );
+            return Ok(Self::default());
+        }
+        let stored = blocking(move || {
+            let ledger = udp::Ledger::open(&path).context("could not open the database")?;
+            let durability = match acknowledge {
+                Acknowledge::Durable => Some(Durability::open(&path)?),
+                Acknowledge::Committed => None,
+            };
+            Ok(Self {
+                ledger: Some(ledger),
+                durability,
+            })
+        });
+        let stored = stored.await?;
+        if let Some(durability) = &stored.durability {
+            tokio::spawn(report(durability.failures()));
+        }
+        Ok(stored)
+    }
+}
+
+/// The first failure says what is wrong; after that they only need not be forgotten.
+async fn report(mut failures: Failures) {
+    let mut told = 0;
+    while let Some((count, error)) = failures.next().await {
+        if count >= 2 * told {
+            told = count;
+            tracing::error!(
+                "Requests are left unanswered, as what they wrote may not last (failure {count}): {error}"
+            );
+        }
+    }
 }
 
 /// `None`: the database is not SQLite.

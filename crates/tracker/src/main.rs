@@ -11,6 +11,7 @@ mod configuration;
 mod database;
 mod descriptors;
 mod http;
+mod logging;
 mod signals;
 mod sockets;
 mod udp;
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
 
 fn run(configuration: Configuration) -> anyhow::Result<()> {
     bootstrap::app::initialize_static();
-    bootstrap::app::initialize_logging(&configuration.tracker);
+    logging::initialize(&configuration.tracker);
     let services = runtime(Builder::new_multi_thread().thread_name("service"))?;
     let announces = runtime(
         Builder::new_multi_thread()

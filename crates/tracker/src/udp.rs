@@ -1,20 +1,28 @@
 //! One UDP tracker (BEP 15), with a thread that receives and a thread that executes.
 //!
 //! ```text
-//!             ┌───────────── udp-receive ─────────────┐         ┌─── udp-announce ───┐
-//!   socket ──▶│ connect, scrape, bad packet: answered │         │ pass · new cookie  │
-//!             │ announce, cookie invalid:    answered │         │ handle_announce    │──▶ socket
-//!             │ announce, cookie valid ───────────────│─ Queue ─▶│ answered           │
-//!             └───────────────────────────────────────┘         └────────────────────┘
+//!             ┌───────────── udp-receive ─────────────┐          ┌──── udp-announce ────┐
+//!   socket ══▶│ connect, scrape, bad packet: answered │          │ pass                 │
+//!             │ announce, cookie invalid:    answered │          │ new cookie, execute, │
+//!             │ announce, memory alone:      answered │          │   the next, ..       │
+//!             │ announce, stored or held ─────────────│─ Queue ─▶│ one sync of the disk │══▶ socket
+//!             └───────────────────────────────────────┘          └──────────────────────┘
+//!   ══▶ a batch with one system call ([`wire`])
 //! ```
 //!
-//! Only an announce can write to the database, so only announces pass the gate and only
-//! they are executed by the second thread. Whatever the database does, a slow commit, a
-//! lock that is held for seconds or a closed gate, the first thread goes on to answer
-//! connects and scrapes, which touch memory alone; upstream's health check is a connect
-//! and stays green. Both are plain threads with a blocking socket: a commit blocks, and
-//! one that blocked a worker of the async runtime would take the HTTP services with it
-//! (upstream was seen to delay connects by 5 s in that way).
+//! An announce can only write to the database where the tracker keeps a persistent statistic
+//! ([`Storage`]). Then, and whenever the gate is closed, it is executed by the second thread.
+//! Whatever the database does, a slow commit, a lock that is held for seconds or a closed
+//! gate, the first thread goes on to answer connects and scrapes, which touch memory alone;
+//! upstream's health check is a connect and stays green. Where nothing is stored the
+//! first thread executes announces, too, each batch of packets under one pass of the gate:
+//! to hand them over would cost more than to execute them. Both are plain threads with a
+//! blocking socket: a commit blocks, and one that blocked a worker of the async runtime
+//! would take the HTTP services with it (upstream was seen to delay connects by 5 s in that
+//! way).
+//!
+//! What is stored is answered when a power failure cannot take it back, unless the operator
+//! chose otherwise: [`execute`] has how.
 //!
 //! # What is upstream's, and what is kept of its behaviour
 //!
@@ -39,6 +47,8 @@
 //! - A handler panics, or anything else that one request makes a thread do: it gets no
 //!   answer, its pass is given back, both threads go on.
 //! - A thread ends all the same: its lifeline raises the alarm and the process shuts down.
+//! - What was executed cannot be made durable: none of a turn's announces gets an answer;
+//!   counted. The same for one whose completion upstream failed to store ([`ledger`]).
 //! - More announces than may wait, or than the database takes in time (see [`queue`]):
 //!   dropped without an answer, counted. Every client sends again; an error reply would
 //!   make some stay away for half an hour.
@@ -47,24 +57,30 @@
 
 mod answer;
 mod execute;
+mod ledger;
 mod queue;
 mod receive;
+mod wire;
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use torrust_tracker::core::Tracker;
 use torrust_tracker::servers::udp::UDP_TRACKER_LOG_TARGET;
+use torrust_tracker_maintenance::durability::Durability;
 use torrust_tracker_maintenance::gate::Gate;
 use torrust_tracker_maintenance::hold::Bounds;
 
 use crate::alarm::{Alarm, Lifeline};
+pub use ledger::Ledger;
 use queue::Queue;
 
 /// How long the receiving thread may take to see that it is to stop.
@@ -85,10 +101,46 @@ pub struct Server {
     done: oneshot::Receiver<()>,
 }
 
+/// Where announces end up.
+#[derive(Debug, Clone)]
+pub enum Storage {
+    /// In memory alone.
+    Memory,
+    /// In the database too.
+    Database(Writer),
+}
+
+/// How the UDP trackers of one process write to its database. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Writer {
+    /// Had by the one that writes. SQLite lets one write at a time as well, but whom it lets
+    /// wait sleeps for milliseconds, and gives up after 5 s.
+    ledger: Arc<Mutex<Option<Ledger>>>,
+    /// `None`: answers do not wait for the disk.
+    durability: Option<Durability>,
+}
+
+impl Writer {
+    /// One for all sockets. `None` for what cannot be had: without a ledger nothing is looked
+    /// at after it was written, without durability answers do not wait for the disk.
+    pub fn new(ledger: Option<Ledger>, durability: Option<Durability>) -> Self {
+        Self {
+            ledger: Arc::new(Mutex::new(ledger)),
+            durability,
+        }
+    }
+
+    /// Waits for the others.
+    fn turn(&self) -> MutexGuard<'_, Option<Ledger>> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What both threads use.
 struct Shared {
     socket: UdpSocket,
     tracker: Arc<Tracker>,
+    storage: Storage,
     queue: Queue,
     /// Where handlers that wait for memory of others (a lock, a channel) are driven.
     runtime: Handle,
@@ -116,6 +168,7 @@ impl Server {
     pub fn start(
         socket: UdpSocket,
         tracker: Arc<Tracker>,
+        storage: Storage,
         gate: Gate,
         bounds: Bounds,
         alarm: &Alarm,
@@ -126,6 +179,7 @@ impl Server {
         let shared = Arc::new(Shared {
             socket,
             tracker,
+            storage,
             queue: Queue::new(gate, bounds),
             runtime: Handle::current(),
             stopping: AtomicBool::new(false),
@@ -189,6 +243,18 @@ impl Left {
         };
         // One more may be with the database, which may still take it.
         format!("{waiting} announces that waited on {address} are left unanswered: {why}")
+    }
+}
+
+impl Shared {
+    /// The result of one of upstream's handlers. They wait for memory of others, and hardly
+    /// ever have to.
+    fn drive<T>(&self, handler: impl Future<Output = T>) -> T {
+        let mut handler = pin!(handler);
+        match handler.as_mut().now_or_never() {
+            Some(result) => result,
+            None => self.runtime.block_on(handler),
+        }
     }
 }
 

@@ -267,6 +267,7 @@ impl Bench<'_> {
         };
         let failed = |failure| anyhow!("the run failed: {failure:?}");
         let (_, draft) = engine.prepare(&run, &watch).map_err(failed)?;
+        let draft = draft.context("the engine was told that it copies")?;
         enter(writer, Phase::Pinning)?;
         let pin = loop {
             match engine.pin(&run, FLUSH_WITHIN, &watch) {

@@ -1,34 +1,131 @@
-//! The thread that executes announces, each under a pass of the gate.
+//! The thread that executes announces which waited: for the database or for the gate.
+//!
+//! It works in turns, each under one pass of the gate:
+//!
+//! ```text
+//!   wait ─▶ pass ─▶ execute, execute, .. ─▶ one sync of the disk ─▶ all answers ─▶ pass back
+//! ```
+//!
+//! A turn ends when nothing waits any more, so with little to do each announce has its own
+//! and is answered at once; or at a bound, in number and in time. While the disk syncs, the
+//! next ones arrive. So the slower the disk, the more share its sync, and the answers of
+//! one turn wait for each other no longer than a sync takes anyway.
 
+use std::time::{Duration, Instant};
+
+use aquatic_udp_protocol::{AnnounceEvent, AnnounceRequest};
 use torrust_tracker::servers::udp::connection_cookie::{into_connection_id, make};
-use torrust_tracker::servers::udp::handlers;
+use torrust_tracker::servers::udp::{UDP_TRACKER_LOG_TARGET, handlers};
+use torrust_tracker_primitives::info_hash::InfoHash;
 
-use super::queue::Announce;
-use super::{Shared, answer, survive};
+use super::ledger::{Entry, Ledger};
+use super::queue::{Announce, Turn};
+use super::wire::Outbox;
+use super::{Shared, Storage, answer, survive};
+
+/// Announces executed in one turn.
+const TURN: usize = 256;
+
+/// How long a turn may take before it goes on to its sync. A gate that closes waits for it.
+const TURN_TIME: Duration = Duration::from_millis(5);
 
 /// Executes until the queue is finished and empty.
 pub fn run(shared: &Shared) {
-    while let Some((pass, batch)) = shared.queue.take(&shared.runtime) {
-        // The two lists have no peer in common, so either may go first.
-        for announce in batch.fresh.into_iter().chain(batch.held) {
-            survive("executing an announce", || shared.execute(announce));
-        }
-        drop(pass);
+    let mut outbox = Outbox::default();
+    while let Some(turn) = shared.queue.turn(&shared.runtime) {
+        shared.execute_turn(&turn, &mut outbox);
+        shared.send_durably(&mut outbox);
+        drop(turn);
     }
 }
 
 impl Shared {
-    fn execute(&self, announce: Announce) {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the turn is ended by what it does, not by when somebody asks"
+    )]
+    fn execute_turn(&self, turn: &Turn<'_>, outbox: &mut Outbox) {
+        let writing = match &self.storage {
+            Storage::Memory => None,
+            Storage::Database(writer) => Some(writer.turn()),
+        };
+        let ledger = writing.as_ref().and_then(|ledger| ledger.as_ref());
+        let began = Instant::now();
+        while outbox.len() < TURN && began.elapsed() < TURN_TIME {
+            let batch = turn.take();
+            if batch.is_empty() {
+                break;
+            }
+            for announce in batch.fresh.into_iter().chain(batch.held) {
+                survive("executing an announce", || {
+                    self.execute(announce, ledger, outbox);
+                });
+            }
+        }
+    }
+
+    /// Executes an announce whose connection id was valid when it arrived.
+    pub(super) fn execute(&self, announce: Announce, ledger: Option<&Ledger>, outbox: &mut Outbox) {
         let Announce {
             from, mut request, ..
         } = announce;
-        // Valid when it arrived, which may be minutes ago.
+        // It arrived minutes ago, perhaps.
         request.connection_id = into_connection_id(&make(&from));
-        let handler = handlers::handle_announce(from, &request, &self.tracker);
-        let answer = self
-            .runtime
-            .block_on(handler)
-            .unwrap_or_else(|error| answer::refusal(&error, request.transaction_id));
-        answer::send(&self.socket, &answer, from);
+        let answer = match self.drive(handlers::handle_announce(from, &request, &self.tracker)) {
+            Ok(answer) => answer,
+            Err(error) => answer::refusal(&error, request.transaction_id),
+        };
+        if let Some(ledger) = ledger
+            && !self.is_stored(&request, ledger)
+        {
+            self.queue.leave_unconfirmed(1);
+            return;
+        }
+        outbox.push(&answer, from);
+    }
+
+    /// Whether what the announce told will be missed by nobody: it told of no completed
+    /// download, or the torrent's counter shows in the database.
+    fn is_stored(&self, request: &AnnounceRequest, ledger: &Ledger) -> bool {
+        if AnnounceEvent::from(request.event) != AnnounceEvent::Completed {
+            return true;
+        }
+        let torrent = InfoHash::from(request.info_hash);
+        let scrape = self.drive(self.tracker.scrape(&vec![torrent]));
+        let completed = scrape
+            .files
+            .get(&torrent)
+            .map_or(0, |stats| stats.downloaded);
+        if completed == 0 {
+            return true;
+        }
+        match ledger.confirm(&torrent.to_hex_string(), completed) {
+            Ok(Entry::Stored) => true,
+            Ok(Entry::Mended) => {
+                tracing::warn!(target: UDP_TRACKER_LOG_TARGET, %torrent, completed, "a counter was not stored at first");
+                true
+            }
+            Err(error) => {
+                // The first says what is wrong; after that they only need not be forgotten.
+                let unconfirmed = self.queue.unconfirmed() + 1;
+                if unconfirmed.is_power_of_two() {
+                    tracing::error!(target: UDP_TRACKER_LOG_TARGET, %torrent, completed, %error, unconfirmed, "a counter could not be stored; the announce is left unanswered");
+                }
+                false
+            }
+        }
+    }
+
+    /// Sends the answers once what was executed cannot be lost any more. If that cannot be
+    /// had, none is sent: a client that gets no answer says it again.
+    fn send_durably(&self, outbox: &mut Outbox) {
+        if let Storage::Database(writer) = &self.storage
+            && let Some(durability) = &writer.durability
+            && durability.sync().is_err()
+        {
+            self.queue.leave_unconfirmed(outbox.len());
+            outbox.clear();
+        }
+        outbox.send(&self.socket);
     }
 }

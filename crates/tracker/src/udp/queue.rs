@@ -5,6 +5,10 @@
 //! gate is open is asked under the lock, so that an announce that saw the closed gate has
 //! moved all earlier ones behind the backlog before it is queued itself.
 //!
+//! An executor enters with a [`Pass`], takes announces one after the other and says when it
+//! is done with all of them ([`Turn`]). Until then the queue is not idle, so that whoever
+//! would pass by an empty queue does not overtake what has been taken from it.
+//!
 //! # Too late
 //!
 //! A database that takes fewer announces than arrive would, with a bound in number alone,
@@ -27,9 +31,9 @@ use tokio::runtime::Handle;
 use torrust_tracker_maintenance::gate::{Door, Gate, Pass};
 use torrust_tracker_maintenance::hold::{Arrival, Batch, Bounds, Hold};
 
-/// Announces of each kind (fresh, held) that one pass is taken for. A gate that closes
-/// waits for all of them, and one may wait 5 s for a lock in the database.
-const TURN: usize = 1;
+/// Announces of each kind (fresh, held) that are taken at once. A gate that closes waits for
+/// all of them, and one may wait 5 s for a lock in the database.
+const AT_ONCE: usize = 1;
 
 /// How long an announce may wait at an open gate and still be worth executing.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -63,7 +67,15 @@ pub struct Queue {
 
 struct State {
     hold: Hold<Peer, AnnounceEventBytes, Announce>,
+    /// Somebody has a [`Turn`].
+    taken: bool,
     finished: bool,
+}
+
+/// A pass of the gate and what is taken under it, by one executor at a time.
+pub struct Turn<'q> {
+    queue: &'q Queue,
+    pass: Pass<'q>,
 }
 
 impl Queue {
@@ -73,34 +85,47 @@ impl Queue {
             gate,
             state: Mutex::new(State {
                 hold: Hold::new(bounds),
+                taken: false,
                 finished: false,
             }),
             changed: Condvar::new(),
         }
     }
 
-    /// Takes an announce in, or drops it when there is no room.
-    pub fn arrive(&self, announce: Announce) {
+    /// Takes announces in, or drops what there is no room for.
+    pub fn arrive(&self, announces: impl IntoIterator<Item = Announce>) {
         let counters = self.gate.counters(Door::Udp);
         let mut state = self.lock();
-        let open = self.gate.is_open();
-        if !open {
-            self.close(&mut state);
-        }
         let was_empty = state.hold.is_empty();
-        let arrival = state
-            .hold
-            .arrive(announce.peer(), announce.request.event, announce, open);
-        match arrival {
-            Arrival::Queued => {}
-            Arrival::Held => counters.hold(),
-            Arrival::Merged(_) => counters.merge(),
-            Arrival::TurnedAway(_) => counters.turn_away(),
+        for announce in announces {
+            // Asked for each, as a gate may close at any moment.
+            let open = self.gate.is_open();
+            if !open {
+                self.close(&mut state);
+            }
+            let event = announce.request.event;
+            match state.hold.arrive(announce.peer(), event, announce, open) {
+                Arrival::Queued => {}
+                Arrival::Held => counters.hold(),
+                Arrival::Merged(_) => counters.merge(),
+                Arrival::TurnedAway(_) => counters.turn_away(),
+            }
         }
+        let wake = was_empty && !state.hold.is_empty();
         drop(state);
-        if was_empty {
+        if wake {
             self.changed.notify_one();
         }
+    }
+
+    /// A pass for announces that need not wait: the gate is open, nothing waits, and nothing
+    /// that has waited is being executed, so there is nothing to overtake. To be asked by
+    /// the thread that lets announces arrive, which is the only one that could change that.
+    pub fn pass_by(&self) -> Option<Pass<'_>> {
+        let state = self.lock();
+        let idle = state.hold.is_empty() && !state.taken;
+        drop(state);
+        if idle { self.gate.try_enter() } else { None }
     }
 
     /// Nothing arrives any more.
@@ -109,9 +134,9 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// Blocks until there is something to execute and the gate lets it. `None`: nothing
-    /// will come any more and everything has been taken.
-    pub fn take(&self, runtime: &Handle) -> Option<(Pass<'_>, Batch<Announce>)> {
+    /// Blocks until something waits and the gate lets it pass. `None`: nothing will come any
+    /// more and everything has been taken.
+    pub fn turn(&self, runtime: &Handle) -> Option<Turn<'_>> {
         let mut state = self.lock();
         loop {
             if state.hold.is_empty() {
@@ -123,13 +148,8 @@ impl Queue {
                     .wait(state)
                     .unwrap_or_else(PoisonError::into_inner);
             } else if let Some(pass) = self.gate.try_enter() {
-                let mut batch = state.hold.take(&pass, TURN);
-                let counters = self.gate.counters(Door::Udp);
-                batch.held.iter().for_each(|_| counters.release());
-                drop_stale(&mut batch.fresh, || counters.turn_away());
-                if !batch.is_empty() {
-                    return Some((pass, batch));
-                }
+                state.taken = true;
+                return Some(Turn { queue: self, pass });
             } else {
                 self.close(&mut state);
                 drop(state);
@@ -137,6 +157,17 @@ impl Queue {
                 state = self.lock();
             }
         }
+    }
+
+    /// Counts announces that were executed and get no answer.
+    pub fn leave_unconfirmed(&self, announces: usize) {
+        let counters = self.gate.counters(Door::Udp);
+        counters.leave_unconfirmed(announces as u64);
+    }
+
+    /// How many were counted so.
+    pub fn unconfirmed(&self) -> u64 {
+        self.gate.counters(Door::Udp).unconfirmed()
     }
 
     /// How many wait.
@@ -159,6 +190,35 @@ impl Queue {
     /// that once held it changes nothing about that.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Turn<'_> {
+    /// The next to execute, in this order: the two lists have no peer in common. Empty when
+    /// nothing waits, and when the gate has closed: it waits for this turn's end.
+    pub fn take(&self) -> Batch<Announce> {
+        let counters = self.queue.gate.counters(Door::Udp);
+        let mut state = self.queue.lock();
+        loop {
+            if state.hold.is_empty() || !self.queue.gate.is_open() {
+                return Batch {
+                    fresh: Vec::new(),
+                    held: Vec::new(),
+                };
+            }
+            let mut batch = state.hold.take(&self.pass, AT_ONCE);
+            batch.held.iter().for_each(|_| counters.release());
+            drop_stale(&mut batch.fresh, || counters.turn_away());
+            if !batch.is_empty() {
+                return batch;
+            }
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.queue.lock().taken = false;
     }
 }
 

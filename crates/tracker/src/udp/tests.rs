@@ -39,66 +39,70 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
 fn an_announce_registers_its_peer() {
-    let tracker = Tested::new();
-    let client = tracker.client();
-    client.announce(1, AnnounceEvent::Started);
-    assert_eq!(client.announced(), 1);
-    assert_eq!(client.scraped(), 1);
+    for tracker in Tested::both() {
+        let client = tracker.client();
+        client.announce(1, AnnounceEvent::Started);
+        assert_eq!(client.announced(), 1);
+        assert_eq!(client.scraped(), 1);
+    }
 }
 
 #[test]
 fn a_closed_gate_holds_announces_and_nothing_else() {
-    let tracker = Tested::new();
-    let client = tracker.client();
-    tracker.close();
-    client.announce(1, AnnounceEvent::Started);
-    client.connect();
-    assert_eq!(
-        client.scraped(),
-        0,
-        "the held announce has not been executed"
-    );
-    assert_eq!(tracker.counters().held(), 1);
-    tracker.keeper.open();
-    assert_eq!(client.announced(), 1);
-    assert_eq!(client.scraped(), 1);
-    assert_eq!(
-        (tracker.counters().held(), tracker.counters().released()),
-        (0, 1)
-    );
+    for tracker in Tested::both() {
+        let client = tracker.client();
+        tracker.close();
+        client.announce(1, AnnounceEvent::Started);
+        client.connect();
+        assert_eq!(
+            client.scraped(),
+            0,
+            "the held announce has not been executed"
+        );
+        assert_eq!(tracker.counters().held(), 1);
+        tracker.keeper.open();
+        assert_eq!(client.announced(), 1);
+        assert_eq!(client.scraped(), 1);
+        assert_eq!(
+            (tracker.counters().held(), tracker.counters().released()),
+            (0, 1)
+        );
+    }
 }
 
 #[test]
 fn a_resend_is_answered_once_with_the_newest_transaction() {
-    let tracker = Tested::new();
-    let client = tracker.client();
-    tracker.close();
-    client.announce(1, AnnounceEvent::Started);
-    client.announce(2, AnnounceEvent::Started);
-    client.connect();
-    assert_eq!(
-        (tracker.counters().held(), tracker.counters().merged()),
-        (1, 1)
-    );
-    tracker.keeper.open();
-    assert_eq!(client.announced(), 2);
-    // Executed in order, so an answer to the first would come before this one.
-    client.announce(3, AnnounceEvent::None);
-    assert_eq!(client.announced(), 3);
+    for tracker in Tested::both() {
+        let client = tracker.client();
+        tracker.close();
+        client.announce(1, AnnounceEvent::Started);
+        client.announce(2, AnnounceEvent::Started);
+        client.connect();
+        assert_eq!(
+            (tracker.counters().held(), tracker.counters().merged()),
+            (1, 1)
+        );
+        tracker.keeper.open();
+        assert_eq!(client.announced(), 2);
+        // Executed in order, so an answer to the first would come before this one.
+        client.announce(3, AnnounceEvent::None);
+        assert_eq!(client.announced(), 3);
+    }
 }
 
 #[test]
 fn announces_of_a_peer_are_answered_in_order() {
-    let tracker = Tested::new();
-    let client = tracker.client();
-    tracker.close();
-    client.announce(1, AnnounceEvent::Started);
-    client.announce(2, AnnounceEvent::Completed);
-    client.announce(3, AnnounceEvent::Stopped);
-    client.connect();
-    tracker.keeper.open();
-    assert_eq!([(); 3].map(|()| client.announced()), [1, 2, 3]);
-    assert_eq!(client.scraped(), 0, "the last word was that it stopped");
+    for tracker in Tested::both() {
+        let client = tracker.client();
+        tracker.close();
+        client.announce(1, AnnounceEvent::Started);
+        client.announce(2, AnnounceEvent::Completed);
+        client.announce(3, AnnounceEvent::Stopped);
+        client.connect();
+        tracker.keeper.open();
+        assert_eq!([(); 3].map(|()| client.announced()), [1, 2, 3]);
+        assert_eq!(client.scraped(), 0, "the last word was that it stopped");
+    }
 }
 
 #[test]
@@ -129,11 +133,11 @@ fn a_connection_id_is_renewed_before_an_announce_is_executed() {
         ..client.request(1, AnnounceEvent::Started)
     };
     let from = client.socket.local_addr().expect("an address");
-    tracker.server.shared.queue.arrive(Announce {
+    tracker.server.shared.queue.arrive([Announce {
         from,
         request,
         arrived: Instant::now(),
-    });
+    }]);
     assert_eq!(client.announced(), 1);
 }
 
@@ -289,9 +293,36 @@ fn a_locked_database_delays_no_connect() {
 }
 
 #[test]
+fn a_completion_that_upstream_fails_to_store_is_not_acknowledged() {
+    let tracker = Tested::new();
+    let client = tracker.client();
+    let database = rusqlite::Connection::open(&tracker.database).expect("the database");
+    let away = "ALTER TABLE torrents RENAME TO elsewhere";
+    database.execute_batch(away).expect("nobody else writes");
+    client.announce(1, AnnounceEvent::Started);
+    assert_eq!(client.announced(), 1, "there is nothing to lose");
+    client.announce(2, AnnounceEvent::Completed);
+    client.announce(3, AnnounceEvent::None);
+    assert_eq!(client.announced(), 3, "the second gets no answer");
+    assert_eq!(tracker.counters().unconfirmed(), 1);
+
+    let back = "ALTER TABLE elsewhere RENAME TO torrents";
+    database.execute_batch(back).expect("nobody else writes");
+    // The swarm is as it was, so upstream does not write it again.
+    client.announce(4, AnnounceEvent::Completed);
+    assert_eq!(client.announced(), 4);
+    let completed: i64 = database
+        .query_row("SELECT completed FROM torrents", [], |row| row.get(0))
+        .expect("a row");
+    assert_eq!(completed, 1);
+    assert_eq!(tracker.counters().unconfirmed(), 1);
+}
+
+#[test]
 fn a_panicking_handler_costs_one_answer() {
     let tracker = Tested::with(
         Bounds { held: 8, queued: 8 },
+        true,
         Some(Box::new(PanicsOnce::default())),
     );
     let client = tracker.client();
@@ -364,23 +395,36 @@ impl Tested {
         Self::bounded(Bounds { held: 8, queued: 8 })
     }
 
-    fn bounded(bounds: Bounds) -> Self {
-        Self::with(bounds, None)
+    /// Of a tracker that stores announces, and of one that does not.
+    fn both() -> [Self; 2] {
+        let bounds = Bounds { held: 8, queued: 8 };
+        [true, false].map(|stores| Self::with(bounds, stores, None))
     }
 
-    fn with(bounds: Bounds, statistics: Option<Box<dyn EventSender>>) -> Self {
+    fn bounded(bounds: Bounds) -> Self {
+        Self::with(bounds, true, None)
+    }
+
+    fn with(bounds: Bounds, stores: bool, statistics: Option<Box<dyn EventSender>>) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let database = directory.path().join("sqlite3.db");
         let mut core = Core::default();
         core.database.path = database.display().to_string();
-        core.tracker_policy.persistent_torrent_completed_stat = true;
+        core.tracker_policy.persistent_torrent_completed_stat = stores;
         let tracker = Tracker::new(&core, statistics, Repo::new()).expect("a tracker");
+        let storage = if stores {
+            let durability = Durability::open(&database).expect("it has just been created");
+            let ledger = Ledger::open(&database).expect("it has just been created");
+            Storage::Database(Writer::new(Some(ledger), Some(durability)))
+        } else {
+            Storage::Memory
+        };
         let runtime = Runtime::new().expect("a runtime");
         let (gate, keeper) = Gate::new().expect("a gate");
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
         let alarm = Alarm::new();
         let entered = runtime.enter();
-        let server = Server::start(socket, Arc::new(tracker), gate, bounds, &alarm);
+        let server = Server::start(socket, Arc::new(tracker), storage, gate, bounds, &alarm);
         drop(entered);
         let server = server.expect("a server");
         Self {
@@ -402,11 +446,11 @@ impl Tested {
     fn arrive_long_ago(&self, client: &Client, transaction: i32) {
         let now = Instant::now();
         let long_ago = now.checked_sub(Duration::from_secs(10));
-        self.server.shared.queue.arrive(Announce {
+        self.server.shared.queue.arrive([Announce {
             from: client.socket.local_addr().expect("an address"),
             request: client.request(transaction, AnnounceEvent::Started),
             arrived: long_ago.expect("the machine has been up for longer"),
-        });
+        }]);
     }
 
     fn counters(&self) -> &torrust_tracker_maintenance::gate::Counters {
