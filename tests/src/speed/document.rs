@@ -22,6 +22,7 @@ impl Method {
             Self::Pages => "`pages`",
             Self::File => "`file`",
             Self::FileZstd => "`file`, zstd",
+            Self::FileHeld => "`file`, 20 s",
             Self::ZstdD => "`zstd -d`, `sync`",
             Self::Restore => "`restore`",
         }
@@ -301,6 +302,8 @@ const TAIL: &str = "## What they mean\n\n\
     while.\n\
     - **`pages`** asks SQLite for page after page of the pinned snapshot. It is the way out \
     where the file itself cannot be read.\n\
+    - **`file`, 20 s** is slowed down, for the log to grow as it does under a database ten times \
+    the size: what is moved and cut when the pin ends is that much longer.\n\
     - **Published** is later than durable by checking the structure, compressing and reading \
     back, none of which holds the pin or the gate.\n\
     - **`restore`** does more than `zstd -d`: checksums, structure and row counts, before the \

@@ -31,6 +31,9 @@ const BEFORE: Duration = Duration::from_secs(4);
 /// looked for as long as with one.
 const ALONE: Duration = Duration::from_secs(3);
 
+/// For how long [`Method::FileHeld`] has the pin.
+pub const HELD: Duration = Duration::from_secs(20);
+
 /// How often a program is asked whether it has ended.
 const ASK_EVERY: Duration = Duration::from_millis(2);
 
@@ -56,6 +59,9 @@ pub enum Method {
     File,
     /// A run with `method = "file"`, compressed by zstd at level 3.
     FileZstd,
+    /// A run with `method = "file"`, uncompressed, slowed down to [`HELD`]: the log grows as
+    /// it does under a database ten times the size.
+    FileHeld,
     /// `zstd -d` of a backup, then `sync`.
     ZstdD,
     /// A restore of that backup: unpacked, compared, its structure checked, put in place.
@@ -64,7 +70,7 @@ pub enum Method {
 
 impl Method {
     /// All of them, in the order they are measured in a round.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Alone,
         Self::Cp,
         Self::File,
@@ -72,6 +78,7 @@ impl Method {
         Self::CommandLine,
         Self::VacuumInto,
         Self::FileZstd,
+        Self::FileHeld,
         Self::ZstdD,
         Self::Restore,
     ];
@@ -81,7 +88,7 @@ impl Method {
     #[must_use]
     pub fn applies(self, rate: u32) -> bool {
         match self {
-            Self::Alone => rate > 0,
+            Self::Alone | Self::FileHeld => rate > 0,
             Self::ZstdD | Self::Restore => rate == 0,
             _ => true,
         }
@@ -92,6 +99,7 @@ impl Method {
     pub fn homes(self, rate: u32) -> &'static [Home] {
         match self {
             Self::Alone | Self::File | Self::FileZstd if rate > 0 => &[Home::Process, Home::Thread],
+            Self::FileHeld => &[Home::Thread],
             _ => &[Home::Process],
         }
     }
@@ -171,14 +179,28 @@ impl Bench<'_> {
             }
             Method::CommandLine => self.sqlite3(&copy, "sqlite3-dot-command", writer),
             Method::VacuumInto => self.sqlite3(&copy, "vacuum", writer),
-            Method::Pages => self.run("pages", "none", self.directory, writer),
-            Method::File => self.run("file", "none", self.directory, writer),
+            Method::Pages => self.run(
+                "method = 'pages'\ncompression = 'none'",
+                self.directory,
+                writer,
+            ),
+            Method::File => self.run(
+                "method = 'file'\ncompression = 'none'",
+                self.directory,
+                writer,
+            ),
+            Method::FileHeld => {
+                let bandwidth = fs::metadata(self.database)?.len() / HELD.as_secs();
+                let settings =
+                    format!("method = 'file'\ncompression = 'none'\nbandwidth = {bandwidth}");
+                self.run(&settings, self.directory, writer)
+            }
             Method::FileZstd => {
                 if kept.exists() {
                     fs::remove_dir_all(kept)?;
                 }
                 fs::create_dir(kept)?;
-                self.run("file", "zstd", kept, writer)
+                self.run("method = 'file'\ncompression = 'zstd'", kept, writer)
             }
             Method::ZstdD => {
                 let newest = newest(kept)?;
@@ -249,14 +271,8 @@ impl Bench<'_> {
 
     /// A run by the library's own engine, step by step as the driver has it done, without a
     /// gate: the writer of another process passes none.
-    fn run(
-        &self,
-        method: &str,
-        compression: &str,
-        catalogue: &Path,
-        writer: &mut Option<Writer>,
-    ) -> Result<Timing> {
-        let engine = engine(self.database, catalogue, method, compression)?;
+    fn run(&self, settings: &str, catalogue: &Path, writer: &mut Option<Writer>) -> Result<Timing> {
+        let engine = engine(self.database, catalogue, settings)?;
         let watch = Watch::default();
         let run = Run {
             id: RunId::new(Utc::now()),
@@ -333,16 +349,10 @@ fn enter(writer: &mut Option<Writer>, phase: Phase) -> Result<()> {
     writer.as_mut().map_or(Ok(()), |writer| writer.enter(phase))
 }
 
-fn engine(
-    database: &Path,
-    catalogue: &Path,
-    method: &str,
-    compression: &str,
-) -> Result<BackupEngine> {
+fn engine(database: &Path, catalogue: &Path, more: &str) -> Result<BackupEngine> {
     let settings = Source::text(format!(
-        "[maintenance]\nenabled = true\nwindow = \"03:00-03:05\"\n[maintenance.backup]\n\
-         directory = '{}'\nmethod = \"{method}\"\ncompression = \"{compression}\"\n\
-         wal_limit = \"16GiB\"",
+        "[maintenance]\nenabled = true\nwindow = '03:00-03:05'\n[maintenance.backup]\n\
+         directory = '{}'\nwal_limit = '16GiB'\n{more}",
         catalogue.display()
     ));
     let settings = settings.maintenance()?.context("it is enabled")?;
