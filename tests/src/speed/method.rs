@@ -137,7 +137,8 @@ pub struct Bench<'a> {
 impl Bench<'_> {
     /// Does it once, beside a writer of `rate` commits a second.
     ///
-    /// `packed` is the artifact [`Method::FileZstd`] has made last, with its catalogue.
+    /// `kept` is the catalogue of [`Method::FileZstd`], which each such run makes anew, and
+    /// which [`Method::ZstdD`] and [`Method::Restore`] read.
     ///
     /// # Errors
     /// When a program, a run or the writer fails.
@@ -177,8 +178,14 @@ impl Bench<'_> {
                 cp.arg(self.database).arg(&copy);
                 self.program(cp, &copy, writer)
             }
-            Method::CommandLine => self.sqlite3(&copy, "sqlite3-dot-command", writer),
-            Method::VacuumInto => self.sqlite3(&copy, "vacuum", writer),
+            Method::CommandLine => {
+                let statement = format!(".backup '{}'", copy.display());
+                self.sqlite3(&statement, &copy, writer)
+            }
+            Method::VacuumInto => {
+                let statement = format!("VACUUM INTO '{}'", copy.display());
+                self.sqlite3(&statement, &copy, writer)
+            }
             Method::Pages => self.run(
                 "method = 'pages'\ncompression = 'none'",
                 self.directory,
@@ -210,15 +217,11 @@ impl Bench<'_> {
                     .arg(newest.dir.join(&newest.manifest.database.name));
                 self.program(zstd, &copy, writer)
             }
-            Method::Restore => self.restore(kept, &copy),
+            Method::Restore => restore(kept, &copy),
         }
     }
 
-    fn sqlite3(&self, copy: &Path, what: &str, writer: &mut Option<Writer>) -> Result<Timing> {
-        let statement = match what {
-            "vacuum" => format!("VACUUM INTO '{}'", copy.display()),
-            _ => format!(".backup '{}'", copy.display()),
-        };
+    fn sqlite3(&self, statement: &str, copy: &Path, writer: &mut Option<Writer>) -> Result<Timing> {
         let mut sqlite3 = Command::new("sqlite3");
         sqlite3
             .args(["-bail", "-cmd", ".timeout 5000"])
@@ -278,7 +281,7 @@ impl Bench<'_> {
             id: RunId::new(Utc::now()),
             trigger: Trigger::Operator,
             began: Utc::now(),
-            ends: Instant::now() + Duration::from_hours(1),
+            ends: Instant::now() + Duration::from_secs(3_600),
             attempt: 1,
         };
         let failed = |failure| anyhow!("the run failed: {failure:?}");
@@ -329,20 +332,20 @@ impl Bench<'_> {
             })
         })
     }
+}
 
-    fn restore(&self, kept: &Path, target: &Path) -> Result<Timing> {
-        let backup = newest(kept)?;
-        let bytes = backup.manifest.database.raw_bytes;
-        let (disk, watch) = (Disk::default(), Watch::default());
-        let began = Instant::now();
-        let plan = restore::plan(backup, target, Utc::now(), &disk)?;
-        plan.execute(false, Depth::Quick, &disk, &watch)?;
-        Ok(Timing {
-            bytes,
-            seconds: Some(began.elapsed().as_secs_f64()),
-            ..Timing::default()
-        })
-    }
+fn restore(kept: &Path, target: &Path) -> Result<Timing> {
+    let backup = newest(kept)?;
+    let bytes = backup.manifest.database.raw_bytes;
+    let (disk, watch) = (Disk::default(), Watch::default());
+    let began = Instant::now();
+    let plan = restore::plan(backup, target, Utc::now(), &disk)?;
+    plan.execute(false, Depth::Quick, &disk, &watch)?;
+    Ok(Timing {
+        bytes,
+        seconds: Some(began.elapsed().as_secs_f64()),
+        ..Timing::default()
+    })
 }
 
 fn enter(writer: &mut Option<Writer>, phase: Phase) -> Result<()> {

@@ -328,7 +328,9 @@ impl Writers {
             .iter()
             .filter_map(|sample| sample.timing.commits)
             .collect();
-        let of = |phase: fn(&Account) -> Commits| Seen::of(accounts.iter().map(phase));
+        let of = |phase: fn(&Account) -> Commits| {
+            Seen::of(&accounts.iter().map(phase).collect::<Vec<_>>())
+        };
         let timings = || samples.iter().map(|sample| &sample.timing);
         (!accounts.is_empty()).then(|| Self {
             method,
@@ -350,16 +352,15 @@ impl Writers {
 }
 
 impl Seen {
-    fn of(rounds: impl Iterator<Item = Commits> + Clone) -> Self {
-        let all = rounds.clone().fold(Commits::default(), |all, one| Commits {
+    fn of(rounds: &[Commits]) -> Self {
+        let all = rounds.iter().fold(Commits::default(), |all, one| Commits {
             count: all.count + one.count,
             refused: all.refused + one.refused,
             seconds: all.seconds + one.seconds,
             max_ms: all.max_ms.max(one.max_ms),
             ..all
         });
-        let middle =
-            |of: fn(&Commits) -> f64| median(rounds.clone().map(|one| of(&one))).unwrap_or(0.0);
+        let middle = |of: fn(&Commits) -> f64| median(rounds.iter().map(of)).unwrap_or(0.0);
         Self {
             count: all.count,
             refused: all.refused,
