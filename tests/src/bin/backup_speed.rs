@@ -146,7 +146,7 @@ fn command(arguments: impl Iterator<Item = String>) -> String {
     let mut words = vec![format!(
         "cargo run{build} --locked -p end-to-end --bin backup_speed --"
     )];
-    let mut placeholder = None;
+    let mut placeholder: Option<&str> = None;
     for argument in arguments {
         let name = argument.split('=').next().unwrap_or_default();
         let path = match name {

@@ -320,7 +320,7 @@ mod tests {
         let page = page(&report);
         for part in [
             "| yes |",
-            "| 200 | `file` | 2.40 | 781 | 1.25 | 30.0 |",
+            "| 200 | `file` | 2.40 | 703 | 1.25 | 30.0 |",
             "| 200 | `sqlite3 .backup` | does not end | — | — | — |",
             "| 200 | `file` | of another process | 200, 200 | 0.10 / 1.0 / 2.0 | — | \
              0.10 / 1.0 / 40.0 | 0.10 / 1.0 / 40.0 | 40 | 0.5 |",
