@@ -1,9 +1,9 @@
 //! The raw copy: the pinned database, byte for byte, durable on disk, before the pin goes.
 //!
 //! ```text
-//!   pin ── database file ──┬─ clone ──▶ FICLONE ───────────▶ raw ──▶ synced
-//!                          ├─ file ───▶ read_at 1 MiB ─┬─▶ write ──▶ raw ──▶ synced as it grows
-//!                          │                           └─▶ SHA-256 (its own thread)
+//!   pin ── database file ──┬─ clone ──▶ FICLONE ────────────▶ raw ──▶ synced
+//!                          ├─ file ───▶ read_at 1 MiB ──┬─▶ past the cache ─▶ raw ──▶ synced as it grows
+//!                          │                            └─▶ SHA-256
 //!                          └─ pages ──▶ backup API ────────▶ raw ──▶ synced at the end
 //! ```
 //!

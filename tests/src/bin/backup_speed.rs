@@ -143,28 +143,27 @@ fn command(arguments: impl Iterator<Item = String>) -> String {
     } else {
         " --release"
     };
-    let mut command = format!("cargo run{build} --locked -p end-to-end --bin backup_speed --");
-    let mut placeholder = None;
+    let mut words = vec![format!(
+        "cargo run{build} --locked -p end-to-end --bin backup_speed --"
+    )];
+    let mut placeholder: Option<&str> = None;
     for argument in arguments {
         let name = argument.split('=').next().unwrap_or_default();
-        let holds_path = match name {
+        let path = match name {
             "--directory" => Some("DIR"),
-            "--json" => Some("FILE"),
+            "--json" | "--from" => Some("FILE"),
             _ => None,
         };
-        command.push(' ');
-        match (placeholder.take(), holds_path) {
-            (Some(path), _) => command.push_str(path),
-            (None, Some(path)) if argument.contains('=') => {
-                command.push_str(&format!("{name}={path}"));
-            }
+        words.push(match (placeholder.take(), path) {
+            (Some(path), _) => path.to_owned(),
+            (None, Some(path)) if argument.contains('=') => format!("{name}={path}"),
             (None, path) => {
                 placeholder = path;
-                command.push_str(&argument);
+                argument
             }
-        }
+        });
     }
-    command
+    words.join(" ")
 }
 
 fn read(path: &Path) -> Result<Report> {

@@ -31,6 +31,9 @@ const BEFORE: Duration = Duration::from_secs(4);
 /// looked for as long as with one.
 const ALONE: Duration = Duration::from_secs(3);
 
+/// For how long [`Method::FileHeld`] has the pin.
+pub const HELD: Duration = Duration::from_secs(20);
+
 /// How often a program is asked whether it has ended.
 const ASK_EVERY: Duration = Duration::from_millis(2);
 
@@ -56,6 +59,9 @@ pub enum Method {
     File,
     /// A run with `method = "file"`, compressed by zstd at level 3.
     FileZstd,
+    /// A run with `method = "file"`, uncompressed, slowed down to [`HELD`]: the log grows as
+    /// it does under a database ten times the size.
+    FileHeld,
     /// `zstd -d` of a backup, then `sync`.
     ZstdD,
     /// A restore of that backup: unpacked, compared, its structure checked, put in place.
@@ -64,7 +70,7 @@ pub enum Method {
 
 impl Method {
     /// All of them, in the order they are measured in a round.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Alone,
         Self::Cp,
         Self::File,
@@ -72,6 +78,7 @@ impl Method {
         Self::CommandLine,
         Self::VacuumInto,
         Self::FileZstd,
+        Self::FileHeld,
         Self::ZstdD,
         Self::Restore,
     ];
@@ -81,7 +88,7 @@ impl Method {
     #[must_use]
     pub fn applies(self, rate: u32) -> bool {
         match self {
-            Self::Alone => rate > 0,
+            Self::Alone | Self::FileHeld => rate > 0,
             Self::ZstdD | Self::Restore => rate == 0,
             _ => true,
         }
@@ -92,6 +99,7 @@ impl Method {
     pub fn homes(self, rate: u32) -> &'static [Home] {
         match self {
             Self::Alone | Self::File | Self::FileZstd if rate > 0 => &[Home::Process, Home::Thread],
+            Self::FileHeld => &[Home::Thread],
             _ => &[Home::Process],
         }
     }
@@ -129,7 +137,8 @@ pub struct Bench<'a> {
 impl Bench<'_> {
     /// Does it once, beside a writer of `rate` commits a second.
     ///
-    /// `packed` is the artifact [`Method::FileZstd`] has made last, with its catalogue.
+    /// `kept` is the catalogue of [`Method::FileZstd`], which each such run makes anew, and
+    /// which [`Method::ZstdD`] and [`Method::Restore`] read.
     ///
     /// # Errors
     /// When a program, a run or the writer fails.
@@ -169,16 +178,36 @@ impl Bench<'_> {
                 cp.arg(self.database).arg(&copy);
                 self.program(cp, &copy, writer)
             }
-            Method::CommandLine => self.sqlite3(&copy, "sqlite3-dot-command", writer),
-            Method::VacuumInto => self.sqlite3(&copy, "vacuum", writer),
-            Method::Pages => self.run("pages", "none", self.directory, writer),
-            Method::File => self.run("file", "none", self.directory, writer),
+            Method::CommandLine => {
+                let statement = format!(".backup '{}'", copy.display());
+                self.sqlite3(&statement, &copy, writer)
+            }
+            Method::VacuumInto => {
+                let statement = format!("VACUUM INTO '{}'", copy.display());
+                self.sqlite3(&statement, &copy, writer)
+            }
+            Method::Pages => self.run(
+                "method = 'pages'\ncompression = 'none'",
+                self.directory,
+                writer,
+            ),
+            Method::File => self.run(
+                "method = 'file'\ncompression = 'none'",
+                self.directory,
+                writer,
+            ),
+            Method::FileHeld => {
+                let bandwidth = fs::metadata(self.database)?.len() / HELD.as_secs();
+                let settings =
+                    format!("method = 'file'\ncompression = 'none'\nbandwidth = {bandwidth}");
+                self.run(&settings, self.directory, writer)
+            }
             Method::FileZstd => {
                 if kept.exists() {
                     fs::remove_dir_all(kept)?;
                 }
                 fs::create_dir(kept)?;
-                self.run("file", "zstd", kept, writer)
+                self.run("method = 'file'\ncompression = 'zstd'", kept, writer)
             }
             Method::ZstdD => {
                 let newest = newest(kept)?;
@@ -188,15 +217,11 @@ impl Bench<'_> {
                     .arg(newest.dir.join(&newest.manifest.database.name));
                 self.program(zstd, &copy, writer)
             }
-            Method::Restore => self.restore(kept, &copy),
+            Method::Restore => restore(kept, &copy),
         }
     }
 
-    fn sqlite3(&self, copy: &Path, what: &str, writer: &mut Option<Writer>) -> Result<Timing> {
-        let statement = match what {
-            "vacuum" => format!("VACUUM INTO '{}'", copy.display()),
-            _ => format!(".backup '{}'", copy.display()),
-        };
+    fn sqlite3(&self, statement: &str, copy: &Path, writer: &mut Option<Writer>) -> Result<Timing> {
         let mut sqlite3 = Command::new("sqlite3");
         sqlite3
             .args(["-bail", "-cmd", ".timeout 5000"])
@@ -249,20 +274,14 @@ impl Bench<'_> {
 
     /// A run by the library's own engine, step by step as the driver has it done, without a
     /// gate: the writer of another process passes none.
-    fn run(
-        &self,
-        method: &str,
-        compression: &str,
-        catalogue: &Path,
-        writer: &mut Option<Writer>,
-    ) -> Result<Timing> {
-        let engine = engine(self.database, catalogue, method, compression)?;
+    fn run(&self, settings: &str, catalogue: &Path, writer: &mut Option<Writer>) -> Result<Timing> {
+        let engine = engine(self.database, catalogue, settings)?;
         let watch = Watch::default();
         let run = Run {
             id: RunId::new(Utc::now()),
             trigger: Trigger::Operator,
             began: Utc::now(),
-            ends: Instant::now() + Duration::from_hours(1),
+            ends: Instant::now() + Duration::from_secs(3_600),
             attempt: 1,
         };
         let failed = |failure| anyhow!("the run failed: {failure:?}");
@@ -314,36 +333,30 @@ impl Bench<'_> {
             })
         })
     }
+}
 
-    fn restore(&self, kept: &Path, target: &Path) -> Result<Timing> {
-        let backup = newest(kept)?;
-        let bytes = backup.manifest.database.raw_bytes;
-        let (disk, watch) = (Disk::default(), Watch::default());
-        let began = Instant::now();
-        let plan = restore::plan(backup, target, Utc::now(), &disk)?;
-        plan.execute(false, Depth::Quick, &disk, &watch)?;
-        Ok(Timing {
-            bytes,
-            seconds: Some(began.elapsed().as_secs_f64()),
-            ..Timing::default()
-        })
-    }
+fn restore(kept: &Path, target: &Path) -> Result<Timing> {
+    let backup = newest(kept)?;
+    let bytes = backup.manifest.database.raw_bytes;
+    let (disk, watch) = (Disk::default(), Watch::default());
+    let began = Instant::now();
+    let plan = restore::plan(backup, target, Utc::now(), &disk)?;
+    plan.execute(false, Depth::Quick, &disk, &watch)?;
+    Ok(Timing {
+        bytes,
+        seconds: Some(began.elapsed().as_secs_f64()),
+        ..Timing::default()
+    })
 }
 
 fn enter(writer: &mut Option<Writer>, phase: Phase) -> Result<()> {
     writer.as_mut().map_or(Ok(()), |writer| writer.enter(phase))
 }
 
-fn engine(
-    database: &Path,
-    catalogue: &Path,
-    method: &str,
-    compression: &str,
-) -> Result<BackupEngine> {
+fn engine(database: &Path, catalogue: &Path, more: &str) -> Result<BackupEngine> {
     let settings = Source::text(format!(
-        "[maintenance]\nenabled = true\nwindow = \"03:00-03:05\"\n[maintenance.backup]\n\
-         directory = '{}'\nmethod = \"{method}\"\ncompression = \"{compression}\"\n\
-         wal_limit = \"16GiB\"",
+        "[maintenance]\nenabled = true\nwindow = '03:00-03:05'\n[maintenance.backup]\n\
+         directory = '{}'\nwal_limit = '16GiB'\n{more}",
         catalogue.display()
     ));
     let settings = settings.maintenance()?.context("it is enabled")?;

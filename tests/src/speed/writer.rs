@@ -1,7 +1,7 @@
 //! Commits beside a copy, as the tracker makes them, at a steady rate; each is timed.
 //!
-//! The load is open: a commit is due at its time whether or not the last one is done, so a
-//! stall shows in what is reached, not only in the one commit that met it.
+//! The load is open: a commit is due at its time whether or not the last one is done. What
+//! was missed in one phase is not made up for in the next.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -251,18 +251,21 @@ pub fn write(
     };
     announce(&mut tally, Phase::Before);
     began()?;
-    let begun = Instant::now();
-    for nth in 1_u64.. {
-        let due = begun + Duration::from_nanos(nth * 1_000_000_000 / u64::from(rate.max(1)));
+    let every = Duration::from_secs(1) / rate.max(1);
+    let mut due = Instant::now();
+    loop {
+        due += every;
         thread::sleep(due.saturating_duration_since(Instant::now()));
         let now = Phase::ALL[phase.load(Ordering::Relaxed).min(Phase::Ended as usize)];
-        tally.enter(now);
+        if now != tally.now {
+            tally.enter(now);
+            due = Instant::now();
+        }
         if now == Phase::Ended {
-            break;
+            return Ok(tally.account());
         }
         announce(&mut tally, now);
     }
-    Ok(tally.account())
 }
 
 /// As torrust-tracker 3.0.0 stores a completion (`core/databases/sqlite.rs`). Of a torrent

@@ -4,7 +4,7 @@
 )]
 
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::process::{Command, Stdio};
 
 use chrono::TimeDelta;
@@ -30,6 +30,10 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::of(NEW, Compression::Zstd(3))
+    }
+
+    fn of(rows: i64, compression: Compression) -> Self {
         let root = memory_dir();
         for name in ["data", "stash"] {
             fs::create_dir(root.path().join(name)).expect("a fresh directory");
@@ -38,8 +42,7 @@ impl Bench {
         let catalogue =
             Catalogue::open(disk.clone(), &root.path().join("backups")).expect("a catalogue");
         let draft = catalogue.begin(time()).expect("a draft");
-        database(&draft.raw_path(), NEW);
-        let compression = Compression::Zstd(3);
+        database(&draft.raw_path(), rows);
         let artifact = verify::compress(
             &draft.raw_path(),
             &draft.artifact_path(&compression),
@@ -49,7 +52,7 @@ impl Bench {
         )
         .expect("an artifact");
         let mut manifest = manifest(draft.id(), artifact);
-        manifest.rows = [("t".to_owned(), NEW.cast_unsigned())].into();
+        manifest.rows = [("t".to_owned(), rows.cast_unsigned())].into();
         let backup = draft.publish(&manifest).expect("a backup");
         Self { root, backup }
     }
@@ -735,14 +738,171 @@ fn whatever_operation_of_restoring_a_foreign_database_fails_a_whole_one_is_in_pl
 #[test]
 fn a_target_on_another_file_system_is_restored_to() -> Outcome {
     let bench = Bench::new();
-    let elsewhere = tempfile::tempdir()?;
-    let target = elsewhere.path().join("tracker.db");
-    let restored = plan(bench.backup.clone(), &target, time(), &Disk::default())?.execute(
-        false,
-        Depth::Quick,
-        &Disk::default(),
-        &Watch::default(),
-    )?;
+    // The catalogue is in memory, or else this is.
+    let disk = Volume::mount("size=16m");
+    let target = disk.path().join("tracker.db");
+    let device = |path: &Path| fs::metadata(path).map(|found| found.dev());
+    assert_ne!(device(disk.path())?, device(&bench.backup.dir)?);
+    database(&target, OLD);
+    let plan = plan(bench.backup.clone(), &target, time(), &Disk::default())?;
+    let restored = plan.execute(true, Depth::Quick, &Disk::default(), &Watch::default())?;
     assert_eq!(rows(&restored.target), NEW);
+    assert_eq!(rows(&restored.kept_as.expect("there was one")), OLD);
     Ok(())
+}
+
+/// A small file system in memory, mounted as long as this lives.
+struct Volume(TempDir);
+
+impl Volume {
+    fn mount(options: &str) -> Self {
+        let at = tempfile::tempdir().expect("a temporary directory");
+        let volume = Self(at);
+        volume.run(&["-t", "tmpfs", "-o", options, "none"]);
+        volume
+    }
+
+    fn remount(&self, options: &str) {
+        self.run(&["-o", &format!("remount,{options}")]);
+    }
+
+    fn run(&self, arguments: &[&str]) {
+        let mut mount = Command::new("mount");
+        let output = mount.args(arguments).arg(self.path()).output();
+        let output = output.expect("mount can be run");
+        assert!(
+            output.status.success(),
+            "a file system that is full, or cannot be written to, has to be mounted, and that is \
+             not permitted (run the tests as root): {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("-l").arg(self.path()).status();
+        if !unmounted.is_ok_and(|status| status.success()) {
+            eprintln!("{} stays mounted", self.path().display());
+        }
+    }
+}
+
+#[test]
+fn a_disk_without_room_is_an_objection_and_one_that_fills_up_an_error() -> Outcome {
+    let bench = Bench::of(10_000, Compression::Zstd(3));
+    let bytes = bench.backup.manifest.database.raw_bytes;
+    let volume = Volume::mount("size=4m");
+    let target = volume.path().join("tracker.db");
+    database(&target, OLD);
+    let before = fs::read(&target)?;
+    let disk = Disk::default();
+    let plan = || plan(bench.backup.clone(), &target, time(), &disk);
+    let enough = plan()?;
+    assert!(
+        !enough
+            .objections
+            .iter()
+            .any(|o| matches!(o, Objection::NoRoom { .. }))
+    );
+
+    // Somebody else takes the room after the plan was made.
+    let filler = volume.path().join("filler");
+    let free = disk.free_bytes(volume.path())?;
+    fs::write(&filler, vec![1; usize::try_from(free - bytes / 2)?])?;
+    let failed = enough.execute(true, Depth::Quick, &disk, &Watch::default());
+    let error = failed.expect_err("it is full").to_string();
+    assert!(error.contains("free space or choose another"), "{error}");
+    let names = disk.list(volume.path())?;
+    assert_eq!(names, ["filler", "tracker.db", "tracker.db.lock"]);
+    assert_eq!(fs::read(&target)?, before);
+
+    // Looked at again it speaks against the restore, and force does not help.
+    let objections = plan()?.standing(true);
+    assert!(
+        matches!(objections.as_slice(), [Objection::NoRoom { needed, free }] if free < needed),
+        "{objections:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_target_that_is_read_only_is_named_and_left_alone() -> Outcome {
+    let bench = Bench::new();
+    let volume = Volume::mount("size=16m");
+    let target = volume.path().join("tracker.db");
+    database(&target, OLD);
+    let before = fs::read(&target)?;
+    let disk = Disk::default();
+    // What a disk with errors becomes.
+    volume.remount("ro");
+    let failed = plan(bench.backup.clone(), &target, time(), &disk)
+        .and_then(|plan| plan.execute(true, Depth::Quick, &disk, &Watch::default()));
+    let error = failed
+        .expect_err("nothing can be written there")
+        .to_string();
+    assert!(
+        error.contains("tracker.db") && error.contains("mount it read-write"),
+        "{error}"
+    );
+    assert_eq!(disk.list(volume.path())?, ["tracker.db"]);
+    assert_eq!(fs::read(&target)?, before);
+    Ok(())
+}
+
+/// How many bytes of an artifact are flipped, one at a time.
+const FLIPS: u64 = 1_000;
+
+/// Flips each of [`FLIPS`] random bytes of an artifact of about half a megabyte: neither is
+/// it ever taken for sound nor does anything of it get into place.
+fn whatever_byte_is_flipped_nothing_is_swapped_in(compression: Compression) -> Outcome {
+    let bench = Bench::of(10_000, compression);
+    database(&bench.target(), OLD);
+    let before = fs::read(bench.target())?;
+    let artifact = bench.backup.dir.join(&bench.backup.manifest.database.name);
+    let length = fs::metadata(&artifact)?.len();
+    let file = fs::File::options().read(true).write(true).open(&artifact)?;
+    let (disk, watch) = (Disk::default(), Watch::default());
+    let mut random = fastrand::Rng::with_seed(1_000);
+    for flip in 0..FLIPS {
+        let at = random.u64(..length);
+        let mut sound = [0];
+        file.read_exact_at(&mut sound, at)?;
+        let flipped = sound[0] ^ random.u8(1..);
+        file.write_all_at(&[flipped], at)?;
+        let case = format!("flip {flip}: byte {at} of {length} is {flipped:#x}");
+
+        let verified = verify::backup(&bench.backup, None, bench.root.path(), &disk, &watch);
+        assert!(
+            matches!(verified, Err(verify::Error::Corrupt { .. })),
+            "{case}: {verified:?}"
+        );
+        let restored = bench.restore(true, &disk);
+        assert!(
+            matches!(restored, Err(Error::Verify(verify::Error::Corrupt { .. }))),
+            "{case}: {restored:?}"
+        );
+        assert_eq!(bench.names(), ["tracker.db"], "{case}");
+        assert!(fs::read(bench.target())? == before, "{case}");
+        file.write_all_at(&sound, at)?;
+    }
+    println!("{FLIPS} of {length} bytes flipped, {compression:?}");
+    // It was each of them, and not the artifact.
+    bench.restore(true, &disk)?;
+    assert_eq!(rows(&bench.target()), 10_000);
+    Ok(())
+}
+
+#[test]
+fn whatever_byte_of_a_compressed_artifact_is_flipped_nothing_is_swapped_in() -> Outcome {
+    whatever_byte_is_flipped_nothing_is_swapped_in(Compression::Zstd(3))
+}
+
+#[test]
+fn whatever_byte_of_an_uncompressed_artifact_is_flipped_nothing_is_swapped_in() -> Outcome {
+    whatever_byte_is_flipped_nothing_is_swapped_in(Compression::None)
 }

@@ -112,6 +112,78 @@ fn a_copy_is_the_pinned_database_whatever_writers_do() {
     }
 }
 
+/// All of it happens in the middle of the copy: one that was done before is done again,
+/// slower.
+#[test]
+fn a_second_process_that_checkpoints_vacuums_and_closes_changes_no_byte() {
+    for (set_up, writes) in [("WAL", true), ("DELETE", false)] {
+        for method in BOTH {
+            let mut bandwidth = 16 << 20;
+            while !copied_beside_a_second_process(set_up, writes, method, bandwidth) {
+                bandwidth /= 2;
+            }
+        }
+    }
+}
+
+/// Whether the copy outlasted the other process.
+fn copied_beside_a_second_process(
+    journal: &str,
+    writes: bool,
+    method: Method,
+    bandwidth: u64,
+) -> bool {
+    let fixture = Fixture::new(&format!("PRAGMA journal_mode = {journal}"));
+    fixture.sql(&insert(60_000));
+    let expected = fixture.rows();
+    let mut other = OtherProcess::open(&fixture.path);
+    other.sql("SELECT count(*) FROM torrents");
+    let pin = fixture.pin();
+    let before = fixture.bytes();
+    let raw = fixture.directory.path().join("raw");
+    let watch = Watch::default();
+    let (copied, outlasted) = thread::scope(|scope| {
+        let copying = scope.spawn(|| {
+            copy_pinned(
+                &pin,
+                method,
+                &raw,
+                &Disk::default(),
+                Some(bandwidth),
+                &watch,
+            )
+        });
+        while watch.progress().is_none_or(|progress| progress.done == 0) {
+            thread::yield_now();
+        }
+        let answers = [
+            "DELETE FROM torrents WHERE id % 3 = 0",
+            "PRAGMA wal_checkpoint(TRUNCATE)",
+            "VACUUM",
+            "PRAGMA wal_checkpoint(TRUNCATE)",
+            "PRAGMA journal_mode = DELETE",
+        ]
+        .map(|sql| other.sql(sql));
+        assert_eq!(answers[0] == "ok", writes, "{answers:?}");
+        assert_eq!(answers[2] == "ok", writes, "{answers:?}");
+        other.close();
+        let outlasted = !copying.is_finished();
+        (copying.join().expect("no panic"), outlasted)
+    });
+    let copied = copied.expect("nothing fails");
+    assert!(fixture.bytes() == before, "the file changed under the pin");
+    if let Some(sum) = &copied.sha256 {
+        assert_eq!(*sum, format!("{:x}", Sha256::digest(&before)));
+        assert!(
+            fs::read(&raw).expect("it exists") == before,
+            "the copy differs"
+        );
+    }
+    assert_eq!(rows(&copied), expected);
+    pin.release(&watch);
+    outlasted
+}
+
 #[test]
 fn on_a_rollback_journal_a_copy_is_the_same() {
     for method in BOTH {
