@@ -20,7 +20,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::catalogue::{Catalogue, Draft};
-use crate::config::{self, Announces, Compression, Method, Settings, TakenBy};
+use crate::config::{self, Announces, Method, Settings, TakenBy};
 use crate::disk::Disk;
 use crate::driver::{Engine, LOG_TARGET, NotPinned, Pauses, Pinned, Published};
 use crate::excerpt;
@@ -180,37 +180,17 @@ impl BackupEngine {
             .disk
             .free_bytes(directory)
             .map_err(|error| Failure::other(&error))?;
-        forecast.way_with(free).ok_or_else(|| {
-            let needed = bytesize::ByteSize(forecast.room);
-            let instead = match (
-                forecast.streamed_room,
-                forecast.pause,
-                self.backup.compression,
-            ) {
-                (Some(room), ..) => format!(
-                    "; even streamed into the compressor it needs {}",
-                    bytesize::ByteSize(room)
-                ),
-                (None, _, Compression::None) => {
-                    "; with compression = \"zstd\" it needs less".to_owned()
-                }
-                (None, Pause::UntilCopied(_), _) => {
-                    "; with journal_mode = \"wal\" and announces = \"auto\" room for the \
-                     compressed one is enough"
-                        .to_owned()
-                }
-                (None, Pause::UntilPinned, _) => String::new(),
-            };
-            Failure {
-                cause: Cause::Other,
-                message: format!(
-                    "{} has {} free and a backup needs about {needed} there while it is made \
-                     (the raw copy and the compressed one{instead}); free space, keep fewer \
-                     backups or choose another directory",
-                    directory.display(),
-                    bytesize::ByteSize(free),
-                ),
-            }
+        forecast.way_with(free).ok_or_else(|| Failure {
+            cause: Cause::Other,
+            message: format!(
+                "{} has {} free and a backup needs about {} there while it is made (the raw copy \
+                 and the compressed one{}); free space, keep fewer backups or choose another \
+                 directory",
+                directory.display(),
+                bytesize::ByteSize(free),
+                bytesize::ByteSize(forecast.room),
+                forecast.with_less_room(&self.backup)
+            ),
         })
     }
 

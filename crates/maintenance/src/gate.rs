@@ -306,8 +306,9 @@ impl Inner {
                     .wait(watchdog)
                     .unwrap_or_else(PoisonError::into_inner),
                 Some(Duration::ZERO) => {
-                    self.open(&mut watchdog);
+                    // First, so that who finds it open finds out why.
                     self.forced.fetch_add(1, Ordering::Relaxed);
+                    self.open(&mut watchdog);
                     watchdog
                 }
                 Some(left) => {

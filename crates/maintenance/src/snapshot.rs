@@ -4,14 +4,16 @@
 //!   pin ── database file ──┬─ clone ──▶ FICLONE ────────────▶ raw ──▶ synced
 //!                          ├─ file ───▶ read_at 1 MiB ──┬─▶ past the cache ─▶ raw ──▶ synced as it grows
 //!                          │                            └─▶ SHA-256
-//!                          └─ pages ──▶ backup API ────────▶ raw ──▶ synced at the end
+//!                          ├─ pages ──▶ backup API ────────▶ raw ──▶ synced at the end
+//!                          └─ stream ─▶ read_at ──▶ zstd ──▶ artifact, for want of room
 //! ```
 //!
 //! `file` reads the database file itself, which the pin holds still, as fast as the disk
-//! goes. Where database and copy lie on one file system that copies on write, it takes a
-//! clone instead, in milliseconds. `pages` asks `SQLite` for page after page: slower by half, but it depends on
-//! nothing except that the pinned connection sees its snapshot. Both show the same
-//! database; `pages` may count up the schema and change counters in the header.
+//! goes. Where database and copy lie on one file system that copies on write, a clone takes
+//! its place, in milliseconds. `pages` asks `SQLite` for page after page: slower by half,
+//! but it depends on nothing except that the pinned connection sees its snapshot. All show
+//! the same database; `pages` may count up the schema and change counters in the header.
+//! [`stream()`] makes no copy; what that costs is said there.
 //!
 //! [`copy_beside`] is `file` in another process than the one that holds the pin, a sidecar:
 //! it can see that the file changed, but not that the pin broke, so whoever holds the pin

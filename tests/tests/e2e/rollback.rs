@@ -135,6 +135,8 @@ async fn a_clone_fits_where_a_copy_would_not() -> Result<()> {
         .set("maintenance.gate", "hold_for", "\"5s\"")
         .set("maintenance.backup", "bandwidth", "\"1MiB\"");
     database::make(&setup.database(), 200 * MIB, "delete")?;
+    // As SQLite would have; a clone waits for what is not on the device yet.
+    std::fs::File::open(setup.database())?.sync_all()?;
     let tracker = setup.start().await?;
 
     let run = done(tracker.endpoint()?).await?;

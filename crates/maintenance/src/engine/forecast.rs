@@ -193,6 +193,24 @@ impl Forecast {
             .filter(|room| free >= *room)
             .map(|_| Way::Stream)
     }
+
+    /// How less room would do, as the rest of a sentence that names [`Forecast::room`].
+    pub(super) fn with_less_room(&self, backup: &config::Backup) -> String {
+        match (self.streamed_room, backup.compression, self.pause) {
+            (Some(room), ..) => {
+                let room = bytesize::ByteSize(room);
+                format!("; streamed into the compressor it still needs {room}")
+            }
+            (None, Compression::None, _) => r#"; compression = "zstd" needs less"#.to_owned(),
+            (None, _, Pause::UntilCopied(_)) => {
+                r#"; with journal_mode = "wal" and announces = "auto" room for the latter will do"#
+                    .to_owned()
+            }
+            (None, _, Pause::UntilPinned) => {
+                r#"; with method = "auto" room for the latter will do"#.to_owned()
+            }
+        }
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]

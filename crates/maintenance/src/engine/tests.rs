@@ -137,24 +137,33 @@ impl Bench {
         backups[..2].to_vec()
     }
 
-    /// As [`Bench::backups`], after a crash: what is temporary is swept first.
-    fn swept(&self) -> Vec<BackupId> {
-        drop(self.catalogue(&Disk::default()).expect("opens"));
-        self.backups()
+    /// What is temporary and was left behind, swept as a start would. A process that
+    /// another test is about to start has its share of a lock until it is another program;
+    /// so a draft that seems to be alive is looked at again.
+    fn swept(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        for _ in 0..20_000 {
+            let disk = Disk::default();
+            let catalogue = self.catalogue(&disk).expect("opens on a disk that works");
+            let names = disk.list(catalogue.directory()).expect("lists");
+            let names = names.iter().map(|name| name.to_string_lossy().into_owned());
+            left = names
+                .filter(|name| name.starts_with('.') && name != ".lock")
+                .collect();
+            if left.is_empty() {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        left
     }
 
     /// The good backups, each read back to the last row. Looked at as a start would: what
     /// is temporary is swept first, and nothing temporary is left.
     fn backups(&self) -> Vec<BackupId> {
+        assert_eq!(self.swept(), Vec::<String>::new(), "left behind");
         let disk = Disk::default();
         let catalogue = self.catalogue(&disk).expect("opens on a disk that works");
-        for name in disk.list(catalogue.directory()).expect("lists") {
-            let name = name.to_string_lossy();
-            assert!(
-                !name.starts_with('.') || name == ".lock",
-                "left behind: {name}"
-            );
-        }
         let scratch = testing::memory_dir();
         let check = |backup: Backup| {
             let watch = Watch::default();
@@ -301,7 +310,7 @@ fn crash_everywhere(what: &str, way: Way, bench: &Bench, losses: &[Loss]) -> usi
                 .engine(&disk)
                 .and_then(|engine| back_up(&engine, &run(second)));
             bench.write();
-            let after = bench.swept();
+            let after = bench.backups();
             check(&outcome, &before, &after);
             before = bench.pruned(&after);
             if disk.operations() <= n {
@@ -468,13 +477,13 @@ fn a_stream_that_fills_the_disk_leaves_nothing() {
 #[test]
 fn without_room_for_either_a_run_is_refused_and_told_what_would_help() {
     for (journal, more, helps) in [
-        ("wal", "", "even streamed into the compressor it needs"),
+        ("wal", "", "streamed into the compressor it still needs"),
         ("delete", "", "journal_mode = \"wal\""),
         ("wal", "compression = \"none\"\n", "compression = \"zstd\""),
-        ("wal", "method = \"pages\"\n", "free space"),
+        ("wal", "method = \"pages\"\n", "method = \"auto\""),
     ] {
         let cramped = Cramped::new(journal, more);
-        let streamable = helps.starts_with("even");
+        let streamable = helps.starts_with("streamed");
         cramped.leave(if streamable { 1_500_000 } else { 2_000_000 });
         let bench = &cramped.bench;
         let engine = bench.engine(&Disk::default()).expect("starts");
