@@ -233,17 +233,18 @@ fn listed(objections: &[Objection]) -> String {
 }
 
 /// The name of a file in the archive: its path without the leading slash. `None` for what
-/// is not a path from the root through names alone.
+/// is not, letter by letter, a path from the root through names alone.
 fn member(path: &Path) -> Option<&Path> {
     let member = path.strip_prefix("/").ok()?;
-    let plain = member
+    let through_names = member
         .components()
         .all(|component| matches!(component, Component::Normal(_)));
-    // Components leave out what does not matter (`a//b`, `a/./b`), which is not plain either.
-    let as_written = member.components().collect::<PathBuf>();
-    let same = as_written.as_os_str() == member.as_os_str() && member.to_str().is_some();
-    let contains_nul = member.to_str().is_some_and(|name| name.contains('\0'));
-    (plain && same && !contains_nul && !member.as_os_str().is_empty()).then_some(member)
+    // Components leave out what does not matter: `a//b`, `a/./b`, `a/`.
+    let plainly: PathBuf = path.components().collect();
+    let is_plain = plainly.as_os_str() == path.as_os_str();
+    let name = path.to_str()?;
+    let is_name = !member.as_os_str().is_empty() && !name.contains('\0');
+    (through_names && is_plain && is_name).then_some(member)
 }
 
 #[cfg(test)]
