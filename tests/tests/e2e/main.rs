@@ -8,6 +8,7 @@
 
 mod bounds;
 mod completed;
+mod contents;
 mod crash;
 mod deadline;
 mod drop_in;
