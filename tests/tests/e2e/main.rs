@@ -9,6 +9,7 @@
 mod announce_load;
 mod bounds;
 mod completed;
+mod contents;
 mod crash;
 mod deadline;
 mod drop_in;
