@@ -73,7 +73,11 @@ pub fn command(program: &str) -> String {
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             // Paths of the machine; the file system is told.
-            "--directory" | "--docs" | "--json" | "--normal" => drop(arguments.next()),
+            "--directory" | "--docs" | "--json" => drop(arguments.next()),
+            "--normal" => {
+                arguments.next();
+                text += " --normal TRACKER";
+            }
             other => text = format!("{text} {other}"),
         }
     }

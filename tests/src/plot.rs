@@ -29,6 +29,10 @@ const COLOURS: [RGBColor; 4] = [
     RGBColor(90, 90, 90),
 ];
 
+/// Where the names of marks stand, as parts of the height, one after the other: marks are
+/// often close together.
+const LEVELS: [f64; 5] = [0.96, 0.89, 0.82, 0.75, 0.68];
+
 /// One line of a panel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Line {
@@ -157,13 +161,12 @@ where
         .y_label_formatter(&|value| format!("{value}"))
         .draw()
         .map_err(told)?;
-    for (mark, above) in marks.iter().zip([0.95, 0.87, 0.79].iter().cycle()) {
+    for (mark, above) in marks.iter().zip(LEVELS.iter().cycle()) {
         let line = [(mark.second, bottom), (mark.second, top)];
         let style = BLACK.mix(0.4).stroke_width(1);
         chart
             .draw_series([PathElement::new(line, style)])
             .map_err(told)?;
-        // Below each other, so that those close together can be read.
         let height = if bottom > 0.0 {
             bottom * (top / bottom).powf(*above)
         } else {

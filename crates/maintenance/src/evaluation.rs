@@ -61,6 +61,9 @@ pub struct Figure {
     pub after: Vec<f64>,
 }
 
+/// Fewest slices of a side: of one alone it is not known how far it is from itself.
+const SLICES: usize = 2;
+
 /// What a comparison has shown of a figure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -71,7 +74,7 @@ pub enum Verdict {
     Same,
     /// Clearly worse.
     Worse,
-    /// One side has not been measured.
+    /// One side has not been measured, or once only.
     Unknown,
 }
 
@@ -174,8 +177,9 @@ impl Figure {
             let spread = deviation(&self.before).max(deviation(&self.after));
             (before.abs() * NEGLIGIBLE).max(spread * CLEAR)
         });
+        let enough = |side: &[f64]| side.iter().filter(|value| value.is_finite()).count() >= SLICES;
         let verdict = match (before, after) {
-            (Some(before), Some(after)) => {
+            (Some(before), Some(after)) if enough(&self.before) && enough(&self.after) => {
                 let gain = match self.good {
                     Good::Low => before - after,
                     Good::High => after - before,
@@ -250,9 +254,9 @@ mod tests {
     fn a_difference_must_exceed_a_tenth_and_the_noise() {
         use Verdict::{Better, Same, Unknown, Worse};
         let table: &[(&[f64], &[f64], Verdict)] = &[
-            (&[10.0], &[9.1], Same),
-            (&[10.0], &[8.9], Better),
-            (&[10.0], &[11.1], Worse),
+            (&[10.0, 10.0], &[9.1, 9.1], Same),
+            (&[10.0, 10.0], &[8.9, 8.9], Better),
+            (&[10.0, 10.0], &[11.1, 11.1], Worse),
             // Half as much, but either side is as far from itself.
             (&[5.0, 10.0, 15.0], &[2.0, 5.0, 9.0], Same),
             // The same medians, steady.
@@ -261,9 +265,11 @@ mod tests {
             (&[10.0, 10.0, 10.0, 500.0], &[10.1, 10.0, 9.9, 10.0], Same),
             (&[0.0, 0.0], &[0.0, 0.0], Same),
             (&[0.0, 0.0], &[1.0, 1.0], Worse),
-            (&[], &[1.0], Unknown),
-            (&[1.0], &[], Unknown),
-            (&[f64::NAN], &[1.0], Unknown),
+            (&[], &[1.0, 1.0], Unknown),
+            (&[1.0, 1.0], &[], Unknown),
+            // How noisy one slice is cannot be known.
+            (&[1.0], &[9.0, 9.0], Unknown),
+            (&[f64::NAN, 1.0], &[9.0, 9.0], Unknown),
         ];
         for (before, after, wanted) in table {
             assert_eq!(
@@ -287,10 +293,10 @@ mod tests {
     #[test]
     fn the_rule_is_total_and_worse_comes_first() {
         let sides: [(&[f64], &[f64]); 4] = [
-            (&[10.0], &[5.0]),
-            (&[10.0], &[10.0]),
-            (&[10.0], &[20.0]),
-            (&[10.0], &[]),
+            (&[10.0, 10.0], &[5.0, 5.0]),
+            (&[10.0, 10.0], &[10.0, 10.0]),
+            (&[10.0, 10.0], &[20.0, 20.0]),
+            (&[10.0, 10.0], &[]),
         ];
         let (better, same, worse, unknown) = (0, 1, 2, 3);
         for essential in 0..4 {

@@ -37,7 +37,7 @@ struct Arguments {
     /// Highest rate of HTTP requests per second that is tried.
     #[arg(long, default_value_t = 300)]
     http: u32,
-    /// How often each mode is measured.
+    /// How often each mode is measured, at least twice.
     #[arg(long, default_value_t = 4)]
     rounds: usize,
     /// Seconds of load before anything is measured.
@@ -83,7 +83,10 @@ async fn outcome(arguments: &Arguments) -> Result<wal::Outcome> {
     if let Some(path) = &arguments.from {
         return experiment::read(path);
     }
-    ensure!(arguments.rounds > 0, "--rounds: at least one");
+    ensure!(
+        arguments.rounds >= 2,
+        "--rounds: at least two, or nothing is known of the noise"
+    );
     let options = wal::Options {
         directory: arguments.directory.clone(),
         megabytes: arguments.megabytes,

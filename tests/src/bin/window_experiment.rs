@@ -31,10 +31,10 @@ struct Arguments {
     #[arg(long, default_value_t = 5)]
     warm_up: u64,
     /// Seconds measured before and after.
-    #[arg(long, default_value_t = 15)]
+    #[arg(long, default_value_t = 12)]
     around: u64,
     /// Seconds of each rate that is tried.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 3)]
     probe: u64,
     /// Where the result is written as JSON.
     #[arg(long)]

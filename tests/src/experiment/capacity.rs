@@ -18,7 +18,7 @@ pub const PROMPT_MS: f64 = 500.0;
 
 /// Answers are waited for after each try, so that the next begins with no queue: the tracker
 /// drops an announce that has waited for the database for 5 s.
-const GRACE: Duration = Duration::from_secs(7);
+pub(super) const GRACE: Duration = Duration::from_secs(7);
 
 /// A rate this many times what the tracker has just answered is not tried.
 const HOPELESS: f64 = 1.5;

@@ -302,10 +302,10 @@ async fn window(options: &Options, plan: Plan, bytes: u64, journal: &str) -> Res
     let mut session = Session::start(plan, &tracker, PATIENCE).await?;
     let marks = Marks::watch(endpoint, session.clock()).await?;
     session.boundary(options.warm_up, &tracker).await?;
-    let before = peers(&tracker, &plan).await?;
     session
         .boundary(options.warm_up + options.around, &tracker)
         .await?;
+    let before = peers(&tracker, &plan).await?;
     let run = endpoint.run(A_RUN).await?;
     ensure!(
         run["outcome"]["kind"] == "done",
@@ -374,10 +374,10 @@ async fn stop(options: &Options, plan: Plan, bytes: u64, journal: &str) -> Resul
     let mut tracker = setup.start().await?;
     let mut session = Session::start(plan, &tracker, Duration::from_secs(5)).await?;
     session.boundary(options.warm_up, &tracker).await?;
-    let before = peers(&tracker, &plan).await?;
     session
         .boundary(options.warm_up + options.around, &tracker)
         .await?;
+    let before = peers(&tracker, &plan).await?;
 
     session.mark("SIGTERM");
     let began = Instant::now();

@@ -11,6 +11,10 @@ use crate::plot;
 /// Others that keep more than this of a processor busy have a part in the figures.
 const DISTURBED: f64 = 0.2;
 
+/// How NORMAL is had.
+const NORMAL: &str = "NORMAL takes a tracker built with \
+                      `LIBSQLITE3_FLAGS=-DSQLITE_DEFAULT_WAL_SYNCHRONOUS=1`.";
+
 /// The page and one drawing a mode.
 ///
 /// # Errors
@@ -55,8 +59,10 @@ fn text(outcome: &Outcome) -> String {
         format!(
             "## 1. Baseline, and 3. comparison\n\n{udp} UDP and {http} HTTP requests a second, \
              which every mode holds; {} rounds of each mode, in turn. The table has the median \
-             of the rounds, and the least and the most of them.\n\n{}",
+             of the rounds, and the least and the most of them. *At most*: what a tracker answers \
+             when three times the rate it holds is offered. {}\n\n{}",
             rounds.unwrap_or_default(),
+            outcome.to_normal.as_ref().map_or("", |_| NORMAL),
             comparison(&outcome.modes)
         ),
         format!("\n### The highest rate\n\n{}", prose::rates("mode", tried)),
@@ -97,7 +103,7 @@ fn decision(outcome: &Outcome) -> String {
             "NORMAL is no worse than FULL under load",
             "FULL rather than NORMAL",
         );
-        format!("{head}But see what NORMAL promises:\n\n")
+        format!("{head}But NORMAL promises less:\n\n")
     });
     format!(
         "{first}{}- FULL, in either mode: an announce that was answered survives a power failure, if the \
@@ -111,7 +117,8 @@ fn decision(outcome: &Outcome) -> String {
 type Value = fn(&Round) -> Option<f64>;
 
 fn comparison(modes: &[Measured]) -> String {
-    let rows: [(&str, Value); 12] = [
+    let rows: [(&str, Value); 13] = [
+        ("UDP announces/s at most", |round| Some(round.at_most)),
         ("answered/s", |round| Some(round.all.answered_per_second)),
         ("failed", |round| Some(whole(round.all.counts.failed()))),
         ("announce p50, ms", |round| round.announces.p50_ms),
@@ -226,11 +233,9 @@ fn not_measured(outcome: &Outcome) -> String {
         "a power failure".to_owned(),
     ];
     if outcome.to_normal.is_none() {
-        missing.push(
-            "`synchronous = NORMAL`: it takes a tracker built with \
-             `LIBSQLITE3_FLAGS=-DSQLITE_DEFAULT_WAL_SYNCHRONOUS=1`, given as `--normal PATH`"
-                .to_owned(),
-        );
+        missing.push(format!(
+            "`synchronous = NORMAL`. {NORMAL} Give such a one as `--normal PATH`"
+        ));
     }
     let rounds = outcome.modes.iter().flat_map(|mode| &mode.rounds);
     let others = rounds.clone().map(|round| round.others).fold(0.0, f64::max);

@@ -43,7 +43,9 @@ fn text(outcome: &Outcome) -> String {
         short(outcome),
         "\n## The rate\n\nFound on a database of 30 MB. ".to_owned(),
         prose::rates("journal", tried),
-        "\n## What happened\n\n".to_owned(),
+        "\n## What happened\n\nLatencies are of the requests that were answered. A request \
+         belongs to the second it was planned for, whenever its answer came.\n\n"
+            .to_owned(),
     ];
     parts.extend(outcome.cases.iter().map(of_case));
     prose::page(&parts.concat())
