@@ -16,7 +16,9 @@ pub mod database;
 pub mod endpoint;
 pub mod http1;
 pub mod load;
+pub mod proxy;
 pub mod session;
+pub mod sidecar;
 pub mod tracker;
 pub mod udp;
 

@@ -1,9 +1,11 @@
 //! What several modules assert or wait for.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use chrono::{DateTime, Utc};
+use end_to_end::announce::Torrent;
 use end_to_end::backups::{self, Backup};
 use end_to_end::database;
 use end_to_end::endpoint::Endpoint;
@@ -106,8 +108,17 @@ pub fn nothing_lost(account: &Account) {
 /// The backup shows the instant it says: every completion acknowledged before, and none
 /// sent after.
 pub fn shows_its_instant(backup: &Backup, account: &Account) -> Result<()> {
-    let pinned = backup.pinned()?;
-    let written = database::completed(&backup.database)?;
+    shows(
+        &database::completed(&backup.database)?,
+        backup.pinned()?,
+        account,
+    );
+    Ok(())
+}
+
+/// These counters are those of this instant: every completion acknowledged before, and none
+/// sent after.
+pub fn shows(written: &HashMap<Torrent, u32>, pinned: DateTime<Utc>, account: &Account) {
     let (least, most) = (
         account.completions_answered_by(pinned),
         account.completions_sent_by(pinned),
@@ -123,14 +134,13 @@ pub fn shows_its_instant(backup: &Backup, account: &Account) -> Result<()> {
             "{torrent:?}: {least} acknowledged before the pin, {found} in the backup"
         );
     }
-    for (torrent, found) in &written {
+    for (torrent, found) in written {
         let most = most.get(torrent).copied().unwrap_or(0);
         assert!(
             *found <= most,
             "{torrent:?}: {most} sent before the pin, {found} in the backup"
         );
     }
-    Ok(())
 }
 
 /// No announce sent between these instants was answered before the second. One sent before
