@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -40,6 +41,8 @@ pub struct Setup {
     /// Further keys of the one HTTP tracker.
     http_tracker: String,
     environment: Vec<(String, String)>,
+    /// User and group.
+    user: Option<(u32, u32)>,
 }
 
 impl Setup {
@@ -108,6 +111,7 @@ impl Setup {
             tables: BTreeMap::new(),
             http_tracker: String::new(),
             environment: Vec::new(),
+            user: None,
         };
         Ok(setup
             .set("metadata", "schema_version", "\"2.0.0\"")
@@ -185,6 +189,16 @@ impl Setup {
     pub fn in_place_of(mut self, addresses: &Addresses) -> Self {
         self.listen = [addresses.udp, addresses.http];
         self
+    }
+
+    /// Starts the tracker as this user and group, to whom the directory is given.
+    ///
+    /// # Errors
+    /// When this process is not root.
+    pub fn run_as(mut self, user: u32, group: u32) -> Result<Self> {
+        give(self.home(), user, group)?;
+        self.user = Some((user, group));
+        Ok(self)
     }
 
     /// The directory the tracker works in.
@@ -294,14 +308,24 @@ impl Setup {
 
     fn spawn(&self) -> Result<Tracker> {
         fs::write(self.file(), self.toml())?;
-        let mut command = Command::new(match &self.program_at {
+        let mut program = match &self.program_at {
             Some(path) => path.clone(),
             None => binaries::path(self.program)?,
-        });
+        };
+        if self.user.is_some() {
+            // Where it was built root alone may be.
+            let copy = self.home().join(self.program);
+            fs::copy(&program, &copy)?;
+            program = copy;
+        }
+        let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("TORRUST_") {
                 command.env_remove(name);
             }
+        }
+        if let Some((user, group)) = self.user {
+            command.uid(user).gid(group);
         }
         let mut child = command
             .env("TORRUST_TRACKER_CONFIG_TOML_PATH", self.file())
@@ -323,6 +347,19 @@ impl Setup {
             addresses: Addresses::default(),
         })
     }
+}
+
+/// Gives a directory and all in it to a user and a group, who may read it.
+fn give(path: &Path, user: u32, group: u32) -> Result<()> {
+    std::os::unix::fs::chown(path, Some(user), Some(group))
+        .with_context(|| format!("giving {} to {user}: run the tests as root", path.display()))?;
+    if path.is_dir() {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o750))?;
+        for entry in fs::read_dir(path)? {
+            give(&entry?.path(), user, group)?;
+        }
+    }
+    Ok(())
 }
 
 /// Memory where it has room, else the directory for temporary files. The tracker syncs
@@ -507,7 +544,7 @@ const SHOWN: usize = 60;
 
 impl Log {
     /// Reads a stream to its end, in a task of its own.
-    fn follow(&self, stream: impl AsyncRead + Send + Unpin + 'static) {
+    pub(crate) fn follow(&self, stream: impl AsyncRead + Send + Unpin + 'static) {
         let log = self.clone();
         log.0.send_modify(|written| written.open += 1);
         tokio::spawn(async move {
@@ -564,7 +601,7 @@ impl Log {
     }
 
     /// Returns when the process has closed both streams.
-    async fn ended(&self) -> Result<()> {
+    pub(crate) async fn ended(&self) -> Result<()> {
         let mut written = self.0.subscribe();
         timeout(PATIENCE, written.wait_for(|written| written.open == 0))
             .await
@@ -572,7 +609,7 @@ impl Log {
         Ok(())
     }
 
-    fn last(&self) -> String {
+    pub(crate) fn last(&self) -> String {
         let written = self.0.borrow();
         written.lines[written.lines.len().saturating_sub(SHOWN)..].join("\n")
     }

@@ -295,7 +295,8 @@ impl Client {
         answered.await
     }
 
-    fn silent(&self, why: &impl ToString) -> Error {
+    /// It gave no answer.
+    pub fn silent(&self, why: &impl ToString) -> Error {
         Error::Silent {
             endpoint: self.endpoint.clone(),
             why: why.to_string(),

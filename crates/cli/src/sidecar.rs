@@ -15,7 +15,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout_at};
 use torrust_tracker_maintenance::catalogue::Catalogue;
 use torrust_tracker_maintenance::config::{self, Settings};
 use torrust_tracker_maintenance::disk::Disk;
@@ -275,18 +275,18 @@ impl Sidecar {
         let mut asked: Option<Asked> = None;
         let mut work: Option<Work> = None;
         let mut product: Option<Product> = None;
-        let mut stopped = false;
+        let mut stopped: Option<Instant> = None;
         let mut ticks = self.log.ticks();
-        loop {
-            if let State::Over { .. } = state {
-                break;
+        let (run, verdict) = loop {
+            if let State::Over { run, verdict } = state {
+                break (run, verdict);
             }
             self.reconcile(&state, &mut asked, &mut work);
             let showing = work.is_some();
             let event = tokio::select! {
                 biased;
-                why = signals.next(), if !stopped => {
-                    stopped = true;
+                why = signals.next(), if stopped.is_none() => {
+                    stopped = Some(instant());
                     Event::Stop(why.to_owned())
                 }
                 made = worked(&mut work) => {
@@ -315,9 +315,35 @@ impl Sidecar {
             let before = state.clone();
             state = state.step(self.rules, event, moment());
             self.log.news(&before, &state);
-        }
+        };
         self.log.show.end();
-        self.conclude(state, work, product, signals, stopped).await
+        if let Some(mut work) = work {
+            if let Err(failure) = &verdict {
+                work.give_up(&failure.message);
+            }
+            // What is made all the same is removed when it is dropped.
+            let until = stopped.unwrap_or_else(instant) + ENDED_WITHIN;
+            if timeout_at(until.into(), work.ended()).await.is_err() {
+                self.log.hangs();
+            }
+        }
+        let verdict = match (verdict, product) {
+            (Ok(()), Some(product)) => self.publish(product, signals, stopped.is_some()).await,
+            (verdict, product) => {
+                // Removing gigabytes takes a moment.
+                let _ = spawn_blocking(move || drop(product)).await;
+                let nothing = "there is a verdict and no copy: a defect, please report it";
+                Err(verdict
+                    .err()
+                    .unwrap_or_else(|| Failure::new(Exit::Failed, "not_copied", nothing)))
+            }
+        };
+        let interrupted = matches!(&verdict, Err(failure) if failure.error == "interrupted");
+        Ended {
+            run,
+            verdict,
+            stopped: stopped.is_some() || interrupted,
+        }
     }
 
     /// Makes the world what the state says: one request at most, and a copy or none.
@@ -349,48 +375,7 @@ impl Sidecar {
         }
     }
 
-    /// Publishes what may be, and sees to it that nothing is left of what may not.
-    async fn conclude(
-        &self,
-        state: State,
-        work: Option<Work>,
-        product: Option<Product>,
-        signals: &mut Signals,
-        stopped: bool,
-    ) -> Ended {
-        let State::Over { run, verdict } = state else {
-            unreachable!("the loop ends with nothing else");
-        };
-        if let Some(mut work) = work {
-            if let Err(failure) = &verdict {
-                work.give_up(&failure.message);
-            }
-            // What is made all the same is removed when it is dropped.
-            if timeout(ENDED_WITHIN, work.ended()).await.is_err() {
-                self.log.hangs();
-            }
-        }
-        let verdict = match (verdict, product) {
-            (Ok(()), Some(product)) => self.publish(product, signals, stopped).await,
-            (Err(failure), product) => {
-                if let Some(product) = product {
-                    // Removing gigabytes takes a moment.
-                    let _ = spawn_blocking(move || drop(product)).await;
-                }
-                Err(failure)
-            }
-            (Ok(()), None) => unreachable!("the verdict is asked for once there is a copy"),
-        };
-        Ended {
-            stopped: stopped
-                || verdict
-                    .as_ref()
-                    .is_err_and(|failure| failure.error == "interrupted"),
-            run,
-            verdict,
-        }
-    }
-
+    /// Publishes what may be; a signal ends that, too.
     async fn publish(
         &self,
         product: Product,
@@ -398,38 +383,33 @@ impl Sidecar {
         stopped: bool,
     ) -> Result<Published, Failure> {
         let watch = Watch::default();
-        let interrupted = |why: &str| {
-            let message =
-                format!("the copy was good, but not published: it was asked to stop ({why})");
+        let interrupted = || {
+            let message = "the copy was good, but the sidecar was asked to stop before it was \
+                           published";
             Failure::new(Exit::Failed, "interrupted", message)
         };
         if stopped {
-            return Err(interrupted("before it was"));
+            return Err(interrupted());
         }
-        let (watched, mut why) = (watch.clone(), None);
+        let (watched, mut stopped) = (watch.clone(), false);
         let mut publishing = spawn_blocking(move || product.publish(&watched));
         let mut ticks = self.log.ticks();
         let published = loop {
             tokio::select! {
                 biased;
                 published = &mut publishing => break published,
-                signal = signals.next(), if why.is_none() => {
+                signal = signals.next(), if !stopped => {
                     watch.cancel(signal);
-                    why = Some(signal);
+                    stopped = true;
                 }
-                () = sleep(ENDED_WITHIN), if why.is_some() => {
-                    return Err(interrupted(why.unwrap_or_default()));
-                }
-                _ = ticks.tick(), if why.is_none() => self.log.show.progress(&watch),
+                () = sleep(ENDED_WITHIN), if stopped => return Err(interrupted()),
+                _ = ticks.tick(), if !stopped => self.log.show.progress(&watch),
             }
         };
         self.log.show.end();
         let published = published
             .unwrap_or_else(|error| Err(Failure::new(Exit::Failed, "panicked", error.to_string())));
-        match (published, why) {
-            (Err(_), Some(why)) => Err(interrupted(why)),
-            (published, _) => published,
-        }
+        published.map_err(|failure| if stopped { interrupted() } else { failure })
     }
 }
 

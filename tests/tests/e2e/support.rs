@@ -106,9 +106,9 @@ pub fn nothing_lost(account: &Account) {
 /// The backup shows the instant it says: every completion acknowledged before, and none
 /// sent after.
 pub fn shows_its_instant(backup: &Backup, account: &Account) -> Result<()> {
-    let pinned = backup.pinned()?;
-    let written = database::completed(&backup.database)?;
-    account.completions().shown(&written, pinned)?;
+    account
+        .completions()
+        .shown(&database::completed(&backup.database)?, backup.pinned()?)?;
     Ok(())
 }
 

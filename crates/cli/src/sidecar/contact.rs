@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use torrust_tracker_maintenance::disk::{Disk, Lock};
 use torrust_tracker_maintenance::restore;
 use torrust_tracker_maintenance::sidecar::Offer;
@@ -25,7 +26,7 @@ use crate::exit::{Exit, Failure};
 
 /// How long a tracker may take to say that nothing is ready. Short enough to notice within
 /// a claim's time that the connection is dead.
-pub const LOOK_FOR: Duration = Duration::from_secs(20);
+pub const LOOK_FOR: Duration = Duration::from_secs(10);
 
 /// How long one's own pin waits for locks.
 const PIN_WITHIN: Duration = Duration::from_secs(20);
@@ -93,9 +94,13 @@ impl Http {
                 let body = json!({ "holder": self.name, "lease": self.nonce });
                 self.lease(run, "claim", &body).await
             }
-            Request::Renew(run) => {
+            Request::Renew(run, within) => {
                 let body = json!({ "lease": self.nonce });
-                self.lease(run, "renew", &body).await
+                timeout(*within, self.lease(run, "renew", &body))
+                    .await
+                    .unwrap_or_else(|_| {
+                        Err(self.client.silent(&format!("nothing within {within:?}")))
+                    })
             }
             Request::Finish(run, reason) => self.finish(run, reason.as_deref()).await,
         };
@@ -251,7 +256,7 @@ impl OwnPin {
         match request {
             Request::Look => self.look().await,
             Request::Start => Reply::Started(RunId::new(self.began)),
-            Request::Claim(_) | Request::Renew(_) => Reply::Granted(Grant {
+            Request::Claim(_) | Request::Renew(..) => Reply::Granted(Grant {
                 ttl: FOR_DAYS,
                 expires: FOR_DAYS,
                 deadline: FOR_DAYS,

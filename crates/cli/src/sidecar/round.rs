@@ -113,6 +113,8 @@ pub struct Watching {
     pub trouble: Option<Trouble>,
     /// The run that was started, and when.
     started: Option<(RunId, Instant)>,
+    /// One is to be started as soon as none is in progress.
+    to_start: bool,
     /// A run that is not for this sidecar, or no longer.
     pub passed: Option<Passed>,
 }
@@ -166,7 +168,8 @@ pub enum Request {
     Look,
     Start,
     Claim(RunId),
-    Renew(RunId),
+    /// With how long it may take: the next one must have its turn.
+    Renew(RunId, Duration),
     /// With the reason why there is no copy.
     Finish(RunId, Option<String>),
 }
@@ -270,6 +273,7 @@ impl State {
             heard: false,
             trouble: None,
             started: None,
+            to_start: false,
             passed: None,
         })
     }
@@ -281,6 +285,7 @@ impl State {
             heard: true,
             trouble: None,
             started: None,
+            to_start: false,
             passed: run.map(|run| Passed { run, why: None }),
         })
     }
@@ -291,7 +296,10 @@ impl State {
             Self::Starting { ask, .. } => (*ask, Request::Start),
             Self::Watching(Watching { ask, .. }) => (*ask, Request::Look),
             Self::Claiming { ask, ready, .. } => (*ask, Request::Claim(ready.offer.run.clone())),
-            Self::Leased { ask, lease } => (*ask, Request::Renew(lease.ready.offer.run.clone())),
+            Self::Leased { ask, lease } => {
+                let run = lease.ready.offer.run.clone();
+                (*ask, Request::Renew(run, lease.ttl / 3))
+            }
             Self::Finishing {
                 ask, run, result, ..
             } => {
@@ -551,6 +559,7 @@ impl State {
             heard: true,
             trouble: None,
             started: None,
+            to_start: false,
             passed: Some(Passed {
                 run,
                 why: Some(why),
@@ -568,18 +577,19 @@ fn started(
     reply: Reply,
     moment: Moment,
 ) -> State {
-    let watching = |started| {
+    let watching = |started: Option<(RunId, Instant)>| {
         State::Watching(Watching {
             ask: ask.then(moment.now),
             heard: true,
             trouble: None,
+            to_start: started.is_none(),
             started,
             passed: None,
         })
     };
     match reply {
         Reply::Started(run) => watching(Some((run, moment.now))),
-        // One is on its way already: that one, then.
+        // One is in progress: that one, if it comes to be ready.
         Reply::Refused(Refusal::Taken, _) => watching(None),
         Reply::Refused(_, failure) => State::over(None, failure),
         Reply::Nobody(failure) if rules.once => State::over(None, failure),
@@ -605,6 +615,12 @@ impl Watching {
         let Moment { now, .. } = moment;
         let failure = match reply {
             Reply::Ready(ready) => return self.found(rules, *ready, now),
+            Reply::NotReady(None) if self.to_start => {
+                return State::Starting {
+                    ask: self.ask.then(now),
+                    trouble: None,
+                };
+            }
             Reply::NotReady(run) => {
                 if self.is_lost(run.as_ref(), now) {
                     let why = "the run that was started ended before it was ready: \

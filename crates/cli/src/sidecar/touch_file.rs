@@ -63,7 +63,7 @@ impl TouchFile {
                 let why = "a run cannot be started by a file: use --endpoint";
                 Reply::Refused(Refusal::Other, Failure::new(Exit::Usage, "usage", why))
             }
-            Request::Claim(run) | Request::Renew(run) => self.still_shown(run),
+            Request::Claim(run) | Request::Renew(run, _) => self.still_shown(run),
             Request::Finish(run, None) => self.finish(run).await,
             Request::Finish(..) => Reply::Verdict {
                 held: false,

@@ -332,7 +332,7 @@ fn a_night_as_it_should_be() {
     assert_eq!(told.request(), Some(Request::Claim(run('a'))));
     let told = told.replied(grant(45 * SECOND, 300 * SECOND));
     let (ask, request) = told.state.request().expect("it is renewed");
-    assert_eq!(request, Request::Renew(run('a')));
+    assert_eq!(request, Request::Renew(run('a'), 15 * SECOND));
     assert_eq!(ask.at, told.now + 15 * SECOND, "at a third of its time");
     assert!(told.state.works().is_some());
     let told = told
@@ -376,7 +376,7 @@ fn what_is_lost_on_the_way_is_asked_again() {
     let told = told
         .replied(grant(45 * SECOND, 300 * SECOND))
         .replied(lost());
-    assert_eq!(told.request(), Some(Request::Renew(run('a'))));
+    assert_eq!(told.request(), Some(Request::Renew(run('a'), 15 * SECOND)));
     assert!(
         told.state.works().is_some(),
         "one renewal is no reason to give up"
@@ -569,6 +569,29 @@ fn a_run_that_was_started_and_failed_is_not_waited_for() {
     );
     let told = told.later(SEEN_WITHIN).replied(Reply::NotReady(None));
     assert_eq!(told.error(), "not_ready");
+}
+
+#[test]
+fn a_run_is_started_when_the_one_in_progress_is_over() {
+    let now = start();
+    let state = State::begin(now, true);
+    let told = Told {
+        state,
+        rules: ONCE,
+        now,
+    };
+    let told = told.replied(Reply::Refused(Refusal::Taken, failure("busy")));
+    let told = told.replied(Reply::NotReady(Some(run('a'))));
+    assert_eq!(told.request(), Some(Request::Look));
+    // It may be the one that was started, and the answer lost.
+    let ready_now = Told {
+        state: told.state.clone(),
+        ..told
+    };
+    let claimed = ready_now.replied(found(ready('a')));
+    assert_eq!(claimed.request(), Some(Request::Claim(run('a'))));
+    let told = told.replied(Reply::NotReady(None));
+    assert_eq!(told.request(), Some(Request::Start));
 }
 
 #[test]
