@@ -130,8 +130,10 @@ impl Bench {
     /// Back to two backups, so that every case begins alike. What stays.
     fn pruned(&self, backups: &[BackupId]) -> Vec<BackupId> {
         let catalogue = self.catalogue(&Disk::default()).expect("opens");
+        let owner = Owner::this("a test", DateTime::UNIX_EPOCH);
+        // As in `swept`, it may take a moment until nobody has it.
         let locked = catalogue
-            .lock(&Owner::this("a test", DateTime::UNIX_EPOCH))
+            .lock_within(Duration::from_secs(20), &owner, &Watch::default())
             .expect("nobody has it");
         locked
             .prune(&self.settings.backup.keep, &backups[0])
