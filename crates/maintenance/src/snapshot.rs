@@ -1,9 +1,9 @@
 //! The raw copy: the pinned database, byte for byte, durable on disk, before the pin goes.
 //!
 //! ```text
-//!   pin ── database file ──┬─ file ───▶ read_at 1 MiB ──┬─▶ past the cache ─▶ raw ──▶ synced as it grows
-//!                          │                            └─▶ SHA-256
-//!                          └─ pages ──▶ backup API ────────▶ raw ──▶ synced at the end
+//!   pin ── database file ──┬─ file ───▶ read_at 1 MiB ─▶ write past the cache ─▶ SHA-256
+//!                          │                            └─▶ raw ──▶ synced as it grows
+//!                          └─ pages ──▶ backup API ─────────▶ raw ──▶ synced at the end
 //! ```
 //!
 //! `file` reads the database file itself, which the pin holds still, as fast as the disk
