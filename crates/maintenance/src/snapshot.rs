@@ -1,10 +1,10 @@
 //! The raw copy: the pinned database, byte for byte, durable on disk, before the pin goes.
 //!
 //! ```text
-//!   pin ── database file ──┬─ clone ──▶ FICLONE ────────────▶ raw ──▶ synced
-//!                          ├─ file ───▶ read_at 1 MiB ──┬─▶ past the cache ─▶ raw ──▶ synced as it grows
-//!                          │                            └─▶ SHA-256
-//!                          ├─ pages ──▶ backup API ────────▶ raw ──▶ synced at the end
+//!   pin ── database file ──┬─ clone ──▶ FICLONE ─────────────▶ raw ──▶ synced
+//!                          ├─ file ───▶ read_at 1 MiB ─▶ write past the cache ─▶ SHA-256
+//!                          │                            └─▶ raw ──▶ synced as it grows
+//!                          ├─ pages ──▶ backup API ─────────▶ raw ──▶ synced at the end
 //!                          └─ stream ─▶ read_at ──▶ zstd ──▶ artifact, for want of room
 //! ```
 //!

@@ -50,9 +50,11 @@ pub fn line(sample: &Sample) -> String {
         home,
         timing,
     } = sample;
-    let took = timing
-        .seconds
-        .map_or("no end".to_owned(), |seconds| format!("{seconds:.2} s"));
+    let took = match timing.seconds {
+        Some(seconds) => format!("{seconds:.2} s"),
+        None if *method == Method::Alone => "nothing to time".to_owned(),
+        None => "no end".to_owned(),
+    };
     let mut line = format!("round {round}: {}, {rate} commits/s", method.name());
     if let Some(commits) = &timing.commits {
         let _ = write!(

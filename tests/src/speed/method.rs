@@ -151,10 +151,12 @@ impl Bench<'_> {
             thread::sleep(BEFORE);
         }
         let measured = self.carry_out(method, &mut writer, kept);
+        // Ended in any case; why the measurement failed comes first.
         let commits = writer.map(Writer::end).transpose();
+        let measured = measured?;
         Ok(Timing {
             commits: commits?,
-            ..measured?
+            ..measured
         })
     }
 

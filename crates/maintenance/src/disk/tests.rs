@@ -344,6 +344,26 @@ fn only_regular_files_are_opened_and_only_short_ones_read_whole() -> Outcome {
 }
 
 #[test]
+fn reading_ahead_ends_with_the_file_and_when_told_to_and_at_once_at_what_is_none() -> Outcome {
+    let bench = Bench::new();
+    let never = || -> bool { panic!("it reads what is no regular file") };
+    read_ahead(Path::new("/dev/zero"), never);
+    read_ahead(&bench.path(""), never);
+    read_ahead(&bench.path("missing"), never);
+    fs::write(bench.path("file"), vec![1; 3 * AHEAD + 1])?;
+    for enough in [1, 3, 5, 6] {
+        let asked = std::cell::Cell::new(0);
+        read_ahead(&bench.path("file"), || {
+            asked.set(asked.get() + 1);
+            asked.get() == enough
+        });
+        // Four times there is something to read, and a fifth nothing more.
+        assert_eq!(asked.get(), enough.min(5));
+    }
+    Ok(())
+}
+
+#[test]
 fn a_sweep_takes_the_work_of_the_dead_and_leaves_that_of_the_living() -> Outcome {
     let bench = Bench::new();
     let disk = Disk::default();
