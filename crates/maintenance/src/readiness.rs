@@ -10,7 +10,7 @@
 //! | `POST /api/v1/runs/ID/claim`   | 200: the lease; 409: somebody else's; 410: not this run      |
 //! | `POST /api/v1/runs/ID/renew`   | 200: the lease; 409: not yours; 410: the run has ended       |
 //! | `POST /api/v1/runs/ID/finish`  | 200: the verdict on the copy; 409, 410 as above              |
-//! | `GET /openapi.json`            | 200: all this, as OpenAPI 3.1                                |
+//! | `GET /openapi.json`            | 200: all this, as `OpenAPI` 3.1                              |
 //!
 //! `HEAD` is answered like `GET`. Everything else is a refusal, a 4xx or 5xx whose body
 //! `{"error": "a_code", "message": "what, why and what to do"}` is for programs and people.
@@ -469,9 +469,9 @@ fn admit(head: &Parts, access: &Access) -> Result<Route, Refusal> {
         path => Route::Command(command_route(path).ok_or_else(not_found)?),
     };
     match (route, &head.method) {
-        (Route::Command(command), &Method::POST) => {
+        (route @ Route::Command(_), &Method::POST) => {
             check_command(&head.headers, access.token.as_ref())?;
-            Ok(Route::Command(command))
+            Ok(route)
         }
         (Route::Command(_), method) => Err(wrong_method(method, "POST")),
         (Route::Ready { .. }, &Method::GET | &Method::HEAD) => Ok(Route::Ready {
@@ -542,19 +542,19 @@ fn wait_of(query: &str) -> Result<Duration, Refusal> {
 
 /// RFC 9112, section 3.2: exactly one `Host`; and a target in absolute form overrides it,
 /// so both have to be right.
-fn check_host(head: &Parts, names: &[String]) -> Result<(), Refusal> {
+fn check_host(head: &Parts, configured: &[String]) -> Result<(), Refusal> {
     let mut hosts = head.headers.get_all(HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         return Err(Refusal::new(
             Code::BadHost,
-            "a request needs exactly one Host header",
+            "a request needs exactly one Host header: the address it is sent to",
         ));
     };
     let target = head.uri.authority().map_or("", Authority::as_str);
     let named = [host.to_str().unwrap_or("?"), target];
     match named
         .into_iter()
-        .find(|name| !name.is_empty() && !is_known(name, names))
+        .find(|name| !name.is_empty() && !is_known(name, configured))
     {
         None if !named[0].is_empty() => Ok(()),
         _ => Err(Refusal::new(
@@ -566,9 +566,9 @@ fn check_host(head: &Parts, names: &[String]) -> Result<(), Refusal> {
     }
 }
 
-/// Whether `host[:port]` is an IP address or `localhost`, what DNS has no say in, or one of
-/// `names`.
-fn is_known(authority: &str, names: &[String]) -> bool {
+/// Whether `host[:port]` is an IP address or `localhost`, what DNS has no say in, or was
+/// configured.
+fn is_known(authority: &str, configured: &[String]) -> bool {
     let Ok(authority) = authority.parse::<Authority>() else {
         return false;
     };
@@ -579,7 +579,7 @@ fn is_known(authority: &str, names: &[String]) -> bool {
         .unwrap_or(host);
     let named = |name: &str| host.eq_ignore_ascii_case(name);
     let known = named("localhost")
-        || names.iter().any(|name| named(name))
+        || configured.iter().any(|name| named(name))
         || bare.parse::<IpAddr>().is_ok();
     known && !authority.as_str().contains('@')
 }
@@ -707,11 +707,16 @@ fn finished(run: &RunId, verdict: &Verdict) -> Answer {
     json(StatusCode::OK, &body)
 }
 
-/// A command's body.
+/// A command's body: an object. Serde would take an array of the fields' values as well.
 fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(body).map_err(|error| {
+    let parsed = if body.trim_ascii_start().starts_with(b"{") {
+        serde_json::from_slice(body).map_err(|error| error.to_string())
+    } else {
+        Err("it is no JSON object".to_owned())
+    };
+    parsed.map_err(|why| {
         let message = format!(
-            "the body is not what this request takes: {error}; /openapi.json says what that is"
+            "the body is not what this request takes: {why}; /openapi.json says what that is"
         );
         Refusal::new(Code::BadBody, message)
     })

@@ -1054,10 +1054,12 @@ impl State {
 
     fn job(&self) -> Option<(Attempt, Job)> {
         let (run, job) = match self {
-            // Between two attempts nothing runs, and what still comes in is stale.
-            Self::Serving { .. } | Self::Retrying { .. } => return None,
-            // The work is another process's.
-            Self::Offered { .. } | Self::Leased { .. } => return None,
+            // Between two attempts nothing runs, and what still comes in is stale; what a
+            // sidecar does is not of this process.
+            Self::Serving { .. }
+            | Self::Retrying { .. }
+            | Self::Offered { .. }
+            | Self::Leased { .. } => return None,
             Self::Preparing { run } => (run, Job::Prepare),
             Self::Draining { run, .. } => (run, Job::Drain),
             Self::Flushing { run, .. } => (run, Job::Pin),

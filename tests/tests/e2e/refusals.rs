@@ -141,7 +141,16 @@ async fn places_that_are_missing_or_taken() -> Result<()> {
         "bind_address",
         &format!("\"{address}\""),
     );
-    refused("a port in use", &setup, &[&address]).await
+    refused("a port in use", &setup, &[&address]).await?;
+
+    // Whoever reaches the network could end a run.
+    let setup = Setup::new()?.set("maintenance.readiness", "bind_address", "\"0.0.0.0:0\"");
+    refused(
+        "an open address without a token",
+        &setup,
+        &["0.0.0.0:0", "token_file"],
+    )
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

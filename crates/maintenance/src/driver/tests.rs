@@ -266,7 +266,7 @@ struct Bench {
     stop: Option<oneshot::Sender<()>>,
     driver: JoinHandle<()>,
     touch_file: std::path::PathBuf,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 fn rules() -> Rules {
@@ -335,7 +335,7 @@ impl Bench {
             stop,
             driver,
             touch_file: path,
-            _directory: directory,
+            directory,
         }
     }
 

@@ -16,6 +16,8 @@ use crate::schedule::Schedule;
 use crate::verify;
 use crate::window::{Outcome, Rules, RunId, Trigger};
 
+mod sidecar;
+
 /// A database with some rows, and room for backups beside it.
 struct Bench {
     directory: TempDir,

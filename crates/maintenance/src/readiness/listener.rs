@@ -125,7 +125,7 @@ fn bind_unix(path: &Path, disk: &Disk) -> io::Result<Listener> {
         disk.remove_dir_all(&room).map_err(failed)?;
     }
     disk.create_dir(&room).map_err(failed)?;
-    let make = || -> io::Result<unix::UnixListener> {
+    let prepare = || -> io::Result<unix::UnixListener> {
         let inside = room.join("socket");
         let listener = unix::UnixListener::bind(&inside)?;
         listener.set_nonblocking(true)?;
@@ -133,10 +133,10 @@ fn bind_unix(path: &Path, disk: &Disk) -> io::Result<Listener> {
         disk.rename(&inside, path).map_err(failed)?;
         Ok(listener)
     };
-    let made = make();
+    let prepared = prepare();
     // If the room stays, the next start removes it.
     let _ = disk.remove_dir_all(&room);
-    let inner = Inner::Unix(made?);
+    let inner = Inner::Unix(prepared?);
     let file = Some(SocketFile {
         path: path.to_owned(),
         disk: disk.clone(),

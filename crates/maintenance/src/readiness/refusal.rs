@@ -1,10 +1,12 @@
 //! What the endpoint turns down, and in which words.
 
-use http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use std::time::Duration;
+
+use http::header::{ALLOW, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
-use serde_json::{Map, Value};
 
 use super::{Answer, BODY_LIMIT, json};
+use crate::lease::Holder;
 use crate::{driver, lease};
 
 /// Declares the codes with their statuses, so that there is one list of them.
@@ -84,14 +86,27 @@ codes! {
 }
 
 /// A request that is turned down.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) code: Code,
     /// What, why and what to do.
     pub(super) message: String,
-    /// What a program may want to know besides.
-    more: Map<String, Value>,
-    header: Option<(HeaderName, HeaderValue)>,
+    besides: Besides,
+}
+
+/// What a program may want to know besides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Besides {
+    Nothing,
+    /// Which methods are allowed.
+    Allowed(&'static str),
+    /// How to say who one is.
+    Challenge,
+    /// Who has the lease, and for how long.
+    Leased {
+        holder: Holder,
+        expires: Duration,
+    },
 }
 
 impl Refusal {
@@ -99,39 +114,44 @@ impl Refusal {
         Self {
             code,
             message: message.into(),
-            more: Map::new(),
-            header: None,
+            besides: Besides::Nothing,
         }
     }
 
-    fn with_header(self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
-        let header = Some((name, value.into()));
-        Self { header, ..self }
+    fn with(self, besides: Besides) -> Self {
+        Self { besides, ..self }
     }
 
     pub(super) fn answer(self) -> Answer {
-        let mut body = self.more;
-        body.insert("error".to_owned(), json!(self.code.name()));
-        body.insert("message".to_owned(), json!(self.message));
+        let mut body = json!({ "error": self.code.name(), "message": self.message });
+        let header = match self.besides {
+            Besides::Nothing => None,
+            Besides::Allowed(methods) => Some((ALLOW, HeaderValue::from_static(methods))),
+            Besides::Challenge => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+            Besides::Leased { holder, expires } => {
+                body["holder"] = json!(holder);
+                body["expires_seconds"] = json!(expires.as_secs_f64());
+                // Rounded up: before that there is nothing to be had.
+                let after = expires.as_secs() + u64::from(expires.subsec_nanos() > 0);
+                Some((RETRY_AFTER, after.max(1).into()))
+            }
+        };
         let mut answer = json(self.code.status(), &body);
-        if let Some((name, value)) = self.header {
-            answer.headers_mut().insert(name, value);
-        }
+        answer.headers_mut().extend(header);
         answer
     }
 }
 
 pub(super) fn wrong_method(method: &Method, allow: &'static str) -> Refusal {
     let message = format!("{method} is not possible here; use {allow}");
-    Refusal::new(Code::WrongMethod, message).with_header(ALLOW, HeaderValue::from_static(allow))
+    Refusal::new(Code::WrongMethod, message).with(Besides::Allowed(allow))
 }
 
 pub(super) fn unauthorized() -> Refusal {
     let message = "this request needs the tracker's token: send Authorization: Bearer and the \
                    token of maintenance.readiness.token_file or \
                    TORRUST_TRACKER_MAINTENANCE_TOKEN, as the tracker has it";
-    Refusal::new(Code::Unauthorized, message)
-        .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+    Refusal::new(Code::Unauthorized, message).with(Besides::Challenge)
 }
 
 pub(super) fn too_large() -> Refusal {
@@ -155,22 +175,15 @@ impl From<lease::Refused> for Refusal {
     fn from(refused: lease::Refused) -> Self {
         use lease::Refused;
         let message = refused.to_string();
-        match refused {
-            Refused::StaleRun => Self::new(Code::StaleRun, message),
-            Refused::TakenByTracker => Self::new(Code::TakenByTracker, message),
-            Refused::NotReady { .. } => Self::new(Code::NotReady, message),
-            Refused::NotHolder => Self::new(Code::NotHolder, message),
+        let (code, besides) = match refused {
+            Refused::StaleRun => (Code::StaleRun, Besides::Nothing),
+            Refused::TakenByTracker => (Code::TakenByTracker, Besides::Nothing),
+            Refused::NotReady { .. } => (Code::NotReady, Besides::Nothing),
+            Refused::NotHolder => (Code::NotHolder, Besides::Nothing),
             Refused::Taken { holder, expires } => {
-                let seconds = expires.as_secs_f64();
-                let mut refusal = Self::new(Code::Taken, message);
-                refusal.more.insert("holder".to_owned(), json!(holder));
-                refusal
-                    .more
-                    .insert("expires_seconds".to_owned(), json!(seconds));
-                // Rounded up: before that there is nothing to be had.
-                let after = expires.as_secs() + u64::from(expires.subsec_nanos() > 0);
-                refusal.with_header(RETRY_AFTER, after.max(1))
+                (Code::Taken, Besides::Leased { holder, expires })
             }
-        }
+        };
+        Self::new(code, message).with(besides)
     }
 }

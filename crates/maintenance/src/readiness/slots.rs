@@ -87,8 +87,9 @@ impl Slots {
             // All are served: one of them is through before long, and says so.
             let (number, oldest) = waited_for.next().ok_or(AT_LEAST)?;
             let (number, age) = (*number, now.duration_since(oldest.since));
-            if age < AT_LEAST {
-                return Err(AT_LEAST - age);
+            let patience = AT_LEAST.saturating_sub(age);
+            if !patience.is_zero() {
+                return Err(patience);
             }
             if let Some(taken) = state.taken.remove(&number) {
                 taken.closed.notify_one();

@@ -324,6 +324,159 @@ fn a_web_page_cannot_start_a_run() {
 }
 
 #[test]
+fn a_name_that_was_configured_is_a_host() {
+    let access = Access {
+        token: None,
+        hosts: vec!["tracker".to_owned()],
+    };
+    for (host, known) in [
+        ("tracker", true),
+        ("Tracker:1414", true),
+        ("127.0.0.1", true),
+        ("tracker.evil.example", false),
+        ("evil.example@tracker", false),
+        ("nottracker", false),
+    ] {
+        let admitted = admitted_to(&access, "GET", "/ready", &[("host", host)]);
+        let expected = if known {
+            Ok(READY)
+        } else {
+            Err((421, "wrong_host"))
+        };
+        assert_eq!(admitted, expected, "{host}");
+    }
+}
+
+#[test]
+fn with_a_token_whoever_changes_something_needs_it() {
+    let access = Access {
+        token: token(),
+        hosts: Vec::new(),
+    };
+    let commands = ["", "/a-b/claim", "/a-b/renew", "/a-b/finish", "/../claim"];
+    for command in commands {
+        let path = format!("/api/v1/runs{command}");
+        let ask = |authorization: &[(&str, &str)]| {
+            let headers = [&[HERE, JSON], authorization].concat();
+            admitted_to(&access, "POST", &path, &headers).map(drop)
+        };
+        for good in ["Bearer 0123456789abcdef", "bearer  0123456789abcdef"] {
+            assert_eq!(ask(&[("authorization", good)]), Ok(()), "{path} {good}");
+        }
+        let right = ("authorization", "Bearer 0123456789abcdef");
+        let unauthorized = Err((401, "unauthorized"));
+        assert_eq!(ask(&[]), unauthorized, "{path}");
+        assert_eq!(
+            ask(&[right, right]),
+            unauthorized,
+            "{path}: which of the two?"
+        );
+        for bad in [
+            "Bearer 0123456789abcdeF",
+            "Bearer 0123456789abcde",
+            "Bearer",
+            "Bearer ",
+            "0123456789abcdef",
+            "Basic 0123456789abcdef",
+            "Bearer0123456789abcdef",
+        ] {
+            assert_eq!(ask(&[("authorization", bad)]), unauthorized, "{path} {bad}");
+        }
+    }
+    for path in ["/ready", "/api/v1/status", "/health_check", "/openapi.json"] {
+        assert!(admitted_to(&access, "GET", path, &[HERE]).is_ok(), "{path}");
+    }
+}
+
+#[test]
+fn a_wait_is_a_whole_number_said_once() {
+    let wait = |query: &str| wait_of(query).map(|wait| wait.as_secs()).ok();
+    for (query, seconds) in [
+        ("", 0),
+        ("wait=0", 0),
+        ("wait=7", 7),
+        ("wait=007", 7),
+        ("verbose&wait=60&x=y", 60),
+        ("wait=61", 60),
+        ("wait=99999999999999999999999999", 60),
+        ("waiting=soon", 0),
+    ] {
+        assert_eq!(wait(query), Some(seconds), "{query}");
+    }
+    for bad in [
+        "wait",
+        "wait=",
+        "wait=-1",
+        "wait=+1",
+        "wait=1.5",
+        "wait=1s",
+        "wait=0x1",
+        "wait=1&wait=1",
+        "wait=%31",
+        "wait=1&wait",
+        "wait= 1",
+    ] {
+        assert_eq!(wait(bad), None, "{bad}");
+    }
+}
+
+#[test]
+fn bodies_are_taken_as_documented_and_no_other_way() {
+    let lease = "0123456789abcdef";
+    let claim = |body: Value| parse::<Claim>(body.to_string().as_bytes()).is_ok();
+    assert!(claim(json!({ "holder": "nas", "lease": lease })));
+    for bad in [
+        json!({}),
+        json!({ "holder": "nas" }),
+        json!({ "lease": lease }),
+        json!({ "holder": "", "lease": lease }),
+        json!({ "holder": "a\nb", "lease": lease }),
+        json!({ "holder": 1, "lease": lease }),
+        json!({ "holder": "nas", "lease": "short" }),
+        json!({ "holder": "nas", "lease": lease, "ttl": 1 }),
+        json!(["nas", lease]),
+        json!(null),
+    ] {
+        assert!(!claim(bad.clone()), "{bad}");
+    }
+    let repeated = format!(r#"{{"lease": "{lease}", "lease": "{lease}"}}"#);
+    parse::<Renew>(repeated.as_bytes()).expect_err("which of the two?");
+    let finish = |body: Value| {
+        let read = parse::<FinishAs>(body.to_string().as_bytes());
+        read.and_then(FinishAs::check).map(|finish| finish.how)
+    };
+    let long = "x".repeat(REASON_LIMIT + 1);
+    for (body, how) in [
+        (
+            json!({ "lease": lease, "result": "ok" }),
+            Some(Finished::Ok),
+        ),
+        (
+            json!({ "lease": lease, "result": "ok", "reason": null }),
+            Some(Finished::Ok),
+        ),
+        (
+            json!({ "lease": lease, "result": "failed", "reason": "no\nroom" }),
+            Some(Finished::Failed("no room".to_owned())),
+        ),
+        (json!({ "lease": lease, "result": "failed" }), None),
+        (
+            json!({ "lease": lease, "result": "failed", "reason": "" }),
+            None,
+        ),
+        (
+            json!({ "lease": lease, "result": "failed", "reason": long }),
+            None,
+        ),
+        (json!({ "lease": lease, "result": "maybe" }), None),
+        (json!({ "lease": lease }), None),
+        (json!({ "result": "ok" }), None),
+    ] {
+        assert_eq!(finish(body.clone()).ok(), how, "{body}");
+    }
+}
+
+#[test]
 fn a_long_body_is_refused_unread() {
     let length = |bytes: usize| {
         admitted(
@@ -356,7 +509,7 @@ fn an_empty_object_or_nothing_starts_a_run() {
     for good in ["", " \n", "{}", " { } "] {
         assert_eq!(parse(good), Ok(()), "{good:?}");
     }
-    for bad in ["{", "1", "{\"force\": true}", "{}{}"] {
+    for bad in ["{", "1", "[]", "null", "{\"force\": true}", "{}{}"] {
         assert_eq!(parse(bad), Err("bad_body"), "{bad:?}");
     }
 }
@@ -529,7 +682,7 @@ fn token() -> Option<Token> {
 async fn every_refusal_says_what_why_and_what_to_do() {
     for refusal in every_refusal() {
         let (code, message) = (refusal.code, refusal.message.clone());
-        assert!(message.len() >= 40, "{code:?}: {message}");
+        assert!(message.len() >= 30, "{code:?}: {message}");
         let answer = refusal.answer();
         assert_eq!(answer.status(), code.status());
         assert_eq!(answer.headers()[CONTENT_TYPE], "application/json");
@@ -747,6 +900,134 @@ async fn a_run_is_begun_or_refused_by_the_driver() -> Result {
         assert!(head.contains(code), "{head}");
         assert_eq!(body[field], value);
     }
+    Ok(())
+}
+
+/// What a sidecar asks of the driver and what it is told, over the wire.
+#[tokio::test]
+async fn leases_are_granted_refused_and_ended_by_the_driver() -> Result {
+    let mut server = Server::start()?;
+    let ask = |what: &str, body: &str| {
+        format!(
+            "POST /api/v1/runs/20261122T025900Z-abcd/{what} HTTP/1.1\r\nHost: 127.0.0.1\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let granted = || Granted {
+        holder: Holder::try_from("nas".to_owned()).expect("a name"),
+        ttl: Duration::from_secs(45),
+        expires: Duration::from_millis(1500),
+        deadline: Duration::from_secs(60),
+    };
+    let lease = r#"{"lease": "0123456789abcdef"}"#;
+    let claim = r#"{"holder": "nas", "lease": "0123456789abcdef"}"#;
+    for (request, refuse) in [
+        (ask("claim", claim), false),
+        (ask("claim", claim), true),
+        (ask("renew", lease), false),
+        (ask("renew", lease), true),
+    ] {
+        let stream = server.connect().await?;
+        send(&stream, &request).await?;
+        let stale = lease::Refused::StaleRun;
+        let answered = if refuse { Err(stale) } else { Ok(granted()) };
+        let command = server.commands.recv().await.ok_or("no command came")?;
+        let (run, nonce) = match command {
+            Command::Claim {
+                run,
+                holder,
+                nonce,
+                reply,
+            } => {
+                assert_eq!(holder, granted().holder);
+                reply.send(answered).map_err(|_| "nobody waits")?;
+                (run, nonce)
+            }
+            Command::Renew { run, nonce, reply } => {
+                reply.send(answered).map_err(|_| "nobody waits")?;
+                (run, nonce)
+            }
+            other => return Err(format!("{other:?}").into()),
+        };
+        assert_eq!(run.as_str(), "20261122T025900Z-abcd");
+        assert_eq!(nonce.as_str(), "0123456789abcdef");
+        let (head, mut body) = answer(&stream).await?;
+        if refuse {
+            assert!(head.starts_with("HTTP/1.1 410 Gone"), "{head}");
+            assert_eq!(body["error"], "stale_run");
+            continue;
+        }
+        assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+        let deadline: DateTime<Utc> = serde_json::from_value(body["deadline"].take())?;
+        let left = deadline - wall_clock();
+        assert!((0..=60).contains(&left.num_seconds()), "{left}");
+        let expected = json!({
+            "run": "20261122T025900Z-abcd", "lease": "0123456789abcdef", "holder": "nas",
+            "ttl_seconds": 45.0, "expires_seconds": 1.5, "deadline": null, "deadline_seconds": 60.0,
+        });
+        assert_eq!(body, expected);
+    }
+    for verdict in [Verdict::held(), Verdict::broken("it moved")] {
+        let stream = server.connect().await?;
+        let body = r#"{"lease": "0123456789abcdef", "result": "failed", "reason": "no room"}"#;
+        send(&stream, &ask("finish", body)).await?;
+        let Some(Command::Finish { how, reply, .. }) = server.commands.recv().await else {
+            return Err("no command came".into());
+        };
+        assert_eq!(how, Finished::Failed("no room".to_owned()));
+        reply
+            .send(Ok(verdict.clone()))
+            .map_err(|_| "nobody waits")?;
+        let (head, body) = answer(&stream).await?;
+        assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+        let expected = json!({
+            "run": "20261122T025900Z-abcd", "held_throughout": verdict.held_throughout,
+            "why": verdict.why,
+        });
+        assert_eq!(body, expected);
+    }
+    // What cannot be a run's id is answered without the driver.
+    let odd = ask("renew", lease).replace("20261122T025900Z-abcd", "..");
+    let (head, _) = server.ask(&odd).await?;
+    assert!(head.starts_with("HTTP/1.1 410 Gone"), "{head}");
+    assert!(server.commands.try_recv().is_err());
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_document_is_served() -> Result {
+    let server = Server::start()?;
+    let (head, body) = server
+        .ask("GET /openapi.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .await?;
+    assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+    assert_eq!(body["openapi"], "3.1.0");
+    Ok(())
+}
+
+/// The same, through a file.
+#[tokio::test]
+async fn a_unix_domain_socket_is_served() -> Result {
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("maintenance.sock");
+    let listener = Listener::bind(&Address::Unix(path.clone()), &Disk::default())?;
+    let (sender, _commands) = mpsc::channel(1);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let reader = reader(published(Phase::Offered));
+    let serving = serve(listener, no_token(), reader, sender, async move {
+        let _ = stopped.await;
+    });
+    let serving = tokio::spawn(serving);
+    let mut stream = tokio::net::UnixStream::connect(&path).await?;
+    let request = "GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await?;
+    let mut answer = String::new();
+    tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer).await?;
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    drop(stop);
+    serving.await??;
+    assert!(!path.exists(), "nobody listens any more");
     Ok(())
 }
 

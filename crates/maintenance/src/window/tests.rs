@@ -11,6 +11,8 @@ use std::collections::{HashSet, VecDeque};
 
 use super::*;
 
+mod model;
+
 /// Time is counted in units of this many seconds.
 const UNIT: u64 = 10;
 const HORIZON: u32 = 26;
@@ -219,7 +221,10 @@ fn events(node: &Node, rules: &Rules) -> Vec<(Event, u32)> {
         // Sidecars speak of the current run, of the one before, and of none.
         let newest = node.begun.saturating_sub(2)..node.begun;
         let runs = newest.map(run_id).chain([RunId("never-begun".into())]);
-        events.extend(runs.flat_map(said_by_sidecars).map(|event| (event, 0)));
+        events.extend(
+            runs.flat_map(|run| said_by_sidecars(&run))
+                .map(|event| (event, 0)),
+        );
     }
     for of in attempts {
         for how in completions() {
@@ -243,7 +248,7 @@ fn spoiled() -> Failure {
 }
 
 /// Everything that sidecars can say of a run.
-fn said_by_sidecars(run: RunId) -> Vec<Event> {
+fn said_by_sidecars(run: &RunId) -> Vec<Event> {
     let mut said = vec![Event::DoneByFile { run: run.clone() }];
     for (holder, nonce) in sidecars() {
         said.extend([
@@ -376,7 +381,7 @@ fn check_lease(Node { window, t, .. }: &Node, rules: &Rules) -> Result<(), Strin
         must(deadline <= ends, "a deadline is within the window")?;
         if let GateWanted::Closed { until } = window.gate(rules) {
             must(
-                deadline <= until - rules.grace,
+                deadline + rules.grace <= until,
                 "a deadline is within the closure",
             )?;
         }

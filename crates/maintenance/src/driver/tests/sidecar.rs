@@ -310,7 +310,7 @@ async fn a_shutdown_ends_a_lease() {
             }
             let result = bench.beside(".result");
             let directory = std::mem::replace(
-                &mut bench._directory,
+                &mut bench.directory,
                 crate::catalogue::testing::memory_dir(),
             );
             let script = bench.stop().await;

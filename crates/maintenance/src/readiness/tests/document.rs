@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::window::{Cause, Outcome};
 
 fn api_md() -> &'static str {
     include_str!("../../../../../docs/api.md")
@@ -104,7 +105,6 @@ fn words_of_the_status_are_those_of_openapi() {
         listed("Phase", None),
         phases.map(|phase| word(json!(phase))).into()
     );
-    use crate::window::{Cause, Outcome};
     let causes = [
         Cause::Verification,
         Cause::WalLimit,
