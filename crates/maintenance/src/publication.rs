@@ -120,13 +120,13 @@ impl Publisher<'_> {
         let compress =
             |database: &Path| verify::compress(database, &path, compression, self.disk, watch);
         let artifact = if let Some(partial) = partial {
-            check_read(raw, read, self.sum(&raw.path, watch)?)?;
+            check_read(raw, read, &self.sum(&raw.path, watch)?)?;
             let excerpt;
             (excerpt, report) = self.excerpt(&draft, raw, partial, &made.facts, watch)?;
             compress(&excerpt).map_err(unverified)?
         } else {
             let artifact = compress(&raw.path).map_err(unverified)?;
-            check_read(raw, read, artifact.raw_sha256.clone())?;
+            check_read(raw, read, &artifact.raw_sha256)?;
             artifact
         };
         let stored = Stored {
@@ -387,7 +387,7 @@ pub(crate) fn unverified(error: verify::Error) -> Failure {
 
 /// A copy must be what was read from the pinned file, byte for byte; a clone, which shares
 /// the blocks of that file, what it was when it was read before.
-fn check_read(raw: &RawCopy, read: Option<String>, found: String) -> Result<(), Failure> {
+fn check_read(raw: &RawCopy, read: Option<String>, found: &str) -> Result<(), Failure> {
     match read {
         Some(read) if read != found => Err(Failure {
             cause: Cause::Verification,

@@ -12,6 +12,11 @@
 //! target/release/announce_rates --upstream target/upstream/release/upstream_tracker --json rates.json
 //! ```
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "reads clocks and /proc, writes its report; it has no live database open by descriptor"
+)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;

@@ -87,19 +87,19 @@ impl Known<'_> {
         let waits = self.blocks_writers || self.announces == Announces::Pause;
         // An excerpt is taken from a raw copy.
         let can_stream = !waits && way != Way::Pages && backup.partial.is_none();
-        let (room, streamed_room) = match (backup.compression, &backup.partial) {
+        let as_it_is = backup.compression == Compression::None && backup.partial.is_none();
+        let (room, streamed_room) = if as_it_is {
             // The raw copy becomes the artifact. A clone does too, and will own more and
             // more of its blocks: it must not be the database that then finds no room.
-            (Compression::None, None) => (bytes, None),
-            _ => {
-                let made = share(bytes, self.ratio());
-                let raw = match way {
-                    Way::Clone => share(bytes, REWRITTEN),
-                    _ => bytes,
-                };
-                let streamed = share(made, HURRIED).saturating_add(SLACK);
-                (raw.saturating_add(made), can_stream.then_some(streamed))
-            }
+            (bytes, None)
+        } else {
+            let made = share(bytes, self.ratio());
+            let raw = match way {
+                Way::Clone => share(bytes, REWRITTEN),
+                _ => bytes,
+            };
+            let streamed = share(made, HURRIED).saturating_add(SLACK);
+            (raw.saturating_add(made), can_stream.then_some(streamed))
         };
         Forecast {
             way,
