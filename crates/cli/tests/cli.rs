@@ -474,11 +474,10 @@ fn check_looks_for_the_socket_and_the_token() -> Result {
         ("unix:none/endpoint.sock", None, Some(address)),
         ("unix:endpoint.sock", None, None),
     ] {
-        let mut text = text.replace(&home.endpoint.to_string(), endpoint);
-        if let Some(file) = file {
-            text.push_str(&format!("token_file = \"{file}\"\n"));
-        }
-        fs::write(home.path("tracker.toml"), text)?;
+        let text = text.replace(&home.endpoint.to_string(), endpoint);
+        let file = file.map(|file| format!("token_file = \"{file}\"\n"));
+        let more = file.clone().unwrap_or_default();
+        fs::write(home.path("tracker.toml"), text + &more)?;
         let json = home.run(&["check", "--json"])?.json()?;
         let problems = json["problems"].as_array().ok_or("problems")?;
         let keys: Vec<_> = problems.iter().map(|problem| &problem["key"]).collect();

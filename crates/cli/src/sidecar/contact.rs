@@ -195,7 +195,7 @@ fn random() -> Result<String, Failure> {
         let why = format!("the system gives no random bytes: {error}");
         Failure::new(Exit::Failed, "no_lease", why)
     })?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
 }
 
 fn path(run: &RunId, what: &str) -> String {

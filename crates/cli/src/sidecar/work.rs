@@ -360,22 +360,22 @@ impl Group {
     /// ended, and whether something goes on.
     async fn ended(&mut self) -> io::Result<(ExitStatus, bool)> {
         let status = self.leader.wait().await?;
-        let all = timeout(LINGERS, self.is_empty()).await;
+        let all = timeout(LINGERS, self.emptied()).await;
         Ok((status, all.is_err()))
     }
 
     /// Ends what there is of it: SIGTERM, and SIGKILL after 2 s to what is slow or deaf.
     async fn end(&mut self) {
         self.signal(Signal::TERM);
-        if timeout(TERM_WITHIN, self.is_empty()).await.is_err() {
+        if timeout(TERM_WITHIN, self.emptied()).await.is_err() {
             self.signal(Signal::KILL);
             // What hangs in a disk even that does not end at once.
-            let _ = timeout(KILL_WITHIN, self.is_empty()).await;
+            let _ = timeout(KILL_WITHIN, self.emptied()).await;
         }
     }
 
     /// Waits until nobody is left.
-    async fn is_empty(&mut self) {
+    async fn emptied(&mut self) {
         // One that cannot be waited for is not there.
         let _ = self.leader.wait().await;
         while self.lives() {
