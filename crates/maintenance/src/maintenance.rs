@@ -402,3 +402,6 @@ pub fn rules(settings: &Settings) -> Rules {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;
