@@ -421,3 +421,6 @@ pub fn rules(settings: &Settings) -> Rules {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

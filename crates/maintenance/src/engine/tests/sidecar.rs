@@ -338,7 +338,7 @@ async fn a_verdict_that_the_file_held_is_true() {
     let mut runner = TestRunner::deterministic();
     let mut verdicts = [0; 2];
     for journal in ["wal", "delete"] {
-        for _ in 0..12 {
+        for _ in 0..30 {
             let steps = steps().new_tree(&mut runner).expect("steps").current();
             println!("{journal}: {steps:?}");
             let bench = Bench::for_sidecars(journal);
@@ -355,7 +355,7 @@ async fn a_verdict_that_the_file_held_is_true() {
     }
     let [held, broken] = verdicts;
     println!("{held} verdicts that it held, {broken} that it did not");
-    assert!(held >= 5 && broken >= 2, "{verdicts:?}");
+    assert!(held >= 15 && broken >= 5, "{verdicts:?}");
 }
 
 /// A sidecar that was killed: its lease runs out, the service writes again, and the next run
