@@ -43,12 +43,16 @@ mod work;
 /// signals, and short enough to end within 5 s of a signal.
 const ENDED_WITHIN: Duration = Duration::from_millis(4500);
 
-/// Take the backups of a tracker that has backup.taken_by = "sidecar".
+/// Take the backups of a tracker that has `backup.taken_by = "sidecar"`.
 ///
 /// Waits until the tracker holds its database still, claims the run, copies the database
 /// into --directory or runs COMMAND, and publishes what was made once the tracker has said
 /// that the file was still throughout. Without --once it waits for the next run, for ever.
 #[derive(clap::Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 pub struct Arguments {
     /// The tracker's touch-file, instead of its endpoint.
     #[arg(long, value_name = "PATH", conflicts_with_all = ["endpoint", "start", "force"])]

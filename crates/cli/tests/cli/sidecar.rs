@@ -925,8 +925,8 @@ fn a_dry_run_claims_nothing_and_writes_nothing() -> Result {
     let other = home.path("other.db");
     fs::copy(home.path("tracker.db"), &other)?;
     let lease = json!({ "holder": "the other", "expires_seconds": 30.0 });
-    let cases: [(&[&str], Option<(&str, Value)>, i32, &str); 5] = [
-        (&[], None, 0, "would take the next run"),
+    let cases = [
+        (&[][..], None, 0, "would take the next run"),
         (&["--database", "other.db"], None, 2, "inode"),
         (&[], Some(("lease", lease)), 4, "\"the other\""),
         (

@@ -216,6 +216,8 @@ fn a_copy_that_is_given_up_leaves_nothing() {
     assert_eq!(bench.temporary(), [] as [&str; 0]);
 }
 
+type Change = fn(&mut PinnedFile);
+
 #[test]
 fn another_file_is_told_from_the_right_one() {
     let bench = Bench::new("WAL");
@@ -232,7 +234,7 @@ fn another_file_is_told_from_the_right_one() {
         .expect_err("a copy is not the file");
     assert!(copy.to_string().contains("inode"), "{copy}");
     // Each fact by itself is enough, and all of them are told.
-    let each: [(&str, fn(&mut PinnedFile)); 4] = [
+    let each: [(&str, Change); 4] = [
         ("inode", |file| file.inode += 1),
         ("size", |file| file.bytes += 1),
         ("page size", |file| file.page_size *= 2),
@@ -330,7 +332,7 @@ fn whatever_operation_fails_nothing_is_published_but_whole_backups() {
 /// What a command may leave: files, directories, links that lead nowhere or elsewhere.
 fn fill(staging: &Path, elsewhere: &Path) {
     fs::create_dir_all(staging.join("a/b")).expect("a new directory");
-    fs::write(staging.join("database.sqlite3"), [7; 100_000]).expect("there is room");
+    fs::write(staging.join("database.sqlite3"), vec![7; 100_000]).expect("there is room");
     fs::write(staging.join("a/b/c"), "c").expect("there is room");
     symlink(elsewhere, staging.join("link")).expect("a new name");
     symlink("nowhere", staging.join("a/dangling")).expect("a new name");
