@@ -16,6 +16,7 @@ pub mod database;
 pub mod endpoint;
 pub mod http1;
 pub mod load;
+pub mod power;
 pub mod session;
 pub mod tracker;
 pub mod udp;

@@ -33,6 +33,8 @@ pub struct Setup {
     program: &'static str,
     /// Where the program is, if not among those of this workspace.
     program_at: Option<PathBuf>,
+    /// A command that starts it, with its own arguments.
+    starter: Vec<String>,
     /// Where the UDP tracker listens.
     udp: SocketAddr,
     /// Section, then key, then value as TOML.
@@ -104,6 +106,7 @@ impl Setup {
             home: Arc::new(TempDir::with_prefix_in("tracker-", directory)?),
             program,
             program_at: None,
+            starter: Vec::new(),
             udp: SocketAddr::from(([127, 0, 0, 1], 0)),
             tables: BTreeMap::new(),
             http_tracker: String::new(),
@@ -176,6 +179,13 @@ impl Setup {
     #[must_use]
     pub fn program_at(mut self, path: PathBuf) -> Self {
         self.program_at = Some(path);
+        self
+    }
+
+    /// Starts it by this command, of which it is to be the last argument.
+    #[must_use]
+    pub fn started_by(mut self, starter: Vec<String>) -> Self {
+        self.starter = starter;
         self
     }
 
@@ -284,10 +294,18 @@ impl Setup {
 
     fn spawn(&self) -> Result<Tracker> {
         fs::write(self.file(), self.toml())?;
-        let mut command = Command::new(match &self.program_at {
+        let program = match &self.program_at {
             Some(path) => path.clone(),
             None => binaries::path(self.program)?,
-        });
+        };
+        let mut command = match self.starter.split_first() {
+            None => Command::new(program),
+            Some((starter, arguments)) => {
+                let mut command = Command::new(starter);
+                command.args(arguments).arg(program);
+                command
+            }
+        };
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("TORRUST_") {
                 command.env_remove(name);

@@ -11,6 +11,7 @@ mod completed;
 mod crash;
 mod deadline;
 mod drop_in;
+mod durable;
 mod failures;
 mod foreign;
 mod harness;
