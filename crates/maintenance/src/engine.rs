@@ -13,6 +13,7 @@
 //!
 //! What makes a copy a backup is [`crate::publication`]'s.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -306,18 +307,27 @@ impl Engine for BackupEngine {
             ..
         } = self.backup;
         priority::of_disk(Work::Writing, io_priority);
-        let held = if *way == Way::Stream {
-            let artifact = draft.artifact_path(&self.backup.compression);
-            snapshot::stream(pin, &artifact, &self.disk, bandwidth, watch).map(Held::Streamed)
-        } else {
-            let raw = draft.raw_path();
-            snapshot::copy_pinned(pin, method, &raw, &self.disk, bandwidth, watch).map(Held::Raw)
+        let raw = draft.raw_path();
+        let held = match way {
+            Way::Stream => {
+                let artifact = draft.artifact_path(&self.backup.compression);
+                snapshot::stream(pin, &artifact, &self.disk, bandwidth, watch).map(Held::Streamed)
+            }
+            // Room and pause were reckoned for a clone, so a copy must not take its place.
+            Way::Clone => match snapshot::clone_pinned(pin, &raw, &self.disk, watch) {
+                Ok(Some(cloned)) => Ok(Held::Raw(cloned)),
+                Ok(None) => {
+                    self.refused_to_clone.store(true, Ordering::Relaxed);
+                    return Err(not_cloned(pin.path()));
+                }
+                Err(error) => Err(error),
+            },
+            Way::File | Way::Pages => {
+                snapshot::copy_pinned(pin, method, &raw, &self.disk, bandwidth, watch)
+                    .map(Held::Raw)
+            }
         };
         let held = held.map_err(failed)?;
-        if let Held::Raw(raw) = &held {
-            let refused = *way == Way::Clone && raw.method != Way::Clone;
-            self.refused_to_clone.fetch_or(refused, Ordering::Relaxed);
-        }
         Ok(Copied {
             held,
             facts: pin.facts.clone(),
@@ -398,6 +408,17 @@ impl Engine for BackupEngine {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         facts.journal.to_string()
+    }
+}
+
+fn not_cloned(path: &Path) -> Failure {
+    Failure {
+        cause: Cause::Other,
+        message: format!(
+            "the file system cloned a file beside {}, but not that one, and there was no room or \
+             time set aside for a copy; the next run reckons with a copy",
+            path.display()
+        ),
     }
 }
 
