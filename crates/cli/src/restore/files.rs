@@ -21,7 +21,7 @@ pub struct Options {
     #[arg(long, conflicts_with_all = ["to", "force", "full"])]
     files: bool,
     /// The directory the files are restored into; it must not exist yet [default:
-    /// files-<ID> in the working directory].
+    /// `files-<ID>` in the working directory].
     #[arg(
         long,
         value_name = "DIR",
