@@ -227,6 +227,7 @@ impl Engine for Idle {
                 page_size: 4096,
                 page_count: 1,
                 bytes: 4096,
+                modified: 1_795_000_000_123_456_789,
             },
             taken: DateTime::UNIX_EPOCH,
         }

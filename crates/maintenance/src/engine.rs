@@ -125,11 +125,13 @@ impl BackupEngine {
                 ),
             });
         }
-        let earlier = match (self.catalogue.backups(), self.backup.taken_by) {
-            (Ok(earlier), _) => earlier,
-            // A sidecar's catalogue may be where this process does not see it.
-            (Err(_), TakenBy::Sidecar) => Vec::new(),
-            (Err(error), TakenBy::Tracker) => return Err(Failure::other(&error)),
+        let earlier = match self.backup.taken_by {
+            TakenBy::Tracker => self
+                .catalogue
+                .backups()
+                .map_err(|error| Failure::other(&error))?,
+            // Its catalogue may be where this process does not see it, or on a volume that hangs.
+            TakenBy::Sidecar => Vec::new(),
         };
         let earlier: Vec<_> = earlier.iter().map(|backup| &backup.manifest).collect();
         // A sidecar brings tools of its own, and a clone is no promise of theirs.
@@ -275,6 +277,7 @@ impl Engine for BackupEngine {
                 page_size: facts.page_size,
                 page_count: facts.page_count,
                 bytes: sealed.as_ref().map_or(facts.bytes(), Seal::bytes),
+                modified: sealed.as_ref().map_or(0, Seal::modified),
             },
             taken: pin.taken,
         }

@@ -73,6 +73,7 @@ fn published(state: Phase) -> Published {
     let terms = Terms {
         ttl: Duration::from_secs(45),
         claim_within: Duration::from_secs(60),
+        claim_within_held: Duration::from_secs(60),
     };
     let holder = Holder::try_from("nas".to_owned()).expect("a name");
     let offer = status.ready.then(|| Offer {
@@ -88,6 +89,7 @@ fn published(state: Phase) -> Published {
             page_size: 4096,
             page_count: 3,
             bytes: 12_288,
+            modified: 1_795_000_000_123_456_789,
         },
         pinned: now(),
         pause: Duration::from_millis(2),
@@ -627,6 +629,10 @@ fn every_refusal() -> Vec<Refusal> {
             phase,
         },
         Refused::Stuck { run },
+        Refused::TooSoon {
+            held: Duration::from_secs(90),
+            left: Duration::from_millis(1500),
+        },
         Refused::ShuttingDown,
     ];
     let expires = Duration::from_millis(1500);
@@ -882,6 +888,15 @@ async fn a_run_is_begun_or_refused_by_the_driver() -> Result {
             refused.to_string(),
         ),
         (
+            Err(Refused::TooSoon {
+                held: Duration::from_secs(2),
+                left: Duration::from_millis(1001),
+            }),
+            "409 Conflict",
+            "error",
+            "too_soon".to_owned(),
+        ),
+        (
             Err(Refused::ShuttingDown),
             "503 Service",
             "error",
@@ -899,6 +914,9 @@ async fn a_run_is_begun_or_refused_by_the_driver() -> Result {
         let (head, body) = answer(&stream).await?;
         assert!(head.contains(code), "{head}");
         assert_eq!(body[field], value);
+        // Rounded up, or it would be refused again.
+        let told = head.to_ascii_lowercase().contains("\r\nretry-after: 2");
+        assert_eq!(told, value == "too_soon", "{head}");
     }
     Ok(())
 }
