@@ -132,6 +132,10 @@ pub trait Engine: Send + Sync + 'static {
     /// end: cheap.
     fn broken(&self) -> Option<Failure>;
 
+    /// Learns for how long announces were held for a sidecar, and whether it then had its
+    /// copy: for what the next run is going to cost.
+    fn held_for_sidecar(&self, _held: Duration, _done: bool) {}
+
     /// Copies the pinned file. The pin stays: the readiness signal is withdrawn before it.
     ///
     /// # Errors
@@ -1012,8 +1016,25 @@ impl<E: Engine> Driver<E> {
                 }
                 if std::mem::replace(&mut self.for_a_copy, false) {
                     self.rest = Some((closed_for, now().monotonic + closed_for));
+                    self.learn(closed_for);
                 }
             }
+        }
+    }
+
+    /// Only what says something about the copy: that it was done, or was not at the limit.
+    fn learn(&self, held: Duration) {
+        if self.rules.lease.is_none() {
+            return;
+        }
+        match self.window.last() {
+            Some((_, Outcome::Done)) => self.engine.held_for_sidecar(held, true),
+            Some((_, Outcome::Deadline { .. }))
+                if held + self.rules.grace >= self.rules.held_at_most() =>
+            {
+                self.engine.held_for_sidecar(held, false);
+            }
+            _ => {}
         }
     }
 

@@ -200,6 +200,11 @@ impl Engine for Fake {
         Ok(pin)
     }
 
+    fn held_for_sidecar(&self, held: Duration, done: bool) {
+        assert!(!held.is_zero() && self.gate.is_open());
+        self.script.note(format!("learned, done: {done}"));
+    }
+
     fn copy(&self, _: &Run, _: &Part, _: &Part, watch: &Watch) -> Result<Part, Failure> {
         *self.script.copied_when_open.lock().expect("unpoisoned") = Some(self.gate.is_open());
         self.script.note("copying");

@@ -152,6 +152,9 @@ async fn a_sidecar_claims_renews_and_finishes() {
         script.wait_for_note("pin dropped");
         let noted = script.noted();
         assert!(!noted.contains(&"copying".to_owned()), "{noted:?}");
+        // While announces flow nobody waits for it.
+        let learned = noted.contains(&"learned, done: true".to_owned());
+        assert_eq!(learned, !flows, "{noted:?}");
         let gate = if flows { "open" } else { "closed" };
         assert!(
             noted.contains(&format!("pin dropped, gate {gate}")),
@@ -283,6 +286,9 @@ async fn a_sidecar_that_vanishes_costs_its_lease_and_the_night() {
         assert_eq!(bench.renew(&run, 'a').await, Err(Refused::StaleRun));
         let sidecar = report.sidecar.expect("there was one");
         assert!(!sidecar.held_throughout);
+        let noted = bench.script.noted();
+        let learned = noted.iter().any(|note| note.starts_with("learned"));
+        assert!(!learned, "it died, which says nothing of a copy: {noted:?}");
 
         let next = bench.offered().await;
         bench.claim(&next, 'a').await.expect("the next night works");
@@ -318,7 +324,11 @@ async fn a_lease_ends_with_the_closure_of_the_gate() {
     );
     assert!(report.longest_pause_ms < 1600.0, "{report:?}");
     assert_eq!(bench.gate.forced(), 0);
-    bench.stop().await;
+    let noted = bench.stop().await.noted();
+    assert!(
+        noted.contains(&"learned, done: false".to_owned()),
+        "{noted:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
