@@ -552,6 +552,7 @@ async fn ready_exactly_while_the_status_says_so() {
             "deadline_seconds": null, "lease": lease,
             "file": {
                 "device": 1, "inode": 2, "page_size": 4096, "page_count": 3, "bytes": 12_288,
+                "modified": "1795000000123456789",
             },
             "pinned": "2026-11-22T02:59:30Z", "began": "2026-11-22T02:59:00Z",
             "journal_mode": "wal", "pause_ms": 2.0,
