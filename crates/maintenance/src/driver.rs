@@ -1344,7 +1344,7 @@ impl<E: Engine> Drop for Driver<E> {
             let thread = std::thread::Builder::new().name("maintenance-hide".into());
             let spawned = thread.spawn(move || say_hidden.send(hide()));
             if spawned.is_ok() {
-                let _ = hidden.recv_timeout(self.rules.grace / 8);
+                let _ = hidden.recv_timeout(self.rules.grace / 4);
             }
         }
         self.pin = None;
