@@ -33,8 +33,10 @@ use crate::status::PinnedFile;
 use crate::window::{Cause, Failure, Pause, Run};
 
 mod forecast;
+mod pace;
 
 pub use forecast::{Forecast, Known};
+use pace::Pace;
 
 /// A run on a SQLite database, with a catalogue to publish to.
 #[derive(Debug)]
@@ -52,6 +54,8 @@ pub struct BackupEngine {
     pinned: Mutex<Option<PinHandle>>,
     /// The last pin and its file, as they are to be found while a sidecar copies.
     sealed: Mutex<Option<Seal>>,
+    /// How long announces had to wait for sidecars.
+    pace: Mutex<Pace>,
     /// The release of the last pin, which gives way to the next run.
     releasing: Mutex<Watch>,
     /// Whether the file system once refused to clone the database, though it cloned a file
@@ -107,6 +111,7 @@ impl BackupEngine {
             wal_at_pin: AtomicU64::new(0),
             pinned: Mutex::default(),
             sealed: Mutex::default(),
+            pace: Mutex::default(),
             releasing: Mutex::default(),
             refused_to_clone: AtomicBool::new(false),
         })
@@ -126,11 +131,13 @@ impl BackupEngine {
                 ),
             });
         }
-        let earlier = match (self.catalogue.backups(), self.backup.taken_by) {
-            (Ok(earlier), _) => earlier,
-            // A sidecar's catalogue may be where this process does not see it.
-            (Err(_), TakenBy::Sidecar) => Vec::new(),
-            (Err(error), TakenBy::Tracker) => return Err(Failure::other(&error)),
+        let earlier = match self.backup.taken_by {
+            TakenBy::Tracker => self
+                .catalogue
+                .backups()
+                .map_err(|error| Failure::other(&error))?,
+            // Its catalogue may be where this process does not see it, or on a volume that hangs.
+            TakenBy::Sidecar => Vec::new(),
         };
         let earlier: Vec<_> = earlier.iter().map(|backup| &backup.manifest).collect();
         // A sidecar brings tools of its own, and a clone is no promise of theirs.
@@ -146,7 +153,24 @@ impl BackupEngine {
             backup: &self.backup,
             earlier: &earlier,
         };
-        Ok(known.forecast())
+        let forecast = known.forecast();
+        let waits = matches!(forecast.pause, Pause::UntilCopied(_));
+        if waits
+            && self.backup.taken_by == TakenBy::Sidecar
+            && let Some(copy) = self.pace().expect(facts.bytes())
+        {
+            let pause = Pause::UntilCopied(copy);
+            return Ok(Forecast {
+                pause,
+                copy,
+                ..forecast
+            });
+        }
+        Ok(forecast)
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn publisher(&self) -> Publisher<'_> {
@@ -276,6 +300,7 @@ impl Engine for BackupEngine {
                 page_size: facts.page_size,
                 page_count: facts.page_count,
                 bytes: sealed.as_ref().map_or(facts.bytes(), Seal::bytes),
+                modified: sealed.as_ref().map_or(0, Seal::modified),
             },
             taken: pin.taken,
         }
@@ -290,6 +315,14 @@ impl Engine for BackupEngine {
             cause: Cause::BrokenPin,
             message: format!("{why}; what was copied cannot be trusted"),
         })
+    }
+
+    fn held_for_sidecar(&self, held: Duration, done: bool) {
+        let bytes = {
+            let facts = self.last_facts.lock();
+            facts.unwrap_or_else(PoisonError::into_inner).bytes()
+        };
+        self.pace().learn(bytes, held, done);
     }
 
     fn copy(

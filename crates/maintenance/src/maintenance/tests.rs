@@ -5,6 +5,8 @@
     reason = "tests read and write files of their own; no database of theirs is open"
 )]
 
+mod taken_by;
+
 use std::fs;
 
 use tempfile::TempDir;
