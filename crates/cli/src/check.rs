@@ -11,10 +11,13 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::json;
 use torrust_tracker_maintenance::catalogue::Entry;
-use torrust_tracker_maintenance::config::{Announces, Error, JournalMode, Settings};
+use torrust_tracker_maintenance::config::{
+    Address, Announces, Error, JournalMode, Readiness, Settings, TakenBy,
+};
 use torrust_tracker_maintenance::disk::{Disk, parent};
 use torrust_tracker_maintenance::excerpt::{self, Error as Unfit};
 use torrust_tracker_maintenance::files::{self, Reserved};
+use torrust_tracker_maintenance::readiness::{self, token};
 use torrust_tracker_maintenance::schedule::{Interval, Schedule};
 use torrust_tracker_maintenance::sqlite::{self, inspect};
 use torrust_tracker_maintenance::status::Status;
@@ -88,6 +91,9 @@ pub fn carry_out(configuration: &Configuration, now: DateTime<Utc>) -> Result<An
     };
     if enabled {
         check_directories(configuration, settings.as_ref(), &mut problems)?;
+    }
+    if let Some(readiness) = settings.as_ref().and_then(|all| all.readiness.as_ref()) {
+        check_endpoint(readiness, &mut problems);
     }
     if let Some(settings) = &settings {
         check_together(configuration, settings, database.as_ref(), &mut problems)?;
@@ -186,8 +192,9 @@ fn check_directories(
         "maintenance.backup.directory",
         "maintenance.readiness.touch_file",
     );
-    let (backups, touch_file) = match settings {
+    let (taken_by, backups, touch_file) = match settings {
         Some(settings) => (
+            settings.backup.taken_by,
             Some(settings.backup.directory.clone()),
             settings
                 .readiness
@@ -195,6 +202,10 @@ fn check_directories(
                 .and_then(|readiness| readiness.touch_file.clone()),
         ),
         None => (
+            match configuration.value::<String>("maintenance.backup.taken_by")? {
+                Some(who) if who == "sidecar" => TakenBy::Sidecar,
+                _ => TakenBy::Tracker,
+            },
             configuration.value(backups_key)?,
             configuration.value(touch_file_key)?,
         ),
@@ -215,12 +226,47 @@ fn check_directories(
         let message = format!("{backups_key} = \"{path}\" is not a directory; name one");
         problem(backups_key, message);
     }
+    // A sidecar's is for it to find, and need not be to be seen from here.
+    let backups = backups.filter(|_| taken_by == TakenBy::Tracker);
     for (key, path) in [(backups_key, backups), (touch_file_key, touch_file)] {
         if let Some(path) = path.filter(|path| !parent(path).is_dir()) {
             problem(key, lies_nowhere(key, &path));
         }
     }
     Ok(())
+}
+
+/// Whether the tracker can listen, and has the token that it wants for addresses others reach.
+fn check_endpoint(readiness: &Readiness, problems: &mut Vec<Problem>) {
+    let mut problem = |key: &str, message| {
+        problems.push(Problem {
+            key: key.to_owned(),
+            message,
+        });
+    };
+    let address = &readiness.bind_address;
+    if let Address::Unix(path) = address
+        && !parent(path).is_dir()
+    {
+        let key = "maintenance.readiness.bind_address";
+        problem(key, lies_nowhere(key, path));
+    }
+    let key = "maintenance.readiness.token_file";
+    let variable = std::env::var_os(token::VARIABLE);
+    let file = readiness.token_file.as_deref();
+    match readiness::Token::find(variable.as_deref(), file, &Disk::default()) {
+        Ok(None) if !address.is_local() => {
+            let message = format!(
+                "maintenance.readiness.bind_address = \"{address}\" can be reached from other \
+                 machines, and there is no token; set {key} or {} (here, too), or keep to a \
+                 loopback address or a Unix domain socket",
+                token::VARIABLE
+            );
+            problem(key, message);
+        }
+        Ok(_) => {}
+        Err(error) => problem(key, error.to_string()),
+    }
 }
 
 fn lies_nowhere(key: &str, path: &Path) -> String {

@@ -1,9 +1,10 @@
 //! The readiness endpoint, asked: one request, one connection, one limit in time.
 
-use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
+use std::{fs, io};
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use http::{Method, Request, StatusCode};
@@ -116,9 +117,20 @@ pub struct Answer {
 /// Why there is no answer, or not the one that was wanted.
 #[derive(Debug)]
 pub enum Error {
+    /// Nobody listens there.
     NotRunning {
         endpoint: Endpoint,
         source: io::Error,
+    },
+    /// Whether somebody does was not to be found out.
+    Unreachable {
+        endpoint: Endpoint,
+        source: io::Error,
+    },
+    /// A socket that is for others.
+    NotAllowed {
+        endpoint: Endpoint,
+        barrier: Barrier,
     },
     Silent {
         endpoint: Endpoint,
@@ -136,6 +148,30 @@ pub enum Error {
     },
 }
 
+/// What keeps this user from a socket: the socket, or the first directory on the way to it
+/// that cannot be passed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Barrier {
+    pub path: PathBuf,
+    /// Its permissions.
+    pub mode: u32,
+    /// Its group's number.
+    pub group: u32,
+}
+
+impl Barrier {
+    /// On the way to `path`.
+    fn before(path: &Path) -> Option<Self> {
+        let seen = |path: &Path| Some((path.to_owned(), fs::metadata(path).ok()?));
+        let (path, found) = path.ancestors().find_map(seen)?;
+        Some(Self {
+            path,
+            mode: found.mode() & 0o7777,
+            group: found.gid(),
+        })
+    }
+}
+
 impl std::error::Error for Error {}
 
 impl std::fmt::Display for Error {
@@ -145,6 +181,20 @@ impl std::fmt::Display for Error {
                 f,
                 "no tracker answers at {endpoint} ({source}): start it, or give the address of \
                  its maintenance.readiness.bind_address with --endpoint"
+            ),
+            Self::Unreachable { endpoint, source } => write!(
+                f,
+                "{endpoint} cannot be reached ({source}), so whether a tracker runs there is not \
+                 known: is the address right, and the network up?"
+            ),
+            Self::NotAllowed {
+                endpoint,
+                barrier: Barrier { path, mode, group },
+            } => write!(
+                f,
+                "this user may not connect to {endpoint}: {} is for its owner and the group \
+                 {group} (mode {mode:04o}); run this as a user in that group",
+                path.display()
             ),
             Self::Silent { endpoint, why } => write!(
                 f,
@@ -231,10 +281,7 @@ impl Client {
         let stream = timeout(ANSWER_WITHIN, self.connect()).await;
         let stream = stream
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-            .map_err(|source| Error::NotRunning {
-                endpoint: self.endpoint.clone(),
-                source,
-            })?;
+            .map_err(|source| self.not_connected(source))?;
         let (status, body) = timeout(within, self.exchange(stream, method, path, body))
             .await
             .unwrap_or_else(|_| Err(self.silent(&format!("nothing within {within:?}"))))?;
@@ -247,6 +294,23 @@ impl Client {
             Endpoint::Tcp(authority) => Box::new(TcpStream::connect(authority).await?),
             Endpoint::Unix(path) => Box::new(UnixStream::connect(path).await?),
         })
+    }
+
+    /// That nobody is there is sure only where the system says so; `--force` depends on it.
+    fn not_connected(&self, source: io::Error) -> Error {
+        let endpoint = self.endpoint.clone();
+        match (source.kind(), &endpoint) {
+            (io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound, _) => {
+                Error::NotRunning { endpoint, source }
+            }
+            (io::ErrorKind::PermissionDenied, Endpoint::Unix(path)) => {
+                match Barrier::before(path) {
+                    Some(barrier) => Error::NotAllowed { endpoint, barrier },
+                    None => Error::Unreachable { endpoint, source },
+                }
+            }
+            _ => Error::Unreachable { endpoint, source },
+        }
     }
 
     async fn exchange(

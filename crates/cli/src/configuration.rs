@@ -84,9 +84,13 @@ impl Configuration {
 
     /// Where the tracker answers.
     pub fn endpoint(&self) -> Result<Endpoint, Failure> {
-        if let Some(endpoint) = &self.endpoint {
-            return Ok(reachable(endpoint.clone()));
+        match &self.endpoint {
+            Some(endpoint) => Ok(reachable(endpoint.clone())),
+            None => self.configured_endpoint(),
         }
+    }
+
+    fn configured_endpoint(&self) -> Result<Endpoint, Failure> {
         let readiness = self.settings()?.readiness.ok_or_else(|| {
             let message = format!(
                 "maintenance.readiness is disabled in {}: enable it, or give --endpoint",
@@ -106,11 +110,13 @@ impl Configuration {
     }
 
     /// The endpoint's token, if there is one: of the command line, of the environment, else
-    /// of the tracker's configuration, which is not asked for it where the endpoint is given.
+    /// of the tracker's configuration. That one is for the configured endpoint alone: whoever
+    /// listens at another is not to learn it.
     fn token(&self) -> Result<Option<Token>, Failure> {
         let configured = || {
             let settings = self.maintenance().ok().flatten()?;
-            settings.readiness?.token_file
+            let file = settings.readiness?.token_file?;
+            (self.endpoint().ok()? == self.configured_endpoint().ok()?).then_some(file)
         };
         let (token, named_by) = if let Some(path) = &self.token_file {
             (read_token(path)?, path.display().to_string())

@@ -230,6 +230,8 @@ impl From<client::Error> for Failure {
         let message = error.to_string();
         match error {
             Error::NotRunning { .. } => Self::new(Exit::NotApplicable, "not_running", message),
+            Error::Unreachable { .. } => Self::new(Exit::NotApplicable, "unreachable", message),
+            Error::NotAllowed { .. } => Self::new(Exit::Usage, "not_allowed", message),
             Error::Refused { status: 401, .. } => Self::new(Exit::Usage, "unauthorized", message),
             Error::Refused { error, .. } if error == "taken_by_tracker" => {
                 Self::new(Exit::Usage, "taken_by_tracker", message)

@@ -15,10 +15,11 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, sleep_until, timeout_at};
+use tokio::time::{sleep, sleep_until};
 use torrust_tracker_maintenance::catalogue::Catalogue;
 use torrust_tracker_maintenance::config::{self, Settings};
 use torrust_tracker_maintenance::disk::Disk;
+use torrust_tracker_maintenance::lease::{self, Holder};
 use torrust_tracker_maintenance::snapshot::Watch;
 use torrust_tracker_maintenance::window::RunId;
 use torrust_tracker_maintenance::{VERSION, sidecar};
@@ -42,6 +43,8 @@ mod work;
 /// How long what was given up is waited for: longer than a command has between its two
 /// signals, and short enough to end within 5 s of a signal.
 const ENDED_WITHIN: Duration = Duration::from_millis(4500);
+/// The same while nobody wants it to end: removing gigabytes takes its time.
+const REMOVED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Take the backups of a tracker that has `backup.taken_by = "sidecar"`.
 ///
@@ -66,7 +69,7 @@ pub struct Arguments {
     directory: Option<PathBuf>,
     /// What the tracker is to call this sidecar [default: its host and process].
     #[arg(long, value_parser = name)]
-    name: Option<String>,
+    name: Option<Holder>,
     /// Exit after one run.
     #[arg(long)]
     once: bool,
@@ -86,12 +89,9 @@ pub struct Arguments {
     command: Vec<OsString>,
 }
 
-/// 1 to 100 printable characters, as the tracker takes them.
-fn name(name: &str) -> Result<String, String> {
-    let sound = (1..=100).contains(&name.chars().count()) && !name.chars().any(char::is_control);
-    sound
-        .then(|| name.to_owned())
-        .ok_or_else(|| "write 1 to 100 printable characters".to_owned())
+/// As the tracker takes them.
+fn name(name: &str) -> Result<Holder, lease::Unfit> {
+    name.to_owned().try_into()
 }
 
 /// One sidecar.
@@ -221,10 +221,15 @@ impl Arguments {
     }
 
     fn name(&self) -> String {
-        self.name.clone().unwrap_or_else(|| {
+        let given = self.name.clone().map(String::from);
+        given.unwrap_or_else(|| {
             let system = rustix::system::uname();
             let host = system.nodename().to_string_lossy();
-            let host: String = host.chars().filter(|c| !c.is_control()).take(64).collect();
+            let host: String = host
+                .chars()
+                .filter(char::is_ascii_graphic)
+                .take(64)
+                .collect();
             format!("torrust-maintenance@{host}:{}", std::process::id())
         })
     }
@@ -325,17 +330,15 @@ impl Sidecar {
             if let Err(failure) = &verdict {
                 work.give_up(&failure.message);
             }
-            // What is made all the same is removed when it is dropped.
-            let until = stopped.unwrap_or_else(instant) + ENDED_WITHIN;
-            if timeout_at(until.into(), work.ended()).await.is_err() {
-                self.log.hangs();
-            }
+            // What is made all the same is removed.
+            let ended = self.ends(work.ended(), signals, &mut stopped).await;
+            product = ended.and_then(Result::ok).or(product);
         }
         let verdict = match (verdict, product) {
             (Ok(()), Some(product)) => self.publish(product, signals, stopped.is_some()).await,
             (verdict, product) => {
-                // Removing gigabytes takes a moment.
-                let _ = spawn_blocking(move || drop(product)).await;
+                let removing = spawn_blocking(move || drop(product));
+                self.ends(removing, signals, &mut stopped).await;
                 let nothing = "there is a verdict and no copy: a defect, please report it";
                 Err(verdict
                     .err()
@@ -347,6 +350,29 @@ impl Sidecar {
             run,
             verdict,
             stopped: stopped.is_some() || interrupted,
+        }
+    }
+
+    /// Waits for the end of what was given up, but not for ever, and less when told to stop.
+    async fn ends<T>(
+        &self,
+        ending: impl Future<Output = T>,
+        signals: &mut Signals,
+        stopped: &mut Option<Instant>,
+    ) -> Option<T> {
+        tokio::pin!(ending);
+        let given_up = instant();
+        loop {
+            let until = stopped.map_or(given_up + REMOVED_WITHIN, |at| at + ENDED_WITHIN);
+            tokio::select! {
+                biased;
+                ended = &mut ending => return Some(ended),
+                _ = signals.next(), if stopped.is_none() => *stopped = Some(instant()),
+                () = sleep_until(until.into()) => {
+                    self.log.hangs();
+                    return None;
+                }
+            }
         }
     }
 

@@ -439,6 +439,65 @@ fn check_looks_beyond_the_configuration() -> Result {
 }
 
 #[test]
+fn check_knows_that_a_sidecars_directory_may_be_elsewhere() -> Result {
+    let home = Home::new()?;
+    let text = fs::read_to_string(home.path("tracker.toml"))?;
+    let text = text.replace(
+        "directory = \"backups\"",
+        "directory = \"missing/backups\"\ntaken_by = \"sidecar\"",
+    );
+    fs::write(home.path("tracker.toml"), &text)?;
+    let output = home.run(&["check"])?;
+    assert_eq!(output.code, 0, "{output:?}");
+    // Nor is that one problem more where there is another.
+    fs::write(
+        home.path("tracker.toml"),
+        format!("{text}ttl = \"never\"\n"),
+    )?;
+    let output = home.run(&["check"])?;
+    assert!(output.out.starts_with("1 problem in"), "{output:?}");
+    Ok(())
+}
+
+#[test]
+fn check_looks_for_the_socket_and_the_token() -> Result {
+    let home = Home::new()?;
+    let text = fs::read_to_string(home.path("tracker.toml"))?;
+    fs::write(home.path("short"), "too short")?;
+    fs::write(home.path("token"), "0123456789abcdef")?;
+    let (token, address) = ("readiness.token_file", "readiness.bind_address");
+    for (endpoint, file, problem) in [
+        ("0.0.0.0:1414", None, Some(token)),
+        ("0.0.0.0:1414", Some("none"), Some(token)),
+        ("0.0.0.0:1414", Some("short"), Some(token)),
+        ("0.0.0.0:1414", Some("token"), None),
+        ("127.0.0.1:1414", None, None),
+        ("127.0.0.1:1414", Some("none"), Some(token)),
+        ("unix:none/endpoint.sock", None, Some(address)),
+        ("unix:endpoint.sock", None, None),
+    ] {
+        let mut text = text.replace(&home.endpoint.to_string(), endpoint);
+        if let Some(file) = file {
+            text.push_str(&format!("token_file = \"{file}\"\n"));
+        }
+        fs::write(home.path("tracker.toml"), text)?;
+        let json = home.run(&["check", "--json"])?.json()?;
+        let problems = json["problems"].as_array().ok_or("problems")?;
+        let keys: Vec<_> = problems.iter().map(|problem| &problem["key"]).collect();
+        let wanted: Vec<_> = problem
+            .map(|key| json!(format!("maintenance.{key}")))
+            .into_iter()
+            .collect();
+        assert_eq!(
+            keys,
+            wanted.iter().collect::<Vec<_>>(),
+            "{endpoint} {file:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
 fn check_reports_wrong_keys_and_missing_directories_together() -> Result {
     let home = Home::new()?;
     home.configure("catchup = true")?;

@@ -56,8 +56,27 @@ const AHEAD: usize = 1 << 20;
 pub struct Disk {
     seam: Arc<Seam>,
     guarded: Option<Arc<Guard>>,
-    /// Whether what is created is for its owner alone.
-    private: bool,
+    readers: Readers,
+}
+
+/// Who may read what is created, beside its owner.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Readers {
+    Nobody,
+    #[default]
+    Group,
+    Everybody,
+}
+
+impl Readers {
+    /// The mode of a file.
+    fn mode(self) -> u32 {
+        match self {
+            Self::Nobody => 0o600,
+            Self::Group => 0o640,
+            Self::Everybody => 0o644,
+        }
+    }
 }
 
 /// What could not be done, to which file, and why.
@@ -162,9 +181,18 @@ impl Disk {
     /// holds secrets.
     #[must_use]
     pub fn private(&self) -> Self {
-        let private = true;
         Self {
-            private,
+            readers: Readers::Nobody,
+            ..self.clone()
+        }
+    }
+
+    /// The same disk, creating files with mode 0644, whatever the umask is: for what another
+    /// user is to read and holds no secrets.
+    #[must_use]
+    pub fn public(&self) -> Self {
+        Self {
+            readers: Readers::Everybody,
             ..self.clone()
         }
     }
@@ -195,7 +223,10 @@ impl Disk {
     pub fn create_dir(&self, path: &Path) -> Result<(), Error> {
         self.step("create directory", path, || {
             self.check_name(path)?;
-            let mode = if self.private { 0o700 } else { 0o750 };
+            let mode = match self.readers {
+                Readers::Nobody => 0o700,
+                Readers::Group | Readers::Everybody => 0o750,
+            };
             DirBuilder::new().mode(mode).create(path)?;
             self.seam.created(path)
         })
@@ -215,7 +246,7 @@ impl Disk {
         self.sync_dir(parent(path))
     }
 
-    /// Creates a file (mode 0640, or [`Self::private`]) for writing and reading back. It must
+    /// Creates a file (mode 0640, [`Self::private`] or [`Self::public`]) for writing and reading back. It must
     /// not exist.
     ///
     /// # Errors
@@ -228,9 +259,12 @@ impl Disk {
                 .read(true)
                 .write(true)
                 .create_new(true)
-                .mode(if self.private { 0o600 } else { 0o640 })
+                .mode(self.readers.mode())
                 .open(path)?;
             self.seam.created(path)?;
+            if self.readers == Readers::Everybody {
+                file.set_permissions(fs::Permissions::from_mode(self.readers.mode()))?;
+            }
             self.seam.begun(&file)?;
             Ok(file)
         })?;

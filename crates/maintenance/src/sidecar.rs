@@ -30,6 +30,7 @@ use crate::config::{Announces, Method};
 use crate::disk::{self, Claim, Disk};
 use crate::driver::Published;
 use crate::engine::Known;
+use crate::priority::{self, Work};
 use crate::publication::{Made, Publisher};
 use crate::snapshot::{self, RawCopy, Watch};
 use crate::sqlite::{self, Facts, Journal, Pin};
@@ -148,7 +149,9 @@ pub struct Taken {
     made: Made,
 }
 
-/// Copies the offered database into a draft of the publisher's catalogue.
+/// Copies the offered database into a draft of the publisher's catalogue. To be called on a
+/// thread of its own: what it does to the disk from then on comes after the service's, as
+/// `io_priority` says.
 ///
 /// # Errors
 ///
@@ -165,6 +168,7 @@ pub fn take(
         .begin(offer.began)
         .map_err(|error| Failure::other(&error))?;
     let (disk, bandwidth) = (publisher.disk, publisher.backup.bandwidth);
+    priority::of_disk(Work::Writing, publisher.backup.io_priority);
     let raw = draft.raw_path();
     let (raw, facts, read_mark_zero) = match from {
         Origin::Path(path) => {

@@ -1,5 +1,6 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::thread::JoinHandle;
 
@@ -163,5 +164,63 @@ fn nobody_there_names_the_address_and_what_to_do() -> Result {
         message.contains(&address.to_string()) && message.contains("--endpoint"),
         "{message}"
     );
+    Ok(())
+}
+
+#[test]
+fn only_where_nobody_listens_no_tracker_runs() -> Result {
+    let directory = tempfile::TempDir::new()?;
+    let path = directory.path().join("endpoint.sock");
+    let at = |path: &Path| Client::new(Endpoint::Unix(path.to_owned()), None);
+    // None yet; then one that nobody listens on any more.
+    for _ in 0..2 {
+        let error = block_on(at(&path).status()).expect_err("nobody listens");
+        assert!(matches!(error, Error::NotRunning { .. }), "{error:?}");
+        if !path.exists() {
+            drop(UnixListener::bind(&path)?);
+        }
+    }
+    let tcp = Client::new(Endpoint::Tcp("tracker:1414".to_owned()), None);
+    for kind in [
+        io::ErrorKind::TimedOut,
+        io::ErrorKind::HostUnreachable,
+        io::ErrorKind::PermissionDenied,
+        io::ErrorKind::Other,
+    ] {
+        let error = tcp.not_connected(kind.into());
+        assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+        let failure = crate::exit::Failure::from(error);
+        assert_eq!(
+            failure.error, "unreachable",
+            "which --force does not overrule"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_socket_for_others_names_the_group_and_the_mode() -> Result {
+    let directory = tempfile::TempDir::new()?;
+    let path = directory.path().join("endpoint.sock");
+    let _listener = UnixListener::bind(&path)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o660))?;
+    let group = fs::metadata(&path)?.gid();
+    let client = Client::new(Endpoint::Unix(path.clone()), None);
+    // Root, who may run this, is let in everywhere.
+    let error = client.not_connected(io::ErrorKind::PermissionDenied.into());
+    let message = error.to_string();
+    for what in [
+        &format!("{} is for", path.display()),
+        &format!("group {group} "),
+        "mode 0660",
+    ] {
+        assert!(message.contains(what), "{what}: {message}");
+    }
+    let failure = crate::exit::Failure::from(error);
+    assert_eq!((failure.error, failure.exit as u8), ("not_allowed", 2));
+    // What lies behind a closed directory is not seen.
+    let behind = directory.path().join("closed/endpoint.sock");
+    let barrier = Barrier::before(&behind).ok_or("there is always the root")?;
+    assert_eq!(barrier.path, directory.path());
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use http::StatusCode;
+use rustix::rand::{GetRandomFlags, getrandom};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -66,18 +67,17 @@ pub struct Http {
     client: Client,
     /// Who claims.
     name: String,
-    /// What proves that a lease is this process's, when a reply was lost or two sidecars
-    /// have the same name.
-    nonce: String,
+    /// What proves that the lease on a run is this process's, when a reply was lost or two
+    /// sidecars have the same name.
+    nonce: Mutex<Option<(RunId, String)>>,
 }
 
 impl Http {
     pub fn new(client: Client, name: String) -> Self {
-        let nonce = std::iter::repeat_with(fastrand::alphanumeric).take(32);
         Self {
             client,
             name,
-            nonce: nonce.collect(),
+            nonce: Mutex::default(),
         }
     }
 
@@ -87,24 +87,47 @@ impl Http {
     }
 
     async fn ask(&self, request: &Request) -> Reply {
+        let nonce = match request {
+            Request::Look | Request::Start => Ok(String::new()),
+            Request::Claim(run) | Request::Renew(run, _) | Request::Finish(run, _) => {
+                self.nonce(run)
+            }
+        };
+        let nonce = match nonce {
+            Ok(nonce) => nonce,
+            Err(failure) => return Reply::Unclear(failure),
+        };
         let asked = match request {
             Request::Look => self.look(LOOK_FOR).await,
             Request::Start => self.client.start().await.map(Reply::Started),
             Request::Claim(run) => {
-                let body = json!({ "holder": self.name, "lease": self.nonce });
+                let body = json!({ "holder": self.name, "lease": nonce });
                 self.lease(run, "claim", &body).await
             }
             Request::Renew(run, within) => {
-                let body = json!({ "lease": self.nonce });
+                let body = json!({ "lease": nonce });
                 timeout(*within, self.lease(run, "renew", &body))
                     .await
                     .unwrap_or_else(|_| {
                         Err(self.client.silent(&format!("nothing within {within:?}")))
                     })
             }
-            Request::Finish(run, reason) => self.finish(run, reason.as_deref()).await,
+            Request::Finish(run, reason) => self.finish(run, &nonce, reason.as_deref()).await,
         };
         asked.unwrap_or_else(refused)
+    }
+
+    /// What the lease on this run is known by: the same in each request, and of no other run.
+    fn nonce(&self, run: &RunId) -> Result<String, Failure> {
+        let mut known = self.nonce.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((of, nonce)) if of == run => Ok(nonce.clone()),
+            _ => {
+                let nonce = random()?;
+                *known = Some((run.clone(), nonce.clone()));
+                Ok(nonce)
+            }
+        }
     }
 
     /// `GET /ready`; waits for it up to `wait`.
@@ -139,13 +162,18 @@ impl Http {
         }))
     }
 
-    async fn finish(&self, run: &RunId, reason: Option<&str>) -> Result<Reply, client::Error> {
+    async fn finish(
+        &self,
+        run: &RunId,
+        nonce: &str,
+        reason: Option<&str>,
+    ) -> Result<Reply, client::Error> {
         #[derive(Deserialize)]
         struct Verdict {
             held_throughout: bool,
             why: Option<String>,
         }
-        let mut body = json!({ "lease": self.nonce, "result": "ok" });
+        let mut body = json!({ "lease": nonce, "result": "ok" });
         if let Some(reason) = reason {
             body["result"] = json!("failed");
             body["reason"] = json!(shortened(reason));
@@ -157,6 +185,17 @@ impl Http {
             why: verdict.why,
         })
     }
+}
+
+/// 16 bytes that nobody can guess, in hexadecimal digits.
+fn random() -> Result<String, Failure> {
+    let mut bytes = [0; 16];
+    // So few come whole, and once the system has begun at once.
+    getrandom(&mut bytes, GetRandomFlags::empty()).map_err(|error| {
+        let why = format!("the system gives no random bytes: {error}");
+        Failure::new(Exit::Failed, "no_lease", why)
+    })?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn path(run: &RunId, what: &str) -> String {
@@ -176,7 +215,8 @@ fn seconds(seconds: f64) -> Duration {
 fn refused(error: client::Error) -> Reply {
     use client::Error;
     let reply = match &error {
-        Error::NotRunning { .. } => Reply::Nobody,
+        Error::NotRunning { .. } | Error::Unreachable { .. } => Reply::Nobody,
+        Error::NotAllowed { .. } => |failure| Reply::Refused(Refusal::Other, failure),
         Error::Silent { .. } | Error::NotUnderstood { .. } => Reply::Unclear,
         Error::Refused { status, error, .. } => match (status, error.as_str()) {
             (410, _) | (409, "not_ready") => |failure| Reply::Refused(Refusal::Gone, failure),
@@ -350,4 +390,36 @@ fn pin(path: &Path, watch: &Watch) -> Result<Own, Failure> {
         pin: Arc::new(pin),
         _in_use: in_use,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn a_lease_is_known_by_random_bytes_of_each_run() {
+        let endpoint = Endpoint::Tcp("127.0.0.1:1".to_owned());
+        let http = || Http::new(Client::new(endpoint.clone(), None), "x".to_owned());
+        let run = |n| RunId::parse(&format!("20261122T030000Z-{n}")).expect("a run's id");
+        let mut seen = HashSet::new();
+        for _ in 0..2 {
+            let http = http();
+            for n in 0..100 {
+                let nonce = http.nonce(&run(n)).expect("the system has some");
+                assert_eq!(
+                    http.nonce(&run(n)),
+                    Ok(nonce.clone()),
+                    "the same when asked again"
+                );
+                assert_eq!(nonce.len(), 32, "{nonce}");
+                assert!(
+                    nonce.bytes().all(|byte| byte.is_ascii_hexdigit()),
+                    "{nonce}"
+                );
+                assert!(seen.insert(nonce));
+            }
+        }
+    }
 }

@@ -10,14 +10,25 @@
 //! The files cannot say that a copy failed, nor ask for more time: such a run ends by
 //! itself. And the touch-file outlives a tracker that is killed, so nothing is believed
 //! but a `.result` of the same run.
+//!
+//! Nor do the files say whose they are, and two sidecars may copy the same run. The first to
+//! be done ends it, and from then on the file moves under the other. So a `.result` counts
+//! only for whoever wrote its `.done` while the run was still shown, and only if the tracker
+//! has taken up that very file, which it removes before it writes the result.
+//!
+//! The volume may hang. So files are looked at on a thread of their own, and what takes too
+//! long is no answer.
 
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use serde_json::json;
+use tokio::sync::Mutex as AsyncMutex;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use torrust_tracker_maintenance::disk::{self, Disk};
 use torrust_tracker_maintenance::sidecar::Offer;
@@ -29,6 +40,7 @@ use torrust_tracker_maintenance::window::RunId;
 use super::contact::LOOK_FOR;
 use super::round::{Grant, Ready, Refusal, Reply, Request};
 use crate::exit::{Exit, Failure};
+use crate::units;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -37,9 +49,23 @@ const RESULT_WITHIN: Duration = Duration::from_secs(10);
 /// More bytes than one of the files has.
 const LIMIT: u64 = 64 << 10;
 
+/// How long a volume may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
 /// The touch-file of a tracker.
 #[derive(Debug)]
 pub struct TouchFile {
+    files: Arc<Files>,
+    /// The run of which the tracker was told that there is a copy.
+    told: Mutex<Option<RunId>>,
+    /// Held by whoever is at the files: what hangs there holds one thread and no more.
+    turn: Arc<AsyncMutex<()>>,
+    answer_within: Duration,
+}
+
+/// The files themselves. Whatever is done with them may block.
+#[derive(Debug)]
+struct Files {
     path: PathBuf,
     disk: Disk,
 }
@@ -47,56 +73,60 @@ pub struct TouchFile {
 impl TouchFile {
     pub fn new(path: PathBuf) -> Self {
         Self {
-            path,
-            disk: Disk::default(),
+            files: Arc::new(Files {
+                path,
+                // The tracker is another user.
+                disk: Disk::default().public(),
+            }),
+            told: Mutex::default(),
+            turn: Arc::default(),
+            answer_within: ANSWER_WITHIN,
         }
     }
 
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.files.path
     }
 
     pub async fn ask(&self, request: &Request) -> Reply {
-        match request {
+        let reply = match request {
             Request::Look => self.look().await,
             Request::Start => {
                 let why = "a run cannot be started by a file: use --endpoint";
-                Reply::Refused(Refusal::Other, Failure::new(Exit::Usage, "usage", why))
+                let failure = Failure::new(Exit::Usage, "usage", why);
+                Ok(Reply::Refused(Refusal::Other, failure))
             }
-            Request::Claim(run) | Request::Renew(run, _) => self.still_shown(run),
+            Request::Claim(run) | Request::Renew(run, _) => self.still_shown(run).await,
             Request::Finish(run, None) => self.finish(run).await,
-            Request::Finish(..) => Reply::Verdict {
+            Request::Finish(..) => Ok(Reply::Verdict {
                 held: false,
                 why: Some("the tracker was not told that there is a copy".to_owned()),
-            },
-        }
+            }),
+        };
+        reply.unwrap_or_else(Reply::Unclear)
     }
 
-    async fn look(&self) -> Reply {
+    async fn look(&self) -> Result<Reply, Failure> {
         let looking = async {
             loop {
-                match self.shown() {
-                    Ok(None) => sleep(LOOK_EVERY).await,
-                    Ok(Some(shown)) => break Ok(shown),
-                    Err(failure) => break Err(failure),
+                match self.at(Files::shown).await? {
+                    None => sleep(LOOK_EVERY).await,
+                    Some((ready, _)) => break Ok(Reply::Ready(Box::new(ready))),
                 }
             }
         };
-        match timeout(LOOK_FOR, looking).await {
-            Err(_) => Reply::NotReady(None),
-            Ok(Ok((ready, _))) => Reply::Ready(Box::new(ready)),
-            Ok(Err(failure)) => Reply::Unclear(failure),
-        }
+        let looked = timeout(LOOK_FOR, looking).await;
+        looked.unwrap_or(Ok(Reply::NotReady(None)))
     }
 
     /// What is shown at this moment; nobody asks the tracker.
     pub fn glance(&self) -> Result<Option<Ready>, Failure> {
-        Ok(self.shown()?.map(|(ready, _)| ready))
+        Ok(self.files.shown()?.map(|(ready, _)| ready))
     }
 
-    fn still_shown(&self, run: &RunId) -> Reply {
-        match self.shown() {
-            Ok(Some((ready, until))) if ready.offer.run == *run => {
+    async fn still_shown(&self, run: &RunId) -> Result<Reply, Failure> {
+        Ok(match self.at(Files::shown).await? {
+            Some((ready, until)) if ready.offer.run == *run => {
                 let left = (until - now()).to_std().unwrap_or_default();
                 Reply::Granted(Grant {
                     ttl: left.min(Duration::from_secs(3)),
@@ -105,63 +135,120 @@ impl TouchFile {
                     deadline_utc: until,
                 })
             }
-            Ok(_) => {
-                let why = format!(
-                    "{} no longer says that run {run} may be copied: the run has ended, or \
-                     another sidecar has claimed it",
-                    self.path.display()
-                );
-                Reply::Refused(Refusal::Gone, Failure::new(Exit::Failed, "stale_run", why))
-            }
-            Err(failure) => Reply::Unclear(failure),
-        }
+            _ => self.gone(run),
+        })
     }
 
     /// Says that there is a copy, and waits for what it is worth.
-    async fn finish(&self, run: &RunId) -> Reply {
-        match self.ended(run) {
-            Ok(Some(verdict)) => return verdict,
-            Ok(None) => {}
-            Err(failure) => return Reply::Unclear(failure),
-        }
-        let done = format!("{}\n", json!({ "run": run }));
-        let written = self
-            .disk
-            .write_atomically(&self.beside(".done"), done.as_bytes());
-        if let Err(error) = written {
-            let why = format!(
-                "the tracker cannot be told that there is a copy: {error}; the directory of \
-                 the touch-file must be writable"
-            );
-            return Reply::Unclear(Failure::new(Exit::Failed, "not_told", why));
+    async fn finish(&self, run: &RunId) -> Result<Reply, Failure> {
+        if !self.has_told(run) {
+            let shown = self.at(Files::shown).await?;
+            if shown.is_none_or(|(ready, _)| ready.offer.run != *run) {
+                return Ok(self.gone(run));
+            }
+            let done = run.clone();
+            self.at(move |files| files.tell(&done)).await?;
+            *self.told() = Some(run.clone());
         }
         let waiting = async {
             loop {
-                match self.ended(run) {
-                    Ok(Some(verdict)) => break verdict,
-                    Ok(None) => sleep(LOOK_EVERY).await,
-                    Err(failure) => break Reply::Unclear(failure),
+                let of = run.clone();
+                match self.at(move |files| files.verdict(&of)).await? {
+                    Some(verdict) => break Ok(verdict),
+                    None => sleep(LOOK_EVERY).await,
                 }
             }
         };
         timeout(RESULT_WITHIN, waiting).await.unwrap_or_else(|_| {
             let why = format!(
                 "there is no {} of run {run}",
-                self.beside(".result").display()
+                self.files.beside(".result").display()
             );
-            Reply::Unclear(Failure::new(Exit::Failed, "no_verdict", why))
+            Err(Failure::new(Exit::Failed, "no_verdict", why))
         })
     }
 
-    /// The verdict on this run, once there is one.
-    fn ended(&self, run: &RunId) -> Result<Option<Reply>, Failure> {
+    fn gone(&self, run: &RunId) -> Reply {
+        let why = format!(
+            "{} no longer says that run {run} may be copied: the run has ended, or another \
+             sidecar has claimed or finished it",
+            self.files.path.display()
+        );
+        Reply::Refused(Refusal::Gone, Failure::new(Exit::Failed, "stale_run", why))
+    }
+
+    fn has_told(&self, run: &RunId) -> bool {
+        self.told().as_ref() == Some(run)
+    }
+
+    fn told(&self) -> MutexGuard<'_, Option<RunId>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something at the files, in the time that a volume may take.
+    async fn at<T: Send + 'static>(
+        &self,
+        doing: impl FnOnce(&Files) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let (files, turn) = (Arc::clone(&self.files), Arc::clone(&self.turn));
+        let answered = async {
+            let turn = turn.lock_owned().await;
+            spawn_blocking(move || {
+                let done = doing(&files);
+                drop(turn);
+                done
+            })
+            .await
+        };
+        match timeout(self.answer_within, answered).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(panicked)) => Err(Failure::new(Exit::Failed, "panicked", panicked.to_string())),
+            Err(_) => {
+                let why = format!(
+                    "the directory of {} does not answer: nothing came of looking there for {}",
+                    self.files.path.display(),
+                    units::seconds(self.answer_within)
+                );
+                Err(Failure::new(Exit::Failed, "touch_file", why))
+            }
+        }
+    }
+}
+
+impl Files {
+    /// Says that there is a copy of this run.
+    fn tell(&self, run: &RunId) -> Result<(), Failure> {
+        let done = format!("{}\n", json!({ "run": run }));
+        let written = self
+            .disk
+            .write_atomically(&self.beside(".done"), done.as_bytes());
+        written.map_err(|error| {
+            let why = format!(
+                "the tracker cannot be told that there is a copy: {error}; the directory of \
+                 the touch-file must be writable"
+            );
+            Failure::new(Exit::Failed, "not_told", why)
+        })
+    }
+
+    /// The verdict on this run, of which [`Self::tell`] told, once there is one.
+    fn verdict(&self, run: &RunId) -> Result<Option<Reply>, Failure> {
         let Some(bytes) = self.read(&self.beside(".result"))? else {
             return Ok(None);
         };
         // It is written whole; another one is that of an earlier run.
         let ended = serde_json::from_slice::<RunResult>(&bytes).ok();
-        let ended = ended.filter(|ended| ended.run == *run);
-        Ok(ended.map(|ended| Reply::Verdict {
+        let Some(ended) = ended.filter(|ended| ended.run == *run) else {
+            return Ok(None);
+        };
+        if ended.held_throughout && self.read(&self.beside(".done"))?.is_some() {
+            let why = "another sidecar was done first, which ended the run";
+            return Ok(Some(Reply::Verdict {
+                held: false,
+                why: Some(why.to_owned()),
+            }));
+        }
+        Ok(Some(Reply::Verdict {
             held: ended.held_throughout,
             why: ended.why,
         }))
@@ -244,3 +331,6 @@ fn second(run: &RunId) -> Option<DateTime<Utc>> {
 fn now() -> DateTime<Utc> {
     Utc::now()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,10 @@
 //! What a sidecar does with a database that is held still for it: our engine, or a command
 //! of the operator's. Either makes something that has no final name until it is published.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -10,11 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::SecondsFormat;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use torrust_tracker_maintenance::catalogue::{BackupId, Catalogue};
 use torrust_tracker_maintenance::config::Backup;
 use torrust_tracker_maintenance::disk::Disk;
@@ -32,6 +35,14 @@ use crate::units;
 
 /// How long a command has to end by itself after SIGTERM.
 const TERM_WITHIN: Duration = Duration::from_secs(2);
+/// How long it is waited for what was sent SIGKILL.
+const KILL_WITHIN: Duration = Duration::from_secs(1);
+/// How long what a command has started may outlive it, as the last reader of a pipe does.
+const LINGERS: Duration = Duration::from_millis(500);
+/// How often it is looked whether a process group is empty: nothing says when.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// More bytes than a process has in `stat`.
+const STAT_LIMIT: u64 = 4096;
 
 /// What is to be done with every run.
 #[derive(Debug, Clone)]
@@ -53,7 +64,7 @@ pub struct Library {
 /// A command of the operator's.
 #[derive(Debug)]
 pub struct Program {
-    pub command: Vec<std::ffi::OsString>,
+    pub command: Vec<OsString>,
     /// Where what it makes is promoted to, if anywhere.
     pub directory: Option<PathBuf>,
     pub disk: Disk,
@@ -190,67 +201,81 @@ fn failed(failure: window::Failure, error: &'static str) -> Failure {
 
 impl Program {
     async fn run(
-        &self,
+        self: Arc<Self>,
         lease: Lease,
         database: PathBuf,
         // Held until the command has ended.
         pin: Option<Arc<Pin>>,
         watch: Watch,
     ) -> Result<Product, Failure> {
-        if pin.is_none() {
-            let (ready, path) = (lease.ready.clone(), database.clone());
-            let checked = spawn_blocking(move || check(&ready, Origin::Path(&path))).await;
-            checked
-                .map_err(|error| Failure::new(Exit::Failed, "panicked", error.to_string()))??;
-        }
-        let not_run = |error: &dyn std::fmt::Display| {
-            Failure::new(Exit::Failed, "command_failed", error.to_string())
-        };
-        let run = &lease.ready.offer.run;
-        let staging = match &self.directory {
-            Some(directory) => {
-                Some(Staging::begin(&self.disk, directory, run).map_err(|error| not_run(&error))?)
-            }
-            None => None,
-        };
         let (cancel, cancelled) = oneshot::channel();
         watch.on_cancel(move || {
             // The command may have ended.
             let _ = cancel.send(());
         });
-        let staged = staging.as_ref().map(Staging::path);
-        let child = self.spawn(&lease, &database, staged);
-        let mut child = child.map_err(|error| {
-            not_run(&format!("`{}` could not be started: {error}", self.shown()))
-        })?;
-        let status = tokio::select! {
+        let (program, own) = (Arc::clone(&self), pin.is_some());
+        let begun = blocking(move || program.begin(&lease, &database, own)).await?;
+        let (staging, mut group) = begun?;
+        let ended = tokio::select! {
             biased;
-            status = child.wait() => status,
+            ended = group.ended() => self.judge(ended),
             Ok(()) = cancelled => {
-                end(&mut child).await;
                 let why = watch.cancelled().unwrap_or_default();
-                return Err(not_run(&format!("`{}` was ended: {why}", self.shown())));
+                Err(self.failed(&format!("was ended: {why}")))
             }
         };
+        group.end().await;
         drop(pin);
-        let status = status.map_err(|error| not_run(&error))?;
-        if !status.success() {
-            let how = how(status);
-            return Err(not_run(&format!(
-                "`{}` {how}: its output says why",
-                self.shown()
-            )));
+        // Removing gigabytes takes a moment, too.
+        blocking(move || ended.and_then(|()| self.product(staging))).await?
+    }
+
+    /// Everything up to the command's start, which may wait for a disk.
+    fn begin(
+        &self,
+        lease: &Lease,
+        database: &Path,
+        own_pin: bool,
+    ) -> Result<(Option<Staging>, Group), Failure> {
+        if !own_pin {
+            check(&lease.ready, Origin::Path(database))?;
         }
+        let run = &lease.ready.offer.run;
+        let staging = self
+            .directory
+            .as_ref()
+            .map(|directory| Staging::begin(&self.disk, directory, run));
+        let staging = staging.transpose().map_err(|error| not_run(&error))?;
+        let child = self.spawn(lease, database, staging.as_ref().map(Staging::path));
+        let child =
+            child.map_err(|error| self.failed(&format!("could not be started: {error}")))?;
+        Ok((staging, Group::of(child)))
+    }
+
+    /// Whether it did what it was to do, by how it ended.
+    fn judge(&self, ended: io::Result<(ExitStatus, bool)>) -> Result<(), Failure> {
+        let (status, goes_on) = ended.map_err(|error| not_run(&error))?;
+        if !status.success() {
+            return Err(self.failed(&format!("{}: its output says why", how(status))));
+        }
+        if goes_on {
+            return Err(self.failed(
+                "exited with 0, but left processes running, which were ended: have it wait for \
+                 all that it starts, or what it made may be half of it",
+            ));
+        }
+        Ok(())
+    }
+
+    fn product(&self, staging: Option<Staging>) -> Result<Product, Failure> {
         let Some(staging) = staging else {
             return Ok(Product::Elsewhere);
         };
         if staging.is_empty().map_err(|error| not_run(&error))? {
-            let message = format!(
-                "`{}` was good, but left nothing in $TORRUST_MAINTENANCE_STAGING: have it write \
-                 there, or leave --directory out",
-                self.shown()
-            );
-            return Err(not_run(&message));
+            return Err(self.failed(
+                "was good, but left nothing in $TORRUST_MAINTENANCE_STAGING: have it write there, \
+                 or leave --directory out",
+            ));
         }
         Ok(Product::Staged(staging))
     }
@@ -286,13 +311,13 @@ impl Program {
         command.spawn()
     }
 
-    /// Its name; its arguments may hold secrets.
-    fn shown(&self) -> String {
+    /// Of this command. It is called by its name: its arguments may hold secrets.
+    fn failed(&self, how: &str) -> Failure {
         let program = self
             .command
             .first()
             .map(|program| program.to_string_lossy());
-        program.unwrap_or_default().into_owned()
+        not_run(&format!("`{}` {how}", program.unwrap_or_default()))
     }
 }
 
@@ -304,22 +329,108 @@ fn copy_of(ready: &Ready) -> &'static str {
     }
 }
 
-/// Ends a command and all that it started: SIGTERM, and SIGKILL after 2 s.
-async fn end(child: &mut Child) {
-    // Without an id it has ended and was waited for.
-    let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-    let signal = |signal| {
-        if let Some(group) = group {
+/// What may wait for a disk, where nothing else has to wait for it.
+async fn blocking<T: Send + 'static>(
+    doing: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    let done = spawn_blocking(doing).await;
+    done.map_err(|error| Failure::new(Exit::Failed, "panicked", error.to_string()))
+}
+
+fn not_run(error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(Exit::Failed, "command_failed", error.to_string())
+}
+
+/// A command, and all that it has started, as far as that stayed in its process group.
+#[derive(Debug)]
+struct Group {
+    leader: Child,
+    /// The leader's number, and so the group's.
+    id: Option<Pid>,
+}
+
+impl Group {
+    /// Of a command that was started in a group of its own.
+    fn of(leader: Child) -> Self {
+        let id = leader.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        Self { leader, id }
+    }
+
+    /// Waits for the command's end, and a moment for that of what it has started. How it
+    /// ended, and whether something goes on.
+    async fn ended(&mut self) -> io::Result<(ExitStatus, bool)> {
+        let status = self.leader.wait().await?;
+        let all = timeout(LINGERS, self.is_empty()).await;
+        Ok((status, all.is_err()))
+    }
+
+    /// Ends what there is of it: SIGTERM, and SIGKILL after 2 s to what is slow or deaf.
+    async fn end(&mut self) {
+        self.signal(Signal::TERM);
+        if timeout(TERM_WITHIN, self.is_empty()).await.is_err() {
+            self.signal(Signal::KILL);
+            // What hangs in a disk even that does not end at once.
+            let _ = timeout(KILL_WITHIN, self.is_empty()).await;
+        }
+    }
+
+    /// Waits until nobody is left.
+    async fn is_empty(&mut self) {
+        // One that cannot be waited for is not there.
+        let _ = self.leader.wait().await;
+        while self.lives() {
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = self.id.filter(|_| self.lives()) {
             // Gone already is as good.
             let _ = kill_process_group(group, signal);
         }
+    }
+
+    /// Whether somebody is left. The leader keeps the group's number from being given to
+    /// others until it is waited for, and from then on each of the others does.
+    fn lives(&self) -> bool {
+        let Some(group) = self.id else { return false };
+        if self.leader.id().is_some() {
+            return true;
+        }
+        // An orphan that is dead counts until process 1 waits for it, which may do so late or
+        // never.
+        test_kill_process_group(group) != Err(Errno::SRCH) && !is_dead(group)
+    }
+}
+
+/// Whether all of a group are dead, as proc(5) has them. Not where none of it is to be seen.
+fn is_dead(group: Pid) -> bool {
+    let (disk, processes) = (Disk::default(), Path::new("/proc"));
+    let state = |name: OsString| {
+        let is_process = name.as_bytes().iter().all(u8::is_ascii_digit);
+        let path = processes.join(name).join("stat");
+        let stat = is_process.then(|| disk.read(&path, STAT_LIMIT).ok())??;
+        state_in(group, &stat)
     };
-    signal(Signal::TERM);
-    let ended = timeout(TERM_WITHIN, child.wait()).await;
-    // What it has started may be slower, or deaf to the first signal.
-    signal(Signal::KILL);
-    if ended.is_err() {
-        let _ = child.wait().await;
+    let names = disk.list(processes).unwrap_or_default();
+    let mut states = names.into_iter().filter_map(state).peekable();
+    states.peek().is_some() && states.all(|state| matches!(state, 'Z' | 'X'))
+}
+
+/// The state of a process, if it is of this group.
+fn state_in(group: Pid, stat: &[u8]) -> Option<char> {
+    // The name before may have anything in it.
+    let stat = String::from_utf8_lossy(stat);
+    let (_, stat) = stat.rsplit_once(')')?;
+    let mut fields = stat.split_ascii_whitespace();
+    let (state, of) = (fields.next()?, fields.nth(1)?);
+    let of = of.parse().ok().and_then(Pid::from_raw);
+    state.chars().next().filter(|_| of == Some(group))
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
     }
 }
 
@@ -354,5 +465,27 @@ pub fn extent(product: &Product) -> String {
             )
         }
         Product::Staged(_) | Product::Elsewhere => "the command was good".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_of_the_group_that_its_third_field_names() {
+        let group = Pid::from_raw(4711).expect("a number");
+        for (stat, state) in [
+            (&b"4712 (sh) S 1 4711 4711 0 -1"[..], Some('S')),
+            (b"4712 (a) b (c) Z 1 4711 0", Some('Z')),
+            (b"4711 (sh) S 1 4712 4711 0 -1", None),
+            (b"4712 (4711 4711 4711) S 1 7 7", None),
+            (b"4712 (\xff) R 1 4711 7", Some('R')),
+            (b"4712 (sh) R 1", None),
+            (b"", None),
+        ] {
+            let seen = String::from_utf8_lossy(stat);
+            assert_eq!(state_in(group, stat), state, "{seen}");
+        }
     }
 }

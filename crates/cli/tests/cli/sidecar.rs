@@ -589,6 +589,51 @@ fn a_command_that_fails_is_told_and_leaves_nothing() -> Result {
     Ok(())
 }
 
+#[test]
+fn what_a_command_leaves_running_is_ended_and_its_copy_void() -> Result {
+    for (exit, reason) in [(0, "left processes running"), (3, "exited with 3")] {
+        let home = Home::with_copies()?;
+        let peer = Peer::start(Played::new(&home)?)?;
+        let script = format!(
+            "echo $$ >> pids; echo > $TORRUST_MAINTENANCE_STAGING/part; \
+             (sh -c 'echo $$ >> pids; touch begun; while :; do sleep 0.05; done'; \
+             echo x >> \"$TORRUST_MAINTENANCE_STAGING/f\") & \
+             while ! test -e begun; do sleep 0.01; done; exit {exit}"
+        );
+        let output = home.sidecar(&peer, &once(&["--", "sh", "-c", &script]))?;
+        assert_eq!(output.code, 1, "{output:?}");
+        assert!(output.err.contains(reason), "{output:?}");
+        assert_eq!(peer.bodies("/finish")[0]["result"], "failed");
+        all_dead(&home)?;
+        assert_eq!(home.copies()?, [""; 0]);
+    }
+    // What ends in its own time is waited for.
+    let home = Home::with_copies()?;
+    let peer = Peer::start(Played::new(&home)?)?;
+    let script = "(sleep 0.1; echo x > $TORRUST_MAINTENANCE_STAGING/late) & exit 0";
+    let output = home.sidecar(&peer, &once(&["--", "sh", "-c", script]))?;
+    assert_eq!(output.code, 0, "{output:?}");
+    assert!(home.path("copies").join(RUN).join("late").exists());
+    Ok(())
+}
+
+#[test]
+fn what_a_command_has_started_has_time_to_end_by_itself() -> Result {
+    let home = Home::with_copies()?;
+    let peer = Peer::start(Played {
+        deadline: 1.0,
+        ..Played::new(&home)?
+    })?;
+    // The first to go is the one that was started; the other tidies up.
+    let script = "sh -c 'trap \"sleep 0.3; echo tidied >> tidy; exit\" TERM; touch begun; \
+                  while :; do sleep 0.05; done' & \
+                  while ! test -e begun; do sleep 0.01; done; exec sleep 60";
+    let output = home.sidecar(&peer, &once(&["--", "sh", "-c", script]))?;
+    assert_eq!(output.code, 5, "{output:?}");
+    assert_eq!(fs::read_to_string(home.path("tidy"))?, "tidied\n");
+    Ok(())
+}
+
 /// Ends with nothing but SIGKILL, and neither does what it started.
 const DEAF: &str = "trap '' TERM; echo $$ >> pids; (trap '' TERM; sh -c 'echo $$ >> pids; while :; do sleep 0.05; done') & \
                     echo > $TORRUST_MAINTENANCE_STAGING/part; while :; do sleep 0.05; done";
@@ -782,6 +827,7 @@ fn exit_codes_of_what_only_an_operator_can_mend() -> Result {
         &["--touch-file", "x", "--endpoint", "127.0.0.1:1"],
         &["--endpoint", "https://tracker:1414"],
         &["--name", ""],
+        &["--name", "a\u{202e}b"],
         &["--token-file", "none", "--once"],
         &["--directory", "none/none", "--once"],
     ] {
@@ -855,7 +901,9 @@ fn without_once_it_goes_on_for_ever_and_finds_a_restarted_tracker_again() -> Res
     assert_eq!(home.copies()?, ["20261123T030000Z-efgh"]);
     let (output, _) = running.told("-TERM")?;
     assert_eq!(output.code, 0, "{output:?}");
-    assert_eq!(peer.bodies("/claim").len(), 2, "each run once");
+    let claims = peer.bodies("/claim");
+    assert_eq!(claims.len(), 2, "each run once");
+    assert_ne!(claims[0]["lease"], claims[1]["lease"]);
     Ok(())
 }
 
@@ -996,6 +1044,7 @@ impl Files<'_> {
         }
         let said: Value = serde_json::from_slice(&fs::read(&done)?)?;
         assert_eq!(said["run"], run);
+        fs::remove_file(&done)?;
         fs::remove_file(self.0.path("ready.json"))?;
         self.put(
             "ready.json.result",
@@ -1026,7 +1075,6 @@ fn files_are_enough_but_only_a_result_of_the_run_promotes() -> Result {
     // The result of yesterday is still there, and not taken for today's.
     let next = "20261123T030000Z-efgh";
     files.show(next, 60)?;
-    fs::remove_file(home.path("ready.json.done"))?;
     let running = home.spawn(&arguments())?;
     files.judge(next, next, false)?;
     let output = running.ended()?;
@@ -1034,7 +1082,6 @@ fn files_are_enough_but_only_a_result_of_the_run_promotes() -> Result {
     assert!(output.err.contains("not still throughout"), "{output:?}");
 
     // Its time is over, or it is gone: nothing is said to be done.
-    fs::remove_file(home.path("ready.json.done"))?;
     for gone in [false, true] {
         files.show(next, if gone { 60 } else { 2 })?;
         let deaf = once(&["--", "sh", "-c", DEAF]);
@@ -1049,6 +1096,98 @@ fn files_are_enough_but_only_a_result_of_the_run_promotes() -> Result {
         assert!(!home.path("ready.json.done").exists());
     }
     assert_eq!(home.copies()?, [RUN]);
+    Ok(())
+}
+
+#[test]
+fn of_two_sidecars_at_the_files_the_second_has_nothing() -> Result {
+    let home = Home::with_copies()?;
+    let files = Files(&home);
+    files.show(RUN, 60)?;
+    let at_files = |command: &[&str]| {
+        home.spawn(
+            &[
+                &["sidecar", "--touch-file", "ready.json"],
+                &once(command)[..],
+            ]
+            .concat(),
+        )
+    };
+    let script = "touch begun; while ! test -e first; do sleep 0.05; done; \
+                  echo > $TORRUST_MAINTENANCE_STAGING/copy";
+    fs::create_dir(home.path("others"))?;
+    let mut second = home.spawn(&[
+        "sidecar",
+        "--touch-file",
+        "ready.json",
+        "--once",
+        "--directory",
+        "others",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ])?;
+    second.says("claimed")?;
+    let first = at_files(&COPY)?;
+    files.judge(RUN, RUN, true)?;
+    let output = first.ended()?;
+    assert_eq!(output.code, 0, "{output:?}");
+    assert_eq!(home.copies()?, [RUN]);
+    // The result is of its run, and good, but its copy was not complete before.
+    fs::write(home.path("first"), "")?;
+    let output = second.ended()?;
+    assert_eq!(output.code, 1, "{output:?}");
+    assert!(output.err.contains("finished it"), "{output:?}");
+    assert_eq!(names_in(&home.path("others"))?, [""; 0]);
+    assert!(!home.path("ready.json.done").exists());
+    Ok(())
+}
+
+#[test]
+fn the_configured_token_goes_to_the_configured_endpoint_alone() -> Result {
+    let mut home = Home::with_copies()?;
+    let peer = || {
+        Peer::start(Played {
+            token: Some(TOKEN),
+            ..Played::new(&home)?
+        })
+    };
+    let (configured, other) = (peer()?, peer()?);
+    home.endpoint = configured.address;
+    home.configure("")?;
+    let text = fs::read_to_string(home.path("tracker.toml"))?;
+    fs::write(home.path("token"), TOKEN)?;
+    fs::write(
+        home.path("tracker.toml"),
+        format!("{text}token_file = \"token\"\n"),
+    )?;
+    let at = |peer: &Peer, more: &[&str]| {
+        let endpoint = peer.address.to_string();
+        let there = ["sidecar", "--endpoint", &endpoint];
+        home.run(&[&there, more, &once(&COPY)[..]].concat())
+    };
+    let output = at(&other, &[])?;
+    assert_eq!(output.code, 2, "{output:?}");
+    let told = |peer: &Peer| {
+        let played = peer.played();
+        played
+            .asked
+            .iter()
+            .any(|asked| asked.header.contains(TOKEN))
+    };
+    assert!(!told(&other), "{:?}", other.played());
+    // Where the operator says so, and at the configured one, named or not.
+    let output = at(&other, &["--token-file", "token"])?;
+    assert_eq!(output.code, 0, "{output:?}");
+    assert!(told(&other));
+    fs::remove_dir_all(home.path("copies").join(RUN))?;
+    let output = at(&configured, &[])?;
+    assert_eq!(output.code, 0, "{output:?}");
+    fs::remove_dir_all(home.path("copies").join(RUN))?;
+    configured.played().finished = false;
+    let output = home.run(&[&["sidecar"], &once(&COPY)[..]].concat())?;
+    assert_eq!(output.code, 0, "{output:?}");
     Ok(())
 }
 

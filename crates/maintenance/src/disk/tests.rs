@@ -302,6 +302,25 @@ fn a_path_is_resolved_to_where_the_file_is_or_would_be() -> Outcome {
 }
 
 #[test]
+fn what_is_created_has_the_mode_of_its_readers() -> Outcome {
+    let bench = Bench::new();
+    let disk = Disk::default();
+    // What the umask of whoever runs this takes away is not known.
+    for (disk, most, least) in [
+        (disk.clone(), 0o640, 0o600),
+        (disk.private(), 0o600, 0o600),
+        // Whatever the umask is.
+        (disk.public(), 0o644, 0o644),
+    ] {
+        let path = bench.path("file");
+        disk.write_atomically(&path, b"contents")?;
+        let mode = fs::metadata(&path)?.mode() & 0o777;
+        assert_eq!((mode & !most, mode & least), (0, least), "{mode:o}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_lock_file_made_by_root_belongs_to_whom_the_database_belongs_to() -> Outcome {
     let bench = Bench::new();
     let (lock, like) = (bench.path("db.lock"), bench.path("db"));

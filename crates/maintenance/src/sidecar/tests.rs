@@ -9,12 +9,14 @@
 use std::ffi::OsString;
 use std::os::unix::fs::symlink;
 
+use ioprio::{BePriorityLevel, Class};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
 use crate::catalogue::{Backup, Catalogue, testing};
-use crate::config;
+use crate::config::{self, IoPriority};
+use crate::priority;
 use crate::sqlite::tests::{OtherProcess, insert};
 use crate::verify;
 use crate::window::Cause;
@@ -329,6 +331,36 @@ fn whatever_operation_fails_nothing_is_published_but_whole_backups() {
     }
     println!("{cases} operations");
     assert!(cases > 30, "only {cases} operations were tried");
+}
+
+#[test]
+fn the_copy_is_ranked_behind_the_service() {
+    let lowest = Class::BestEffort(BePriorityLevel::lowest());
+    let before = priority::tests::mine();
+    for (io_priority, ranked) in [
+        (IoPriority::Low, Some(lowest)),
+        (IoPriority::Normal, before.0),
+    ] {
+        let bench = Bench::new("WAL");
+        let disk = Disk::default();
+        let catalogue = Catalogue::open(disk.clone(), &bench.path("backups")).expect("a directory");
+        let backup = config::Backup {
+            io_priority,
+            ..config::Backup::default()
+        };
+        let (offer, database) = (bench.offer(), bench.database());
+        let copying = std::thread::scope(|scope| {
+            let copying = scope.spawn(|| {
+                let publisher = publisher(&catalogue, &disk, &backup);
+                let origin = Origin::Path(&database);
+                take(&offer, origin, &publisher, &Watch::default()).expect("nothing fails");
+                priority::tests::mine()
+            });
+            copying.join().expect("no panic")
+        });
+        assert_eq!(copying, (ranked, before.1), "{io_priority:?}");
+    }
+    assert_eq!(priority::tests::mine(), before);
 }
 
 /// What a command may leave: files, directories, links that lead nowhere or elsewhere.

@@ -1,0 +1,176 @@
+//! What a `.result` is worth and to whom, and a volume that hangs.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the tests play the tracker, which has its files elsewhere"
+)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::mpsc;
+
+use chrono::TimeDelta;
+use tempfile::TempDir;
+use torrust_tracker_maintenance::status::PinnedFile;
+
+use super::*;
+use crate::client::block_on;
+
+/// The tracker's side of the files.
+struct Tracker(TempDir);
+
+fn run(letter: char) -> RunId {
+    RunId::parse(&format!("20261122T030000Z-{letter}")).expect("a run's id")
+}
+
+impl Tracker {
+    fn new() -> Self {
+        Self(TempDir::new().expect("there is room"))
+    }
+
+    fn path(&self, suffix: &str) -> PathBuf {
+        self.0.path().join(format!("ready.json{suffix}"))
+    }
+
+    fn sidecar(&self) -> TouchFile {
+        TouchFile::new(self.path(""))
+    }
+
+    fn show(&self, run: RunId) {
+        let ready = touch_file::Ready {
+            run,
+            database: "tracker.db".into(),
+            driver: "sqlite3".to_owned(),
+            copy: CopyOf::PinnedFile,
+            until: now() + TimeDelta::minutes(1),
+            file: PinnedFile {
+                device: 1,
+                inode: 7,
+                page_size: 4096,
+                page_count: 10,
+                bytes: 40960,
+            },
+        };
+        let ready = serde_json::to_vec(&ready).expect("plain text");
+        fs::write(self.path(""), ready).expect("there is room");
+    }
+
+    /// Takes up what was written, and says how the run ended.
+    fn ends(&self, run: RunId) {
+        let result = RunResult {
+            run,
+            held_throughout: true,
+            done: true,
+            why: None,
+            ended: now(),
+        };
+        let result = serde_json::to_vec(&result).expect("plain text");
+        let _ = fs::remove_file(self.path(".done"));
+        let _ = fs::remove_file(self.path(""));
+        fs::write(self.path(".new"), result).expect("there is room");
+        fs::rename(self.path(".new"), self.path(".result")).expect("the same directory");
+    }
+
+    /// Has this sidecar finish; the tracker takes it up.
+    fn finished(&self, sidecar: &TouchFile, run: &RunId) -> Reply {
+        block_on(async {
+            let taking_up = async {
+                while !self.path(".done").exists() {
+                    sleep(Duration::from_millis(1)).await;
+                }
+                self.ends(run.clone());
+                std::future::pending().await
+            };
+            tokio::select! {
+                reply = finish(sidecar, run) => reply,
+                () = taking_up => unreachable!("it ends with the reply"),
+            }
+        })
+    }
+}
+
+async fn finish(sidecar: &TouchFile, run: &RunId) -> Reply {
+    sidecar.ask(&Request::Finish(run.clone(), None)).await
+}
+
+fn is_held(reply: &Reply) -> bool {
+    matches!(reply, Reply::Verdict { held: true, .. })
+}
+
+fn is_gone(reply: &Reply) -> bool {
+    matches!(reply, Reply::Refused(Refusal::Gone, _))
+}
+
+#[test]
+fn of_two_sidecars_only_the_one_that_ended_the_run_has_a_copy() {
+    let tracker = Tracker::new();
+    let (first, second) = (tracker.sidecar(), tracker.sidecar());
+    tracker.show(run('a'));
+    let reply = tracker.finished(&first, &run('a'));
+    assert!(is_held(&reply), "{reply:?}");
+    // The result is there, and is of this run, but the file was free before the other was done.
+    let reply = block_on(finish(&second, &run('a')));
+    assert!(is_gone(&reply), "{reply:?}");
+    assert!(!tracker.path(".done").exists());
+    // Asked again, the first is told the same.
+    let reply = block_on(finish(&first, &run('a')));
+    assert!(is_held(&reply), "{reply:?}");
+
+    // The next run is on already.
+    tracker.show(run('b'));
+    let reply = block_on(finish(&second, &run('a')));
+    assert!(is_gone(&reply), "{reply:?}");
+    assert!(!tracker.path(".done").exists());
+    let reply = tracker.finished(&second, &run('b'));
+    assert!(is_held(&reply), "{reply:?}");
+}
+
+#[test]
+fn a_word_that_was_not_taken_up_is_worth_nothing() {
+    let tracker = Tracker::new();
+    // Ended by another sidecar, and not yet hidden.
+    tracker.ends(run('a'));
+    tracker.show(run('a'));
+    let reply = block_on(finish(&tracker.sidecar(), &run('a')));
+    assert!(
+        matches!(&reply, Reply::Verdict { held: false, why: Some(why) } if why.contains("another sidecar")),
+        "{reply:?}"
+    );
+    let done = fs::metadata(tracker.path(".done")).expect("nobody took it up");
+    // The tracker is another user.
+    assert_eq!(done.permissions().mode() & 0o777, 0o644);
+}
+
+#[test]
+fn a_volume_that_hangs_holds_up_nobody() {
+    let tracker = Tracker::new();
+    tracker.show(run('a'));
+    let mut sidecar = tracker.sidecar();
+    sidecar.answer_within = Duration::from_millis(20);
+    block_on(async {
+        let (answers, hangs) = mpsc::channel::<()>();
+        let hung = sidecar.at(move |_| {
+            let _ = hangs.recv();
+            Ok(())
+        });
+        let failure = hung.await.expect_err("it hangs");
+        assert!(failure.message.contains("does not answer"), "{failure:?}");
+        // Nothing else goes there meanwhile.
+        for request in [
+            Request::Look,
+            Request::Claim(run('a')),
+            Request::Finish(run('a'), None),
+        ] {
+            let reply = sidecar.ask(&request).await;
+            assert!(
+                matches!(&reply, Reply::Unclear(failure) if failure.error == "touch_file"),
+                "{request:?}: {reply:?}"
+            );
+        }
+        assert!(!tracker.path(".done").exists());
+        drop(answers);
+        sidecar.answer_within = Duration::from_secs(60);
+        let reply = sidecar.ask(&Request::Claim(run('a'))).await;
+        assert!(matches!(reply, Reply::Granted(_)), "{reply:?}");
+    });
+}
