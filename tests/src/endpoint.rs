@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use http::{Method, StatusCode};
 use serde_json::Value;
 
+use crate::PATIENCE;
 use crate::http1::{self, Answer};
 
 /// Client of one tracker's endpoint.
@@ -36,13 +37,18 @@ impl Endpoint {
         http1::send_json(self.0, Method::POST, "/api/v1/runs", "{}").await
     }
 
-    /// Starts a run that must be accepted; its id.
+    /// Starts a run that must be accepted; its id. Where announces were held a moment ago it
+    /// is asked for until they have flowed for as long.
     ///
     /// # Errors
     /// When it is refused, with the reason.
     pub async fn start_run(&self) -> Result<String> {
-        let answer = self.post_run().await?;
-        let body = answer.json()?;
+        let (answer, body) = crate::until("a run may begin again", PATIENCE, async || {
+            let answer = self.post_run().await?;
+            let body = answer.json()?;
+            Ok((body["error"] != "too_soon").then_some((answer, body)))
+        })
+        .await?;
         ensure!(
             answer.status == StatusCode::ACCEPTED,
             "a run was refused: {}: {body}",

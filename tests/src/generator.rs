@@ -40,7 +40,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
 pub use self::health::Health;
-pub use self::marks::{Mark, Marks};
+pub use self::marks::{Before, Mark, Marks};
 pub use self::report::{Report, Second};
 use self::swarms::Swarms;
 pub use self::swarms::{Mix, Share};

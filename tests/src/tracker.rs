@@ -34,6 +34,8 @@ pub struct Setup {
     program: &'static str,
     /// Another build of it than the one beside the tests.
     program_at: Option<PathBuf>,
+    /// A command that starts it, with its own arguments.
+    starter: Vec<String>,
     /// Where the UDP and the HTTP tracker listen; port 0: any that is free.
     listen: [SocketAddr; 2],
     /// Section, then key, then value as TOML.
@@ -107,6 +109,7 @@ impl Setup {
             home: Arc::new(TempDir::with_prefix_in("tracker-", directory)?),
             program,
             program_at: None,
+            starter: Vec::new(),
             listen: [SocketAddr::from(([127, 0, 0, 1], 0)); 2],
             tables: BTreeMap::new(),
             http_tracker: String::new(),
@@ -199,6 +202,13 @@ impl Setup {
         give(self.home(), user, group)?;
         self.user = Some((user, group));
         Ok(self)
+    }
+
+    /// Starts it by this command, of which it is to be the last argument.
+    #[must_use]
+    pub fn started_by(mut self, starter: Vec<String>) -> Self {
+        self.starter = starter;
+        self
     }
 
     /// The directory the tracker works in.
@@ -318,7 +328,14 @@ impl Setup {
             fs::copy(&program, &copy)?;
             program = copy;
         }
-        let mut command = Command::new(program);
+        let mut command = match self.starter.split_first() {
+            None => Command::new(program),
+            Some((starter, arguments)) => {
+                let mut command = Command::new(starter);
+                command.args(arguments).arg(program);
+                command
+            }
+        };
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("TORRUST_") {
                 command.env_remove(name);

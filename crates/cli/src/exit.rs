@@ -45,6 +45,7 @@ impl From<&Outcome> for Exit {
                 Cause::WalLimit
                 | Cause::Sidecar
                 | Cause::BrokenPin
+                | Cause::HeldLimit
                 | Cause::Panicked
                 | Cause::Other => Self::Failed,
             },
@@ -282,6 +283,7 @@ mod tests {
             (failed(Cause::WalLimit), Exit::Failed),
             (failed(Cause::Sidecar), Exit::Failed),
             (failed(Cause::BrokenPin), Exit::Failed),
+            (failed(Cause::HeldLimit), Exit::Failed),
             (failed(Cause::Panicked), Exit::Failed),
             (failed(Cause::Other), Exit::Failed),
             (

@@ -32,7 +32,7 @@ use torrust_tracker_maintenance::gate::Gate;
 use torrust_tracker_maintenance::readiness::{Access, Listener};
 use torrust_tracker_maintenance::schedule::Schedule;
 use torrust_tracker_maintenance::snapshot::{Watch, Way};
-use torrust_tracker_maintenance::status::PinnedFile;
+use torrust_tracker_maintenance::status::{PerDoor, PinnedFile};
 use torrust_tracker_maintenance::window::{Cause, Failure, Pause, Rules, Run, RunId};
 use torrust_tracker_maintenance::{readiness, sqlite, verify};
 
@@ -227,6 +227,7 @@ impl Engine for Idle {
                 page_size: 4096,
                 page_count: 1,
                 bytes: 4096,
+                modified: 1_795_000_000_123_456_789,
             },
             taken: DateTime::UNIX_EPOCH,
         }
@@ -287,6 +288,7 @@ impl Tracker {
                 finish_within: Duration::from_secs(60),
                 lease: None,
             },
+            hold_at_most: PerDoor { udp: 1, http: 1 },
             served: None,
             touch_file: None,
             service: "service 1.0".to_owned(),

@@ -1,6 +1,6 @@
 //! The gate's turnstile, the very file the maintenance library is built of, on loom's
 //! atomics. [Loom](https://docs.rs/loom) runs each model below once for every order in which
-//! its threads can meet (within the bound of [`model`]), and for every value the memory model lets an atomic load return.
+//! its threads can meet (within the bound of `model`), and for every value the memory model lets an atomic load return.
 //! That `cfg(loom)` is not needed for it keeps tokio, which it would change as well, as it is.
 //!
 //! Asserted: nobody is inside after a closed gate has drained and until it opens; a drain

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{Advice, IFlags, OFlags};
+use rustix::fs::{Advice, CWD, IFlags, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 pub use self::claim::Claim;
@@ -167,6 +167,18 @@ impl Disk {
         let fault =
             Fault::crash(n, loss, stash).map_err(|source| Error::new("open", stash, source))?;
         Ok(Self::with_fault(fault))
+    }
+
+    /// For tests: somebody else does this to `path` just before the operation with index
+    /// `n`, counted from 0. Everything works.
+    #[cfg(test)]
+    pub(crate) fn meanwhile(n: usize, action: fn(&Path), path: &Path) -> Self {
+        let path = path.to_owned();
+        Self::with_fault(Fault::Meanwhile {
+            at: n,
+            action,
+            path,
+        })
     }
 
     fn with_fault(fault: Fault) -> Self {
@@ -349,6 +361,31 @@ impl Disk {
             fs::rename(from, to)?;
             self.seam.renamed(from, to, replaced)
         })
+    }
+
+    /// Renames to a name that must not exist: whoever has made it meanwhile keeps it.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says, [`io::ErrorKind::AlreadyExists`] for one, and for the
+    /// guarded database under either name.
+    pub fn rename_new(&self, from: &Path, to: &Path) -> Result<(), Error> {
+        let renamed = self.step("rename", from, || {
+            self.check_name(from)?;
+            self.check_name(to)?;
+            match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+                // The file system, NFS for one, or the kernel has no such rename.
+                Err(Errno::INVAL | Errno::NOSYS) => return Ok(false),
+                renamed => renamed?,
+            }
+            self.seam.renamed(from, to, None)?;
+            Ok(true)
+        })?;
+        if renamed {
+            return Ok(());
+        }
+        self.link(from, to)?;
+        self.remove_file(from)
     }
 
     /// Gives a file a second name (a hard link). It must not exist.

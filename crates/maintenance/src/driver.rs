@@ -45,6 +45,20 @@
 //! it has ended: two copies at once would be worse than none. What it hands in then is
 //! dropped.
 //!
+//! # A door that is full
+//!
+//! Announces that are held for a copy are answered late. Once a door holds as many as it
+//! may, any more are turned away, and that is worse than a night without a backup: the run
+//! is given up, and the gate opens. What has come to its end by then is not.
+//!
+//! # Runs in a row
+//!
+//! Whoever starts run after run must not keep announces waiting all along. After a closure
+//! for a whole copy none is begun on demand until announces have flowed for as long as they
+//! were held: a figure that goes with what it makes up for, so that a copy of a second costs
+//! a second, and half of the time is theirs at least. The schedule is the operator's own, and
+//! its windows do not overlap.
+//!
 //! # Panics
 //!
 //! A job that panics has failed, like any other. Should the loop itself panic, its `Drop`
@@ -63,8 +77,8 @@ use crate::lease::{self, Finished, Granted, Holder, Nonce, Verdict, Verdicts};
 use crate::readiness;
 use crate::snapshot::Watch;
 use crate::status::{
-    CopyOf, DatabaseStatus, GateStatus, Offer, PinnedFile, Published as PublishedStatus, RUNS_KEPT,
-    RunReport, RunStatus, SidecarReport, Status, milliseconds,
+    CopyOf, DatabaseStatus, GateStatus, Offer, PerDoor, PinnedFile, Published as PublishedStatus,
+    RUNS_KEPT, RunReport, RunStatus, SidecarReport, Status, milliseconds,
 };
 use crate::touch_file::{self, Signal, TouchFile};
 use crate::window::{
@@ -117,6 +131,10 @@ pub trait Engine: Send + Sync + 'static {
     /// pinned. While a sidecar copies this is looked at several times a second, and at the
     /// end: cheap.
     fn broken(&self) -> Option<Failure>;
+
+    /// Learns for how long announces were held for a sidecar, and whether it then had its
+    /// copy: for what the next run is going to cost.
+    fn held_for_sidecar(&self, _held: Duration, _done: bool) {}
 
     /// Copies the pinned file. The pin stays: the readiness signal is withdrawn before it.
     ///
@@ -257,6 +275,18 @@ pub enum Refused {
         /// The run it belongs to.
         run: RunId,
     },
+    /// Announces were held for a copy and have not flowed for as long since.
+    #[error(
+        "announces were held for {held:.1?} for a copy, and flow for as long before another run \
+         is begun on demand; ask again in {left:.1?}, or use journal_mode = \"wal\", where they \
+         are not held"
+    )]
+    TooSoon {
+        /// For how long they were held.
+        held: Duration,
+        /// From when on they may be held again.
+        left: Duration,
+    },
     /// The process is going down.
     #[error("the service is shutting down; ask again when it is back")]
     ShuttingDown,
@@ -271,6 +301,8 @@ pub struct Parts<E> {
     pub keeper: Keeper,
     /// What windows keep to.
     pub rules: Rules,
+    /// How many requests each door holds before it turns any away.
+    pub hold_at_most: PerDoor,
     /// The beginning of the newest scheduled window known to have had its run.
     pub served: Option<DateTime<Utc>>,
     /// The touch-file, if one is configured.
@@ -286,6 +318,7 @@ pub struct Parts<E> {
 pub struct Driver<E: Engine> {
     engine: Arc<E>,
     rules: Rules,
+    hold_at_most: PerDoor,
     window: Window,
     signal: Option<Signal>,
     service: String,
@@ -303,6 +336,13 @@ pub struct Driver<E: Engine> {
     /// Whether a closure is yet to be counted. Not whether the gate is closed: the
     /// watchdog may have opened it.
     closed: bool,
+    /// What the doors had turned away when it began.
+    turned_away: PerDoor,
+    /// Whether announces wait for a whole copy in it.
+    for_a_copy: bool,
+    /// The last closure for a whole copy: how long it was, and when announces will have
+    /// flowed for as long.
+    rest: Option<(Duration, Instant)>,
     /// How often the watchdog is known to have opened the gate.
     forced: u64,
     /// Whether the touch-file says that the file may be copied.
@@ -422,6 +462,7 @@ impl<E: Engine> Driver<E> {
             engine: Arc::new(parts.engine),
             keeper: parts.keeper,
             rules: parts.rules,
+            hold_at_most: parts.hold_at_most,
             signal: parts.touch_file.map(Signal::new),
             service: parts.service,
             database: parts.database,
@@ -432,6 +473,9 @@ impl<E: Engine> Driver<E> {
             job: None,
             stuck: Vec::new(),
             closed: false,
+            turned_away: PerDoor::default(),
+            for_a_copy: false,
+            rest: None,
             forced: 0,
             signalled: false,
             looking: None,
@@ -476,6 +520,7 @@ impl<E: Engine> Driver<E> {
                 }
                 Woken::ShuttingDown => break,
             }
+            self.make_room();
         }
         self.step(Event::Abort {
             reason: "the service is shutting down".into(),
@@ -569,6 +614,8 @@ impl<E: Engine> Driver<E> {
             Err(Refused::Stuck {
                 run: stuck.run.clone(),
             })
+        } else if let Some((held, left)) = self.rests(now().monotonic) {
+            Err(Refused::TooSoon { held, left })
         } else {
             let id = RunId::new(now().utc);
             self.begin(
@@ -579,6 +626,13 @@ impl<E: Engine> Driver<E> {
             );
             Ok(id)
         }
+    }
+
+    /// For how long announces were held for a copy, and for how long they are yet to flow.
+    fn rests(&self, now: Instant) -> Option<(Duration, Duration)> {
+        let (held, until) = self.rest?;
+        let left = until.saturating_duration_since(now);
+        (!left.is_zero()).then_some((held, left))
     }
 
     fn claim(
@@ -701,6 +755,45 @@ impl<E: Engine> Driver<E> {
         if let Some(failure) = self.spoiled() {
             self.step(Event::Spoiled(failure));
         }
+    }
+
+    /// Gives the run up whose pause makes a door turn announces away. After what has come to
+    /// its end was taken: a copy that is complete opens the gate as well.
+    fn make_room(&mut self) {
+        if let Some(failure) = self.crowded() {
+            self.step(Event::Spoiled(failure));
+        }
+    }
+
+    fn crowded(&self) -> Option<Failure> {
+        if !self.window.ready() || self.keeper.gate().is_open() {
+            return None;
+        }
+        let GateStatus {
+            held, turned_away, ..
+        } = GateStatus::of(self.keeper.gate());
+        let Self {
+            hold_at_most: most,
+            turned_away: before,
+            ..
+        } = self;
+        let full = |held, most, now, before| held >= most || now > before;
+        let door = if full(held.udp, most.udp, turned_away.udp, before.udp) {
+            "udp"
+        } else if full(held.http, most.http, turned_away.http, before.http) {
+            "http"
+        } else {
+            return None;
+        };
+        Some(Failure {
+            cause: Cause::HeldLimit,
+            message: format!(
+                "as many requests were held for the copy as gate.hold_at_most.{door} allows, and \
+                 any more would have been turned away; use journal_mode = \"wal\" with announces \
+                 = \"auto\", where they flow while the file is copied, raise the limit, or have \
+                 the window at a quieter hour"
+            ),
+        })
     }
 
     fn spoiled(&self) -> Option<Failure> {
@@ -902,7 +995,10 @@ impl<E: Engine> Driver<E> {
         match self.window.gate(&self.rules) {
             GateWanted::Closed { until } => {
                 self.keeper.close(until);
-                self.closed = true;
+                if !std::mem::replace(&mut self.closed, true) {
+                    self.turned_away = GateStatus::of(self.keeper.gate()).turned_away;
+                }
+                self.for_a_copy |= self.window.ready();
             }
             GateWanted::Open => {
                 let forced = self.keeper.gate().forced();
@@ -918,7 +1014,27 @@ impl<E: Engine> Driver<E> {
                 if std::mem::replace(&mut self.closed, false) {
                     self.count_pause(closed_for);
                 }
+                if std::mem::replace(&mut self.for_a_copy, false) {
+                    self.rest = Some((closed_for, now().monotonic + closed_for));
+                    self.learn(closed_for);
+                }
             }
+        }
+    }
+
+    /// Only what says something about the copy: that it was done, or was not at the limit.
+    fn learn(&self, held: Duration) {
+        if self.rules.lease.is_none() {
+            return;
+        }
+        match self.window.last() {
+            Some((_, Outcome::Done)) => self.engine.held_for_sidecar(held, true),
+            Some((_, Outcome::Deadline { .. }))
+                if held + self.rules.grace >= self.rules.held_at_most() =>
+            {
+                self.engine.held_for_sidecar(held, false);
+            }
+            _ => {}
         }
     }
 
@@ -1221,8 +1337,15 @@ impl<E: Engine> Drop for Driver<E> {
         if std::mem::replace(&mut self.signalled, false)
             && let Some(signal) = &self.signal
         {
-            // Only a panic leads here with the signal up; there is nobody left to tell.
-            let _ = signal.hide()();
+            // Only a panic leads here with the signal up; there is nobody left to tell. On a
+            // thread of its own: its volume may hang, and neither pin nor gate wait for that.
+            let (say_hidden, hidden) = std::sync::mpsc::channel();
+            let hide = signal.hide();
+            let thread = std::thread::Builder::new().name("maintenance-hide".into());
+            let spawned = thread.spawn(move || say_hidden.send(hide()));
+            if spawned.is_ok() {
+                let _ = hidden.recv_timeout(self.rules.grace / 4);
+            }
         }
         self.pin = None;
         if let Some(running) = self.job.take() {

@@ -13,6 +13,7 @@
 //!
 //! What makes a copy a backup is [`crate::publication`]'s.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -32,8 +33,10 @@ use crate::status::PinnedFile;
 use crate::window::{Cause, Failure, Pause, Run};
 
 mod forecast;
+mod pace;
 
 pub use forecast::{Forecast, Known};
+use pace::Pace;
 
 /// A run on a SQLite database, with a catalogue to publish to.
 #[derive(Debug)]
@@ -51,6 +54,8 @@ pub struct BackupEngine {
     pinned: Mutex<Option<PinHandle>>,
     /// The last pin and its file, as they are to be found while a sidecar copies.
     sealed: Mutex<Option<Seal>>,
+    /// How long announces had to wait for sidecars.
+    pace: Mutex<Pace>,
     /// The release of the last pin, which gives way to the next run.
     releasing: Mutex<Watch>,
     /// Whether the file system once refused to clone the database, though it cloned a file
@@ -106,6 +111,7 @@ impl BackupEngine {
             wal_at_pin: AtomicU64::new(0),
             pinned: Mutex::default(),
             sealed: Mutex::default(),
+            pace: Mutex::default(),
             releasing: Mutex::default(),
             refused_to_clone: AtomicBool::new(false),
         })
@@ -125,11 +131,13 @@ impl BackupEngine {
                 ),
             });
         }
-        let earlier = match (self.catalogue.backups(), self.backup.taken_by) {
-            (Ok(earlier), _) => earlier,
-            // A sidecar's catalogue may be where this process does not see it.
-            (Err(_), TakenBy::Sidecar) => Vec::new(),
-            (Err(error), TakenBy::Tracker) => return Err(Failure::other(&error)),
+        let earlier = match self.backup.taken_by {
+            TakenBy::Tracker => self
+                .catalogue
+                .backups()
+                .map_err(|error| Failure::other(&error))?,
+            // Its catalogue may be where this process does not see it, or on a volume that hangs.
+            TakenBy::Sidecar => Vec::new(),
         };
         let earlier: Vec<_> = earlier.iter().map(|backup| &backup.manifest).collect();
         // A sidecar brings tools of its own, and a clone is no promise of theirs.
@@ -145,7 +153,24 @@ impl BackupEngine {
             backup: &self.backup,
             earlier: &earlier,
         };
-        Ok(known.forecast())
+        let forecast = known.forecast();
+        let waits = matches!(forecast.pause, Pause::UntilCopied(_));
+        if waits
+            && self.backup.taken_by == TakenBy::Sidecar
+            && let Some(copy) = self.pace().expect(facts.bytes())
+        {
+            let pause = Pause::UntilCopied(copy);
+            return Ok(Forecast {
+                pause,
+                copy,
+                ..forecast
+            });
+        }
+        Ok(forecast)
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn publisher(&self) -> Publisher<'_> {
@@ -275,6 +300,7 @@ impl Engine for BackupEngine {
                 page_size: facts.page_size,
                 page_count: facts.page_count,
                 bytes: sealed.as_ref().map_or(facts.bytes(), Seal::bytes),
+                modified: sealed.as_ref().map_or(0, Seal::modified),
             },
             taken: pin.taken,
         }
@@ -289,6 +315,14 @@ impl Engine for BackupEngine {
             cause: Cause::BrokenPin,
             message: format!("{why}; what was copied cannot be trusted"),
         })
+    }
+
+    fn held_for_sidecar(&self, held: Duration, done: bool) {
+        let bytes = {
+            let facts = self.last_facts.lock();
+            facts.unwrap_or_else(PoisonError::into_inner).bytes()
+        };
+        self.pace().learn(bytes, held, done);
     }
 
     fn copy(
@@ -306,18 +340,27 @@ impl Engine for BackupEngine {
             ..
         } = self.backup;
         priority::of_disk(Work::Writing, io_priority);
-        let held = if *way == Way::Stream {
-            let artifact = draft.artifact_path(&self.backup.compression);
-            snapshot::stream(pin, &artifact, &self.disk, bandwidth, watch).map(Held::Streamed)
-        } else {
-            let raw = draft.raw_path();
-            snapshot::copy_pinned(pin, method, &raw, &self.disk, bandwidth, watch).map(Held::Raw)
+        let raw = draft.raw_path();
+        let held = match way {
+            Way::Stream => {
+                let artifact = draft.artifact_path(&self.backup.compression);
+                snapshot::stream(pin, &artifact, &self.disk, bandwidth, watch).map(Held::Streamed)
+            }
+            // Room and pause were reckoned for a clone, so a copy must not take its place.
+            Way::Clone => match snapshot::clone_pinned(pin, &raw, &self.disk, watch) {
+                Ok(Some(cloned)) => Ok(Held::Raw(cloned)),
+                Ok(None) => {
+                    self.refused_to_clone.store(true, Ordering::Relaxed);
+                    return Err(not_cloned(pin.path()));
+                }
+                Err(error) => Err(error),
+            },
+            Way::File | Way::Pages => {
+                snapshot::copy_pinned(pin, method, &raw, &self.disk, bandwidth, watch)
+                    .map(Held::Raw)
+            }
         };
         let held = held.map_err(failed)?;
-        if let Held::Raw(raw) = &held {
-            let refused = *way == Way::Clone && raw.method != Way::Clone;
-            self.refused_to_clone.fetch_or(refused, Ordering::Relaxed);
-        }
         Ok(Copied {
             held,
             facts: pin.facts.clone(),
@@ -398,6 +441,17 @@ impl Engine for BackupEngine {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         facts.journal.to_string()
+    }
+}
+
+fn not_cloned(path: &Path) -> Failure {
+    Failure {
+        cause: Cause::Other,
+        message: format!(
+            "the file system cloned a file beside {}, but not that one, and there was no room or \
+             time set aside for a copy; the next run reckons with a copy",
+            path.display()
+        ),
     }
 }
 

@@ -34,6 +34,20 @@ pub struct Terms {
     pub ttl: Duration,
     /// How long a run waits, ready, for a sidecar to claim it.
     pub claim_within: Duration,
+    /// The same while announces wait too; not longer. A sidecar that has died must not cost
+    /// a pause of all of `claim_within` every night.
+    pub claim_within_held: Duration,
+}
+
+impl Terms {
+    /// How long a run waits to be claimed; `held_until`: for as long announces wait.
+    #[must_use]
+    pub fn claimed_within(self, held_until: Option<Instant>) -> Duration {
+        match held_until {
+            Some(_) => self.claim_within_held.min(self.claim_within),
+            None => self.claim_within,
+        }
+    }
 }
 
 /// What a sidecar calls itself: 1 to 100 printable characters. Shown to whoever asks.

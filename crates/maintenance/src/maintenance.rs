@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::sync::oneshot;
 
 use crate::catalogue::{self, Catalogue};
@@ -23,7 +24,7 @@ use crate::lease::Terms;
 use crate::readiness::{self, Access, Listener, Token, token};
 use crate::restore;
 use crate::sqlite::{self, Database, Journal};
-use crate::status::Reader;
+use crate::status::{PerDoor, Reader};
 use crate::touch_file::{self, TouchFile};
 use crate::window::Rules;
 
@@ -158,7 +159,9 @@ impl Maintenance {
             touch_file.probe()?;
         }
         check_journal(&settings, &service.database)?;
-        check_files(&settings, &service.database, &disk)?;
+        if settings.backup.taken_by == TakenBy::Tracker {
+            check_files(&settings, &service.database, &disk)?;
+        }
         let (gate, keeper) = Gate::new().map_err(Error::Thread)?;
 
         let directory = &settings.backup.directory;
@@ -213,17 +216,13 @@ impl Maintenance {
         // Until the process ends: the service has the file open for longer than windows
         // are run, and a restore must not slip in between.
         std::mem::forget(lock);
-        let newest = match (catalogue.backups(), settings.backup.taken_by) {
-            (Ok(backups), _) => backups.into_iter().next(),
-            // A sidecar's backups may be where this process does not see them.
-            (Err(_), TakenBy::Sidecar) => None,
-            (Err(error), TakenBy::Tracker) => return Err(error.into()),
-        };
-        let newest = newest.map(|backup| backup.manifest.began);
-        let served = newest.and_then(|began| settings.schedule.last_before(began));
+        let served = served(&settings, &catalogue)?;
         let rules = rules(&settings);
+        warn_of_catch_up(&settings, &rules);
         let database = Database::open(&service.database)?;
-        if let Some(partial) = &settings.backup.partial {
+        if let (Some(partial), TakenBy::Tracker) =
+            (&settings.backup.partial, settings.backup.taken_by)
+        {
             excerpt::check(&database, partial)?;
         }
         let engine = BackupEngine::new(database, catalogue, disk, &settings, service.name.clone())?;
@@ -234,7 +233,11 @@ impl Maintenance {
             engine,
             keeper,
             rules,
-            served: served.map(|window| window.begins),
+            hold_at_most: PerDoor {
+                udp: settings.gate.hold_udp as u64,
+                http: settings.gate.hold_http as u64,
+            },
+            served,
             touch_file,
             service: service.name,
             database: service.database,
@@ -336,6 +339,10 @@ impl Running {
 /// Limit on [`Running::shutdown`].
 pub const SHUTDOWN_WITHIN: Duration = Duration::from_secs(4);
 
+/// Limit on the time that announces are held for a sidecar that is yet to claim the run, where
+/// none can come by touch-file: ten times what one needs that looks once a second.
+const CLAIM_WITHIN_HELD: Duration = Duration::from_secs(10);
+
 /// The endpoint's address and who may ask for what there. An address that others can reach
 /// needs a token.
 fn open(readiness: &config::Readiness, disk: &Disk) -> Result<(Listener, Access), Error> {
@@ -395,13 +402,38 @@ fn check_files(settings: &Settings, database: &Path, disk: &Disk) -> Result<(), 
     files::check_reserved(&choice.left_out)
 }
 
+/// The beginning of the newest window that has had its run, as far as the backups show.
+fn served(settings: &Settings, catalogue: &Catalogue) -> Result<Option<DateTime<Utc>>, Error> {
+    let newest = match settings.backup.taken_by {
+        TakenBy::Tracker => catalogue.backups()?.into_iter().next(),
+        // Its backups are its own affair: not looked at, for they may lie on a volume that
+        // hangs, or where this process does not see them.
+        TakenBy::Sidecar => None,
+    };
+    let window = newest.and_then(|newest| settings.schedule.last_before(newest.manifest.began));
+    Ok(window.map(|window| window.begins))
+}
+
+fn warn_of_catch_up(settings: &Settings, rules: &Rules) {
+    if settings.catch_up && !rules.catch_up {
+        tracing::warn!(
+            target: LOG_TARGET,
+            "maintenance.catch_up has no effect with backup.taken_by = \"sidecar\": whether a \
+             window was missed shows in the backups, which are the sidecar's; begin a run with \
+             `torrust-maintenance run`, or remove catch_up"
+        );
+    }
+}
+
 /// What windows keep to: what is configured, and limits that are not, each with its reason.
 #[must_use]
 pub fn rules(settings: &Settings) -> Rules {
     let hold_for = settings.gate.hold_for;
     Rules {
         schedule: settings.schedule.clone(),
-        catch_up: settings.catch_up,
+        // A sidecar's backups do not tell this process what it missed, and every start would
+        // make up for the same window.
+        catch_up: settings.catch_up && settings.backup.taken_by == TakenBy::Tracker,
         hold_for,
         // No client notices a pause below 5 s, and a flush that takes longer is blocked by
         // another program, which may be gone at the next attempt.
@@ -416,8 +448,17 @@ pub fn rules(settings: &Settings) -> Rules {
             (TakenBy::Sidecar, Some(readiness)) => Some(Terms {
                 ttl: readiness.ttl,
                 claim_within: readiness.claim_within,
+                // A sidecar that lives claims at once, and one by touch-file never: it needs
+                // all of the time.
+                claim_within_held: match readiness.touch_file {
+                    Some(_) => readiness.claim_within,
+                    None => readiness.claim_within.min(CLAIM_WITHIN_HELD),
+                },
             }),
             _ => None,
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -108,9 +108,9 @@ impl Publisher<'_> {
         // What is stored as it is will be read twice anyway.
         let as_it_is = compression == Compression::None && partial.is_none();
         let read = match raw.method {
-            // Nothing was read under the pin that it could be compared with, so it is read
+            // Nothing was summed under the pin that it could be compared with, so it is read
             // once more than a copy.
-            Way::Clone if !as_it_is => Some(self.sum(&raw.path, watch)?),
+            Way::Clone | Way::Pages if !as_it_is => Some(self.sum(&raw.path, watch)?),
             _ => raw.sha256.clone(),
         };
         watch.expect(verify::CHECKING, self.expected(raw.bytes)?);

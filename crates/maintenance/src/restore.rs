@@ -29,7 +29,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -344,10 +344,7 @@ impl RestorePlan {
         let Some(_held) = hold(&self.target, disk)? else {
             return Err(self.refused(vec![Objection::InUse]));
         };
-        if self.kept_as.is_none() && self.target.exists() {
-            // Somebody has made it since the plan was; nobody has looked at it.
-            return Err(self.refused(vec![Objection::InUse]));
-        }
+        self.check_unmade()?;
 
         let restoring = beside(&self.target, ".", ".restoring");
         if restoring.exists() {
@@ -402,21 +399,38 @@ impl RestorePlan {
             _ => false,
         };
         let directory = disk::parent(&self.target);
-        let kept = match &self.kept_as {
-            Some(kept_as) => disk.link(&self.target, kept_as),
-            None => Ok(()),
+        let placed = if let Some(kept_as) = &self.kept_as {
+            disk.link(&self.target, kept_as)
+                .and_then(|()| disk.sync_dir(directory))
+                .and_then(|()| remove_parts(&self.target, disk))
+                .and_then(|()| disk.sync_dir(directory))
+                .and_then(|()| disk.rename(restoring, &self.target))
+        } else {
+            // Unpacking takes long, and the parts of what was made meanwhile are not those
+            // of nothing.
+            self.check_unmade()?;
+            remove_parts(&self.target, disk)
+                .and_then(|()| disk.sync_dir(directory))
+                .and_then(|()| disk.rename_new(restoring, &self.target))
         };
-        let placed = kept
-            .and_then(|()| disk.sync_dir(directory))
-            .and_then(|()| remove_parts(&self.target, disk))
-            .and_then(|()| disk.sync_dir(directory))
-            .and_then(|()| disk.rename(restoring, &self.target));
         if let (Err(_), true, Some(kept_as)) = (&placed, whole, &self.kept_as) {
             // The whole database is still in place; its second name is of no use.
             let _ = disk.remove_file(kept_as);
         }
-        placed?;
+        placed.map_err(|error| match (&self.kept_as, error.source.kind()) {
+            (None, io::ErrorKind::AlreadyExists) => self.refused(vec![Objection::InUse]),
+            _ => error.into(),
+        })?;
         Ok(disk.sync_dir(directory)?)
+    }
+
+    /// That nobody has made a database since the plan was where there was none: nobody has
+    /// looked at it, and it would not be kept.
+    fn check_unmade(&self) -> Result<(), Error> {
+        if self.kept_as.is_none() && self.target.symlink_metadata().is_ok() {
+            return Err(self.refused(vec![Objection::InUse]));
+        }
+        Ok(())
     }
 
     /// Leaves of the present database one file, and says so; or by force its parts, with

@@ -105,6 +105,7 @@ impl Offer {
         .into_iter()
         .filter(|(_, here, there)| here != there)
         .map(|(what, here, there)| format!("{what} {here}, not {there}"))
+        .chain(self.of_another_time(&found))
         .collect();
         if differences.is_empty() {
             return Ok(());
@@ -112,6 +113,21 @@ impl Offer {
         Err(WrongFile::Other {
             path: path.into(),
             differences,
+        })
+    }
+}
+
+impl Offer {
+    /// Whether it was written to at another time: a snapshot of the file system shows a file
+    /// of the same number, and often of the same size.
+    fn of_another_time(&self, found: &fs::Metadata) -> Option<String> {
+        let (here, there) = (PinnedFile::modified_of(found), self.file.modified);
+        (here != there).then(|| {
+            format!(
+                "last written {} s {} it was (a snapshot of another time?)",
+                Duration::from_nanos(here.abs_diff(there)).as_secs_f64(),
+                if here < there { "before" } else { "after" }
+            )
         })
     }
 }

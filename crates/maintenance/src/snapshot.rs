@@ -238,6 +238,36 @@ pub fn copy_pinned(
     })
 }
 
+/// Clones the pinned database to the new file `raw` and makes it durable, in milliseconds.
+/// `None` if the file system refuses: then `raw` is empty.
+///
+/// # Errors
+///
+/// As [`Error`] says.
+pub fn clone_pinned(
+    pin: &Pin,
+    raw: &Path,
+    disk: &Disk,
+    watch: &Watch,
+) -> Result<Option<RawCopy>, Error> {
+    let still = still(pin);
+    let pace = Pace::new(None, &still, watch);
+    let bytes = pin.facts.bytes();
+    watch.begin("cloning", Some(bytes));
+    let target = disk.create(raw)?;
+    if !clone::copy(file::open(pin)?, bytes, &target, disk, &pace)? {
+        return Ok(None);
+    }
+    (pace.still)()?;
+    Ok(Some(RawCopy {
+        path: raw.into(),
+        bytes,
+        sha256: None,
+        method: Way::Clone,
+        seconds: pace.began.elapsed().as_secs_f64(),
+    }))
+}
+
 /// Copies a database file that another process holds still to the new file `raw`, and makes
 /// it durable. `bytes` is what its pages take, as that process says; `bandwidth` is in bytes
 /// a second. The copy is good only if that process says afterwards that the file was still

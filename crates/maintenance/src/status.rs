@@ -2,6 +2,8 @@
 //! `GET /api/v1/status` and of the operator's tool. Field names are a contract; see
 //! `docs/api.md`.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -222,6 +224,41 @@ pub struct PinnedFile {
     pub page_count: u64,
     /// Bytes of the file.
     pub bytes: u64,
+    /// When it was last written to, in nanoseconds since 1970: a snapshot of yesterday's file
+    /// has its inode, and often its size. As a decimal text in JSON, whose numbers are not
+    /// trusted beyond 53 bits.
+    #[serde(with = "decimal")]
+    pub modified: i64,
+}
+
+impl PinnedFile {
+    /// [`Self::modified`] of what is found of a file.
+    #[must_use]
+    pub fn modified_of(found: &fs::Metadata) -> i64 {
+        found
+            .mtime()
+            .saturating_mul(1_000_000_000)
+            .saturating_add(found.mtime_nsec())
+    }
+}
+
+/// A number as its decimal digits in a text.
+mod decimal {
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::Serializer;
+
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "the signature that serde calls"
+    )]
+    pub(super) fn serialize<S: Serializer>(number: &i64, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(number)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
+        let digits = std::borrow::Cow::<'de, str>::deserialize(from)?;
+        digits.parse().map_err(D::Error::custom)
+    }
 }
 
 /// The database the windows are for.

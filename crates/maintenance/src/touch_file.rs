@@ -343,11 +343,18 @@ fn foreign(path: &Path, why: &'static str) -> Error {
     Error::Foreign { path, why }
 }
 
-/// A touch-file that is shown and hidden from threads that may be late: whatever order they
-/// come in, hidden wins over what was shown before.
+/// A touch-file and its result, changed from threads that may be late: whatever order they
+/// come in, hidden wins over what was shown before, and the newer result over the older.
 #[derive(Debug, Clone)]
 pub(crate) struct Signal {
     file: TouchFile,
+    shown: Turns,
+    told: Turns,
+}
+
+/// The changes of one file, numbered in the order in which they were asked for.
+#[derive(Debug, Clone, Default)]
+struct Turns {
     /// The number of the newest change that was begun. Locked while the file is changed.
     done: Arc<Mutex<u64>>,
     /// The number of changes asked for.
@@ -358,19 +365,21 @@ impl Signal {
     pub(crate) fn new(file: TouchFile) -> Self {
         Self {
             file,
-            done: Arc::default(),
-            asked: Arc::default(),
+            shown: Turns::default(),
+            told: Turns::default(),
         }
     }
 
     /// What shows the file, to be called where it may block.
     pub(crate) fn show(&self, ready: Ready) -> impl FnOnce() -> Result<(), Error> + Send + use<> {
-        self.change(move |file| file.write(&ready))
+        let file = self.file.clone();
+        self.shown.next(move || file.write(&ready))
     }
 
     /// What hides it, to be called where it may block.
     pub(crate) fn hide(&self) -> impl FnOnce() -> Result<(), Error> + Send + use<> {
-        self.change(TouchFile::remove)
+        let file = self.file.clone();
+        self.shown.next(move || file.remove())
     }
 
     /// What looks whether a sidecar says that it has finished `run`, and if so gives the run.
@@ -388,23 +397,25 @@ impl Signal {
         result: RunResult,
     ) -> impl FnOnce() -> Result<(), Error> + Send + use<> {
         let file = self.file.clone();
-        move || file.write_result(&result)
+        self.told.next(move || file.write_result(&result))
     }
+}
 
+impl Turns {
     /// A change that is left out if a later one was done before it.
-    fn change<F>(&self, change: F) -> impl FnOnce() -> Result<(), Error> + Send + use<F>
+    fn next<F>(&self, change: F) -> impl FnOnce() -> Result<(), Error> + Send + use<F>
     where
-        F: FnOnce(&TouchFile) -> Result<(), Error> + Send,
+        F: FnOnce() -> Result<(), Error> + Send,
     {
         let turn = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
-        let Self { file, done, .. } = self.clone();
+        let done = Arc::clone(&self.done);
         move || {
             let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
             if *done > turn {
                 return Ok(());
             }
             *done = turn;
-            change(&file)
+            change()
         }
     }
 }

@@ -236,6 +236,8 @@ pub enum Cause {
     Sidecar,
     /// The pin broke, or the file changed under it: what was copied cannot be trusted.
     BrokenPin,
+    /// As many announces were held for the copy as may be: any more would be turned away.
+    HeldLimit,
     /// A defect: a job panicked.
     Panicked,
     /// Anything else: disk, database, permissions.
@@ -810,7 +812,7 @@ impl State {
                         Self::Offered {
                             run,
                             held_until,
-                            claim_until: deadline.min(now + terms.claim_within),
+                            claim_until: deadline.min(now + terms.claimed_within(held_until)),
                         }
                     }
                 }
@@ -1107,13 +1109,18 @@ fn lease_until(run: &Run, held_until: Option<Instant>, rules: &Rules, now: Insta
 
 /// What to say when nobody claimed a run in time.
 fn no_sidecar(run: &Run, held_until: Option<Instant>, rules: &Rules, now: Instant) -> String {
-    let waited = rules
-        .lease
-        .map_or(Duration::ZERO, |terms| terms.claim_within);
+    let (waits, waited) = rules.lease.map_or_else(Default::default, |terms| {
+        (terms.claim_within, terms.claimed_within(held_until))
+    });
     let limit = if now >= run.ends {
         "the window ended".to_owned()
     } else if held_until.is_some_and(|held| now >= held) {
         "announces were held for as long as gate.hold_for allows".to_owned()
+    } else if waited < waits {
+        format!(
+            "{waited:?} passed, and announces are held no longer for a sidecar that does not come \
+             (readiness.claim_within is {waits:?})"
+        )
     } else {
         format!("readiness.claim_within = {waited:?} passed")
     };

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use end_to_end::endpoint::Endpoint;
-use end_to_end::generator::{Generator, Marks, Mix, Plan, Report, Share, Summary};
+use end_to_end::generator::{Before, Generator, Mix, Plan, Report, Share, Summary};
 use end_to_end::plot;
 
 /// Sends announces at a given rate and accounts for every one.
@@ -129,11 +129,12 @@ async fn load(arguments: &Arguments) -> Result<Report> {
     // Unused without a rate.
     let http = arguments.http.unwrap_or(arguments.udp);
     let grace = Duration::from_secs(arguments.grace);
-    let generator = Generator::start(plan, arguments.udp, http, grace).await?;
-    let marks = match arguments.endpoint {
-        Some(endpoint) => Some(Marks::watch(Endpoint(endpoint), generator.clock).await?),
+    let status = match arguments.endpoint {
+        Some(endpoint) => Some(Before::ask(Endpoint(endpoint)).await?),
         None => None,
     };
+    let generator = Generator::start(plan, arguments.udp, http, grace).await?;
+    let marks = status.map(|status| status.watch(generator.clock));
     generator
         .until(Duration::from_secs(arguments.seconds))
         .await?;

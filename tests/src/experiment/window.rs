@@ -28,7 +28,7 @@ use super::reading::Reading;
 use crate::announce::Torrent;
 use crate::completions::Shown;
 use crate::generator::{
-    ANNOUNCES, Clock, Found, Generator, Kind, Mark, Marks, Plan, Report, Summary,
+    ANNOUNCES, Before, Clock, Found, Generator, Kind, Mark, Plan, Report, Summary,
 };
 use crate::tracker::{Setup, Tracker};
 use crate::udp::UdpClient;
@@ -299,8 +299,9 @@ async fn window(options: &Options, plan: Plan, bytes: u64, journal: &str) -> Res
     let bytes = size(&setup.database())?;
     let tracker = setup.start().await?;
     let endpoint = tracker.endpoint()?;
+    let status = Before::ask(endpoint).await?;
     let mut session = Session::start(plan, &tracker, PATIENCE).await?;
-    let marks = Marks::watch(endpoint, session.clock()).await?;
+    let marks = status.watch(session.clock());
     session.boundary(options.warm_up, &tracker).await?;
     session
         .boundary(options.warm_up + options.around, &tracker)

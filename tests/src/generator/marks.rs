@@ -112,13 +112,26 @@ pub struct Marks {
     watching: JoinHandle<Vec<Mark>>,
 }
 
-impl Marks {
-    /// Begins to watch.
+/// The status before a load. What is new after it is a mark, however soon it happens.
+pub struct Before {
+    endpoint: Endpoint,
+    seen: Seen,
+}
+
+impl Before {
+    /// Asks for it.
     ///
     /// # Errors
     /// When the endpoint does not answer.
-    pub async fn watch(endpoint: Endpoint, clock: Clock) -> Result<Self> {
-        let mut seen = Seen::new(&endpoint.status().await?);
+    pub async fn ask(endpoint: Endpoint) -> Result<Self> {
+        let seen = Seen::new(&endpoint.status().await?);
+        Ok(Self { endpoint, seen })
+    }
+
+    /// Begins to watch.
+    #[must_use]
+    pub fn watch(self, clock: Clock) -> Marks {
+        let Self { endpoint, mut seen } = self;
         let (stop, mut stopped) = oneshot::channel();
         let watching = tokio::spawn(async move {
             let mut looks = interval(LOOK);
@@ -135,9 +148,11 @@ impl Marks {
                 }
             }
         });
-        Ok(Self { stop, watching })
+        Marks { stop, watching }
     }
+}
 
+impl Marks {
     /// What was seen, in order.
     ///
     /// # Errors

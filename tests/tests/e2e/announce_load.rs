@@ -5,7 +5,6 @@ use end_to_end::generator::{Kind, Report};
 use end_to_end::tracker::{Setup, TOKEN, Tracker};
 use end_to_end::{PATIENCE, binaries, http1, until};
 use rustix::process::Signal;
-use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -36,12 +35,28 @@ async fn load(tracker: &Tracker, arguments: &[&str]) -> Result<(Report, String)>
     Ok((report, std::fs::read_to_string(plot)?))
 }
 
+/// Waits until announces have come by each door.
+async fn announced(tracker: &Tracker) -> Result<()> {
+    let stats = format!("/api/v1/stats?token={TOKEN}");
+    until("announces", PATIENCE, async || {
+        let stats = http1::get(tracker.addresses.api, &stats).await?.json()?;
+        let some = |name: &str| stats[name].as_u64() > Some(50);
+        let both = some("udp4_announces_handled") && some("tcp4_announces_handled");
+        Ok(both.then_some(()))
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_request_is_accounted_for_while_a_run_goes_on() -> Result<()> {
     let _alone = alone().await;
     let tracker = Setup::new()?.start().await?;
     let rates = ["--udp-rate", "500", "--http-rate", "50", "--seconds", "3"];
-    let (loaded, run) = tokio::join!(load(&tracker, &rates), done(tracker.endpoint()?));
+    let running = async {
+        announced(&tracker).await?;
+        done(tracker.endpoint()?).await
+    };
+    let (loaded, run) = tokio::join!(load(&tracker, &rates), running);
     let ((report, plot), run) = (loaded?, run?);
 
     assert!(report.all.counts.add_up(), "{report:#?}");
@@ -79,15 +94,7 @@ async fn what_is_never_answered_is_told_apart_from_what_is_refused() -> Result<(
     let rates: Vec<&str> = rates.split(' ').collect();
     // Some announces by each door, and then nothing listens any more.
     let ending = async {
-        let stats = format!("/api/v1/stats?token={TOKEN}");
-        let some = |stats: &Value, name: &str| stats[name].as_u64() > Some(50);
-        until("announces", PATIENCE, async || {
-            let stats = http1::get(tracker.addresses.api, &stats).await?.json()?;
-            let both =
-                some(&stats, "udp4_announces_handled") && some(&stats, "tcp4_announces_handled");
-            Ok(both.then_some(()))
-        })
-        .await?;
+        announced(&tracker).await?;
         tracker.signal(Signal::KILL)
     };
     let (loaded, ended) = tokio::join!(load(&tracker, &rates), ending);

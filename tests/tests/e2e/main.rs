@@ -13,6 +13,7 @@ mod contents;
 mod crash;
 mod deadline;
 mod drop_in;
+mod durable;
 mod experiments;
 mod failures;
 mod foreign;

@@ -20,8 +20,8 @@ pub struct Options {
     /// directory, unless they are to be replaced.
     #[arg(long, conflicts_with_all = ["to", "force", "full"])]
     files: bool,
-    /// The directory the files are restored into; it must not exist yet [default:
-    /// files-<ID> in the working directory].
+    /// The directory the files are restored into, which must not exist yet; `files-<ID>` in the
+    /// working directory unless given.
     #[arg(
         long,
         value_name = "DIR",

@@ -220,9 +220,9 @@ fn refused(error: client::Error) -> Reply {
         Error::Silent { .. } | Error::NotUnderstood { .. } => Reply::Unclear,
         Error::Refused { status, error, .. } => match (status, error.as_str()) {
             (410, _) | (409, "not_ready") => |failure| Reply::Refused(Refusal::Gone, failure),
-            (409, _) => |failure| Reply::Refused(Refusal::Taken, failure),
             // It may be different the next time.
-            (408 | 429 | 500.., _) => Reply::Unclear,
+            (409, "too_soon") | (408 | 429 | 500.., _) => Reply::Unclear,
+            (409, _) => |failure| Reply::Refused(Refusal::Taken, failure),
             _ => |failure| Reply::Refused(Refusal::Other, failure),
         },
     };
@@ -339,6 +339,9 @@ impl OwnPin {
                     page_size: facts.page_size,
                     page_count: facts.page_count,
                     bytes: facts.bytes(),
+                    // What cannot be looked at is not the file that is found later.
+                    modified: std::fs::metadata(&facts.path)
+                        .map_or(0, |found| PinnedFile::modified_of(&found)),
                 },
             },
             database: facts.path.clone(),

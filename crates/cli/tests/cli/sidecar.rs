@@ -75,6 +75,7 @@ impl Played {
                 "file": {
                     "device": 0, "inode": found.ino(), "page_size": 4096,
                     "page_count": found.len() / 4096, "bytes": found.len(),
+                    "modified": PinnedFile::modified_of(&found).to_string(),
                 },
                 "pinned": "2026-11-22T03:00:00.5Z", "began": "2026-11-22T03:00:00.25Z",
                 "journal_mode": "wal", "pause_ms": 1.5, "said_by_a_newer_version": 1,
@@ -1027,6 +1028,7 @@ impl Files<'_> {
             "file": {
                 "device": 0, "inode": found.ino(), "page_size": 4096,
                 "page_count": found.len() / 4096, "bytes": found.len(),
+                "modified": PinnedFile::modified_of(&found).to_string(),
             },
         });
         self.put("ready.json", &ready)

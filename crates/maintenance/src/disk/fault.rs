@@ -12,6 +12,8 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+#[cfg(test)]
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -56,6 +58,13 @@ pub(super) enum Fault {
         loss: Loss,
         unsynced: Mutex<Unsynced>,
     },
+    /// No fault: what others do at the same time.
+    #[cfg(test)]
+    Meanwhile {
+        at: usize,
+        action: fn(&Path),
+        path: PathBuf,
+    },
 }
 
 impl Fault {
@@ -87,6 +96,11 @@ impl Seam {
                     lock(unsynced).lose(*loss)?;
                 }
                 Err(Errno::IO.into())
+            }
+            #[cfg(test)]
+            Fault::Meanwhile { at, action, path } if index == *at => {
+                action(path);
+                Ok(())
             }
             _ => Ok(()),
         }
@@ -140,6 +154,8 @@ impl Seam {
         match &self.fault {
             Fault::Crash { unsynced, .. } => note(&mut lock(unsynced)).map(Some),
             Fault::None | Fault::Fail { .. } => Ok(None),
+            #[cfg(test)]
+            Fault::Meanwhile { .. } => Ok(None),
         }
     }
 }

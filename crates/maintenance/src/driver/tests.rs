@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::{Condvar, Mutex};
 
 use super::*;
+use crate::gate::Door;
 use crate::schedule::Schedule;
 use crate::status::Reader;
 
@@ -26,6 +27,8 @@ enum Act {
     WaitForCancel,
     /// Until [`Script::let_go`], whatever it is told: a thread stuck in a dead disk.
     Hang,
+    /// Succeed, while as many announces are held as may be.
+    Crowd,
 }
 
 /// What the engine does and what has been seen.
@@ -86,7 +89,7 @@ impl Script {
         };
         let failed = |why: &str| NotPinned::Failed(Failure::other(&why));
         match act {
-            Act::Succeed => Ok(()),
+            Act::Succeed | Act::Crowd => Ok(()),
             Act::Busy => Err(NotPinned::Busy("in the way".into())),
             Act::Fail => Err(failed("it broke")),
             Act::Panic => panic!("as told"),
@@ -197,9 +200,18 @@ impl Engine for Fake {
         Ok(pin)
     }
 
+    fn held_for_sidecar(&self, held: Duration, done: bool) {
+        assert!(!held.is_zero() && self.gate.is_open());
+        self.script.note(format!("learned, done: {done}"));
+    }
+
     fn copy(&self, _: &Run, _: &Part, _: &Part, watch: &Watch) -> Result<Part, Failure> {
         *self.script.copied_when_open.lock().expect("unpoisoned") = Some(self.gate.is_open());
         self.script.note("copying");
+        let crowds = [Act::Crowd];
+        if self.script.acts.lock().expect("unpoisoned").get(&Job::Copy) == Some(&crowds.to_vec()) {
+            hold(&self.gate, Door::Udp, MOST.udp);
+        }
         self.act(Job::Copy, watch)?;
         Ok(self.part("copy"))
     }
@@ -255,7 +267,17 @@ const FILE: PinnedFile = PinnedFile {
     page_size: 4096,
     page_count: 3,
     bytes: 12_288,
+    modified: 1_795_000_000_123_456_789,
 };
+
+const MOST: PerDoor = PerDoor { udp: 8, http: 4 };
+
+/// So many requests wait at this door.
+fn hold(gate: &Gate, door: Door, requests: u64) {
+    for _ in 0..requests {
+        gate.counters(door).hold();
+    }
+}
 
 /// A driver under test.
 struct Bench {
@@ -318,6 +340,7 @@ impl Bench {
             engine,
             keeper,
             rules,
+            hold_at_most: MOST,
             served: None,
             touch_file: Some(TouchFile::new(path.clone(), crate::disk::Disk::default())),
             service: "a service 1.0".into(),
@@ -339,7 +362,17 @@ impl Bench {
         }
     }
 
+    /// Starts a run, if need be after the wait that is asked for.
     async fn ask(&self) -> Result<RunId, Refused> {
+        loop {
+            match self.ask_once().await {
+                Err(Refused::TooSoon { left, .. }) => tokio::time::sleep(left).await,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn ask_once(&self) -> Result<RunId, Refused> {
         let (reply, answer) = oneshot::channel();
         self.commands
             .send(Command::Start { reply })
@@ -604,6 +637,107 @@ async fn a_log_that_grows_past_its_limit_ends_the_run() {
     *bench.script.too_long.lock().expect("unpoisoned") = true;
     let report = bench.report(id).await;
     assert_eq!(failed_in(&report), Some((Phase::Copying, Cause::WalLimit)));
+    bench.stop().await;
+}
+
+/// Either door, seen full or seen to have turned somebody away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_door_that_is_full_ends_a_run_that_holds() {
+    for (door, most, name) in [
+        (Door::Udp, MOST.udp, "udp"),
+        (Door::Http, MOST.http, "http"),
+    ] {
+        for turns_away in [false, true] {
+            let mut bench = Bench::with(
+                HELD,
+                // The limit is not to come before.
+                Rules {
+                    hold_for: Duration::from_secs(60),
+                    ..rules()
+                },
+            );
+            // Of an earlier closure.
+            bench.gate.counters(door).turn_away();
+            bench.script.says(Job::Copy, &[Act::WaitForCancel]);
+            let id = bench.ask().await.expect("nothing is in the way");
+            let ready = bench.status.wait_for(|status| status.ready).await;
+            assert!(ready.is_some(), "what was turned away before is no reason");
+            hold(&bench.gate, door, most - 1);
+            if turns_away {
+                bench.gate.counters(door).turn_away();
+            } else {
+                hold(&bench.gate, door, 1);
+            }
+            let report = bench.report(id).await;
+            assert_eq!(failed_in(&report), Some((Phase::Copying, Cause::HeldLimit)));
+            let message = report.outcome.message();
+            assert!(
+                message.contains(&format!("gate.hold_at_most.{name}")),
+                "{message}"
+            );
+            assert!(bench.gate.is_open());
+            let noted = bench.stop().await.noted();
+            assert!(
+                noted.contains(&"pin dropped, gate closed".to_owned()),
+                "{noted:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_complete_when_a_door_is_full_is_kept() {
+    let mut bench = Bench::new(HELD);
+    bench.script.says(Job::Copy, &[Act::Crowd]);
+    assert_eq!(bench.run().await.outcome, Outcome::Done);
+    bench.stop().await;
+}
+
+/// What is left of a backlog while the gate is open is nobody's pause.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_door_that_is_full_while_announces_flow_ends_nothing() {
+    let mut bench = Bench::new(FLOWING);
+    bench.script.says(Job::Copy, &[Act::Crowd]);
+    assert_eq!(bench.run().await.outcome, Outcome::Done);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn announces_flow_for_as_long_as_they_were_held_before_they_are_again() {
+    let mut bench = Bench::new(HELD);
+    // Until the limit.
+    bench
+        .script
+        .says(Job::Copy, &[Act::WaitForCancel, Act::Succeed]);
+    let report = bench.run().await;
+    let Err(Refused::TooSoon { held, left }) = bench.ask_once().await else {
+        panic!("run after run would keep announces waiting")
+    };
+    assert!(
+        (milliseconds(held) - report.longest_pause_ms).abs() < 1.0,
+        "{held:?} {report:?}"
+    );
+    assert!(
+        held >= Duration::from_secs(1) && left <= held,
+        "{held:?} {left:?}"
+    );
+    // As it was told.
+    tokio::time::sleep(left).await;
+    let again = bench
+        .ask_once()
+        .await
+        .expect("they have flowed for long enough");
+    assert_eq!(bench.report(again).await.outcome, Outcome::Done);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_that_do_not_hold_announces_may_follow_each_other() {
+    let mut bench = Bench::new(FLOWING);
+    for _ in 0..5 {
+        let run = bench.ask_once().await.expect("nothing is in the way");
+        assert_eq!(bench.report(run).await.outcome, Outcome::Done);
+    }
     bench.stop().await;
 }
 

@@ -29,10 +29,10 @@ const HURRIED: f64 = 1.15;
 const REWRITTEN: f64 = 0.125;
 
 /// Databases of fewer bytes are not measured by.
-const TELLING: u64 = 16 << 20;
+pub(super) const TELLING: u64 = 16 << 20;
 
 /// How many of the last backups are measured by.
-const RECENT: usize = 5;
+pub(super) const RECENT: usize = 5;
 
 /// Bytes for the manifest and the file system's own.
 const SLACK: u64 = 1 << 20;
@@ -214,7 +214,7 @@ impl Forecast {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-fn as_rate(bytes: u64) -> f64 {
+pub(super) fn as_rate(bytes: u64) -> f64 {
     bytes as f64
 }
 

@@ -17,6 +17,7 @@ use crate::driver::{Command, Driver, Handles, Parts};
 use crate::excerpt::Partial;
 use crate::gate::Gate;
 use crate::schedule::Schedule;
+use crate::status::PerDoor;
 use crate::verify;
 use crate::window::{Outcome, Rules, RunId, Trigger};
 
@@ -898,6 +899,7 @@ async fn a_copy_that_hangs_keeps_neither_the_gate_nor_the_database() {
             finish_within: Duration::from_secs(60),
             lease: None,
         },
+        hold_at_most: PerDoor { udp: 1, http: 1 },
         served: None,
         touch_file: None,
         service: "a service 1.0".into(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::header::{ALLOW, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
 
 use super::{Answer, BODY_LIMIT, json};
@@ -59,6 +59,8 @@ codes! {
     Busy = CONFLICT, "busy";
     /// [`driver::Refused::Stuck`].
     Stuck = CONFLICT, "stuck";
+    /// [`driver::Refused::TooSoon`].
+    TooSoon = CONFLICT, "too_soon";
     /// [`lease::Refused::Taken`].
     Taken = CONFLICT, "taken";
     /// [`lease::Refused::TakenByTracker`].
@@ -102,6 +104,8 @@ enum Besides {
     Allowed(&'static str),
     /// How to say who one is.
     Challenge,
+    /// When it may be had.
+    After(Duration),
     /// Who has the lease, and for how long.
     Leased {
         holder: Holder,
@@ -128,18 +132,23 @@ impl Refusal {
             Besides::Nothing => None,
             Besides::Allowed(methods) => Some((ALLOW, HeaderValue::from_static(methods))),
             Besides::Challenge => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+            Besides::After(left) => Some(retry_after(left)),
             Besides::Leased { holder, expires } => {
                 body["holder"] = json!(holder);
                 body["expires_seconds"] = json!(expires.as_secs_f64());
-                // Rounded up: before that there is nothing to be had.
-                let after = expires.as_secs() + u64::from(expires.subsec_nanos() > 0);
-                Some((RETRY_AFTER, after.max(1).into()))
+                Some(retry_after(expires))
             }
         };
         let mut answer = json(self.code.status(), &body);
         answer.headers_mut().extend(header);
         answer
     }
+}
+
+/// Rounded up: before that there is nothing to be had.
+fn retry_after(left: Duration) -> (HeaderName, HeaderValue) {
+    let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+    (RETRY_AFTER, seconds.max(1).into())
 }
 
 pub(super) fn wrong_method(method: &Method, allow: &'static str) -> Refusal {
@@ -162,12 +171,13 @@ pub(super) fn too_large() -> Refusal {
 impl From<driver::Refused> for Refusal {
     fn from(refused: driver::Refused) -> Self {
         use driver::Refused;
-        let code = match refused {
-            Refused::Busy { .. } => Code::Busy,
-            Refused::Stuck { .. } => Code::Stuck,
-            Refused::ShuttingDown => Code::ShuttingDown,
+        let (code, besides) = match refused {
+            Refused::Busy { .. } => (Code::Busy, Besides::Nothing),
+            Refused::Stuck { .. } => (Code::Stuck, Besides::Nothing),
+            Refused::TooSoon { left, .. } => (Code::TooSoon, Besides::After(left)),
+            Refused::ShuttingDown => (Code::ShuttingDown, Besides::Nothing),
         };
-        Self::new(code, refused.to_string())
+        Self::new(code, refused.to_string()).with(besides)
     }
 }
 

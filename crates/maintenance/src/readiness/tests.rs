@@ -73,6 +73,7 @@ fn published(state: Phase) -> Published {
     let terms = Terms {
         ttl: Duration::from_secs(45),
         claim_within: Duration::from_secs(60),
+        claim_within_held: Duration::from_secs(60),
     };
     let holder = Holder::try_from("nas".to_owned()).expect("a name");
     let offer = status.ready.then(|| Offer {
@@ -88,6 +89,7 @@ fn published(state: Phase) -> Published {
             page_size: 4096,
             page_count: 3,
             bytes: 12_288,
+            modified: 1_795_000_000_123_456_789,
         },
         pinned: now(),
         pause: Duration::from_millis(2),
@@ -550,6 +552,7 @@ async fn ready_exactly_while_the_status_says_so() {
             "deadline_seconds": null, "lease": lease,
             "file": {
                 "device": 1, "inode": 2, "page_size": 4096, "page_count": 3, "bytes": 12_288,
+                "modified": "1795000000123456789",
             },
             "pinned": "2026-11-22T02:59:30Z", "began": "2026-11-22T02:59:00Z",
             "journal_mode": "wal", "pause_ms": 2.0,
@@ -627,6 +630,10 @@ fn every_refusal() -> Vec<Refusal> {
             phase,
         },
         Refused::Stuck { run },
+        Refused::TooSoon {
+            held: Duration::from_secs(90),
+            left: Duration::from_millis(1500),
+        },
         Refused::ShuttingDown,
     ];
     let expires = Duration::from_millis(1500);
@@ -882,6 +889,15 @@ async fn a_run_is_begun_or_refused_by_the_driver() -> Result {
             refused.to_string(),
         ),
         (
+            Err(Refused::TooSoon {
+                held: Duration::from_secs(2),
+                left: Duration::from_millis(1001),
+            }),
+            "409 Conflict",
+            "error",
+            "too_soon".to_owned(),
+        ),
+        (
             Err(Refused::ShuttingDown),
             "503 Service",
             "error",
@@ -899,6 +915,9 @@ async fn a_run_is_begun_or_refused_by_the_driver() -> Result {
         let (head, body) = answer(&stream).await?;
         assert!(head.contains(code), "{head}");
         assert_eq!(body[field], value);
+        // Rounded up, or it would be refused again.
+        let told = head.to_ascii_lowercase().contains("\r\nretry-after: 2");
+        assert_eq!(told, value == "too_soon", "{head}");
     }
     Ok(())
 }

@@ -69,6 +69,7 @@ impl Bench {
                 page_size: header.page_size,
                 page_count: header.page_count,
                 bytes: found.len(),
+                modified: PinnedFile::modified_of(&found),
             },
         }
     }
@@ -236,11 +237,12 @@ fn another_file_is_told_from_the_right_one() {
         .expect_err("a copy is not the file");
     assert!(copy.to_string().contains("inode"), "{copy}");
     // Each fact by itself is enough, and all of them are told.
-    let each: [(&str, Change); 4] = [
+    let each: [(&str, Change); 5] = [
         ("inode", |file| file.inode += 1),
         ("size", |file| file.bytes += 1),
         ("page size", |file| file.page_size *= 2),
         ("page count", |file| file.page_count += 1),
+        ("last written", |file| file.modified += 1),
     ];
     let mut other = right.clone();
     for (what, change) in each {

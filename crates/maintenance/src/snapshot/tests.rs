@@ -492,6 +492,41 @@ fn stream_from(fixture: &Fixture, pin: &Pin) -> Result<Streamed, Error> {
     stream(pin, &artifact, &Disk::default(), None, &Watch::default())
 }
 
+/// The locks on the database as the kernel lists them, of whichever process.
+fn locks(pin: &Pin) -> Vec<String> {
+    let inode = format!(":{} ", pin.facts.inode);
+    let table = fs::read_to_string("/proc/locks").expect("Linux lists them");
+    let ours = table.lines().filter(|line| line.contains(&inode));
+    // The first column only numbers the rows.
+    ours.filter_map(|line| Some(line.split_once(':')?.1.to_owned()))
+        .collect()
+}
+
+/// Closing any descriptor of the file drops them, and another process could then take the
+/// log away from under this one.
+#[test]
+fn nothing_that_reads_the_pinned_file_costs_its_locks() {
+    let fixture = wal();
+    let pin = fixture.pin();
+    let before = locks(&pin);
+    assert!(!before.is_empty(), "a connection in WAL mode has one");
+    stream_from(&fixture, &pin).expect("nothing fails");
+    assert_eq!(locks(&pin), before, "after a stream");
+    for method in [Method::File, Method::Pages] {
+        let raw = fixture.directory.path().join(format!("{method:?}"));
+        copy_pinned(
+            &pin,
+            method,
+            &raw,
+            &Disk::default(),
+            None,
+            &Watch::default(),
+        )
+        .expect("nothing fails");
+        assert_eq!(locks(&pin), before, "after {method:?}");
+    }
+}
+
 #[test]
 fn a_stream_is_the_pinned_database_whatever_writers_do() {
     let fixture = wal();

@@ -3,8 +3,10 @@
 //! A pin keeps out whoever keeps to SQLite's locks. What does not (a program that opens the
 //! file with `nolock=1` or `immutable=1`, a restore by `cp`, a file system that tells its
 //! hosts apart) shows in the file's metadata, and with a sidecar's copy at stake that is
-//! looked at. A write in the same tick of the file system's clock as the flush before the
-//! pin, which leaves the size as it is, does not show; the tick is 10 ms at most on Linux.
+//! looked at. The time of the last change (`ctime`) is looked at as well as that of the last
+//! write, which whoever writes can set back. A write in the same tick of the file system's
+//! clock as the flush before the pin, which leaves the size as it is, does not show; the tick
+//! is 10 ms at most on Linux.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,6 +14,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use super::{Error, Pin, PinHandle};
+use crate::status::PinnedFile;
 
 /// A pin and the metadata of its file, as they were to begin with.
 #[derive(Debug)]
@@ -27,8 +30,10 @@ struct Metadata {
     device: u64,
     inode: u64,
     bytes: u64,
-    /// Seconds and nanoseconds.
-    modified: (i64, i64),
+    /// Nanoseconds since 1970.
+    modified: i64,
+    /// Of the file's attributes, its contents included: seconds and nanoseconds.
+    changed: (i64, i64),
 }
 
 impl Seal {
@@ -61,6 +66,12 @@ impl Seal {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.file.bytes
+    }
+
+    /// When the file was last written to before it was sealed: nanoseconds since 1970.
+    #[must_use]
+    pub fn modified(&self) -> i64 {
+        self.file.modified
     }
 
     /// What has broken, if anything has.
@@ -100,6 +111,8 @@ impl Metadata {
         note("size", self.bytes, now.bytes);
         if self.modified != now.modified {
             changes.push_str("it was written to, ");
+        } else if self.changed != now.changed {
+            changes.push_str("its attributes were changed, or the time of a write set back, ");
         }
         changes.truncate(changes.trim_end_matches(", ").len());
         changes
@@ -112,7 +125,8 @@ impl From<&fs::Metadata> for Metadata {
             device: metadata.dev(),
             inode: metadata.ino(),
             bytes: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            modified: PinnedFile::modified_of(metadata),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
 }

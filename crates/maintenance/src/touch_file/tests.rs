@@ -26,6 +26,27 @@ fn a_show_that_comes_late_does_not_undo_a_hide() {
     );
 }
 
+#[test]
+fn a_result_that_comes_late_does_not_replace_a_newer_one() {
+    let directory = TempDir::new().expect("a directory");
+    let signal = Signal::new(touch_file(&directory));
+    let newer = RunResult {
+        done: true,
+        ..result()
+    };
+    let (late, newest) = (signal.tell(result()), signal.tell(newer.clone()));
+    newest().expect("written");
+    late().expect("left out");
+    let written = fs::read(touch_file(&directory).result_path()).expect("there");
+    assert_eq!(
+        serde_json::from_slice::<RunResult>(&written).expect("JSON"),
+        newer
+    );
+    // The one is not late for the other.
+    signal.show(ready())().expect("shown");
+    assert!(touch_file(&directory).path().exists());
+}
+
 fn ready() -> Ready {
     let now = DateTime::from_timestamp(1_795_000_000, 0).expect("a date");
     Ready {
@@ -40,6 +61,7 @@ fn ready() -> Ready {
             page_size: 4096,
             page_count: 3,
             bytes: 12_288,
+            modified: 1_795_000_000_123_456_789,
         },
     }
 }

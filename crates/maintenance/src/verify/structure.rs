@@ -61,11 +61,16 @@ pub fn structure(path: &Path, depth: Depth, watch: &Watch) -> Result<Report, Err
     if let Ok(metadata) = path.metadata() {
         watch.expect(CHECKING, expected(metadata.len(), depth, &[]));
     }
-    report(path, depth, watch, || check(path, depth, watch))
+    report(path, depth, watch, || {
+        // Neither a copy that was just made nor one that was just unpacked is in the cache.
+        disk::read_ahead(path, || watch.cancelled().is_some());
+        check(path, depth, watch)
+    })
 }
 
 /// As [`structure`], with `quick_check`, on a connection to the database `path` that has a
-/// read transaction open: of the snapshot it sees. It is given back as it was.
+/// read transaction open: of the snapshot it sees. It is given back as it was. The file is
+/// live, so nothing here may open it by its path: closing that would drop SQLite's locks.
 pub(crate) fn structure_of(
     connection: &Connection,
     path: &Path,
@@ -91,8 +96,6 @@ fn report(
     )]
     let begun = Instant::now();
     watch.begin(CHECKING, None);
-    // Neither a copy that was just made nor one that was just unpacked is in the cache.
-    disk::read_ahead(path, || watch.cancelled().is_some());
     let rows = check().map_err(|failure| match failure {
         Failure::Findings(findings) => Error::Corrupt {
             path: path.to_owned(),

@@ -28,6 +28,7 @@ fn both_rules() -> [Rules; 2] {
     let terms = Terms {
         ttl: units(2),
         claim_within: units(1),
+        claim_within_held: units(1),
     };
     [Some(terms), None].map(|lease| Rules { lease, ..rules() })
 }

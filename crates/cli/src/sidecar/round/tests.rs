@@ -33,6 +33,7 @@ fn ready(letter: char) -> Ready {
                 page_size: 4096,
                 page_count: 10,
                 bytes: 40960,
+                modified: 1_795_000_000_123_456_789,
             },
         },
         database: "/data/tracker.db".into(),

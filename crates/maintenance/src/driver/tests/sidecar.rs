@@ -13,6 +13,7 @@ fn patient() -> Rules {
         lease: Some(Terms {
             ttl: Duration::from_secs(60),
             claim_within: Duration::from_secs(60),
+            claim_within_held: Duration::from_secs(60),
         }),
         ..rules()
     }
@@ -151,6 +152,9 @@ async fn a_sidecar_claims_renews_and_finishes() {
         script.wait_for_note("pin dropped");
         let noted = script.noted();
         assert!(!noted.contains(&"copying".to_owned()), "{noted:?}");
+        // While announces flow nobody waits for it.
+        let learned = noted.contains(&"learned, done: true".to_owned());
+        assert_eq!(learned, !flows, "{noted:?}");
         let gate = if flows { "open" } else { "closed" };
         assert!(
             noted.contains(&format!("pin dropped, gate {gate}")),
@@ -181,6 +185,7 @@ async fn a_run_that_nobody_claims_ends_and_says_so() {
     let terms = Terms {
         ttl: TTL,
         claim_within,
+        claim_within_held: claim_within,
     };
     for pause in [FLOWING, HELD] {
         let mut bench = Bench::with(pause, brief(terms));
@@ -199,12 +204,69 @@ async fn a_run_that_nobody_claims_ends_and_says_so() {
     }
 }
 
+/// A sidecar that has died does not cost a pause of all the time it might take to come.
+#[tokio::test(flavor = "multi_thread")]
+async fn announces_are_not_held_for_long_for_a_sidecar_that_does_not_come() {
+    let terms = Terms {
+        ttl: TTL,
+        claim_within: Duration::from_secs(60),
+        claim_within_held: Duration::from_millis(500),
+    };
+    let mut bench = Bench::with(HELD, brief(terms));
+    let run = bench.offered().await;
+    let ready = bench.status.ready().expect("it is offered");
+    let left = ready.claim_within_seconds.expect("nobody has claimed it");
+    assert!(left <= 0.5, "{left}");
+    let report = bench.report(run).await;
+    let Outcome::NoSidecar { message } = &report.outcome else {
+        panic!("{report:?}")
+    };
+    assert!(message.contains("500ms"), "{message}");
+    assert!(
+        message.contains("readiness.claim_within is 60s"),
+        "{message}"
+    );
+    bench.stop().await;
+
+    let mut bench = Bench::with(FLOWING, brief(terms));
+    bench.offered().await;
+    let ready = bench.status.ready().expect("it is offered");
+    let left = ready.claim_within_seconds.expect("nobody has claimed it");
+    assert!(left > 30.0, "{left}");
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_door_that_is_full_ends_a_lease() {
+    for leased in [false, true] {
+        let mut bench = Bench::with(HELD, patient());
+        let run = bench.offered().await;
+        if leased {
+            bench.claim(&run, 'a').await.expect("it is offered");
+        }
+        hold(&bench.gate, Door::Udp, MOST.udp);
+        let report = bench.report(run.clone()).await;
+        let phase = if leased {
+            Phase::Leased
+        } else {
+            Phase::Offered
+        };
+        assert_eq!(failed_in(&report), Some((phase, Cause::HeldLimit)));
+        if leased {
+            let verdict = bench.finish(&run, 'a').await.expect("it is remembered");
+            assert_eq!(verdict, Verdict::broken(report.outcome.message()));
+        }
+        bench.stop().await;
+    }
+}
+
 /// SIGKILL, SIGSTOP, a network that is gone: the tracker hears nothing more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sidecar_that_vanishes_costs_its_lease_and_the_night() {
     let terms = Terms {
         ttl: TTL,
         claim_within: Duration::from_secs(60),
+        claim_within_held: Duration::from_secs(60),
     };
     for pause in [FLOWING, HELD] {
         let mut bench = Bench::with(pause, brief(terms));
@@ -224,6 +286,9 @@ async fn a_sidecar_that_vanishes_costs_its_lease_and_the_night() {
         assert_eq!(bench.renew(&run, 'a').await, Err(Refused::StaleRun));
         let sidecar = report.sidecar.expect("there was one");
         assert!(!sidecar.held_throughout);
+        let noted = bench.script.noted();
+        let learned = noted.iter().any(|note| note.starts_with("learned"));
+        assert!(!learned, "it died, which says nothing of a copy: {noted:?}");
 
         let next = bench.offered().await;
         bench.claim(&next, 'a').await.expect("the next night works");
@@ -259,7 +324,11 @@ async fn a_lease_ends_with_the_closure_of_the_gate() {
     );
     assert!(report.longest_pause_ms < 1600.0, "{report:?}");
     assert_eq!(bench.gate.forced(), 0);
-    bench.stop().await;
+    let noted = bench.stop().await.noted();
+    assert!(
+        noted.contains(&"learned, done: false".to_owned()),
+        "{noted:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -410,6 +479,7 @@ async fn a_file_does_not_end_a_run_that_is_leased() {
     let terms = Terms {
         ttl: TTL,
         claim_within: Duration::from_secs(60),
+        claim_within_held: Duration::from_secs(60),
     };
     let mut bench = Bench::with(FLOWING, brief(terms));
     let run = bench.offered().await;

@@ -65,8 +65,10 @@ impl Bench {
                 lease: Some(Terms {
                     ttl,
                     claim_within: Duration::from_secs(60),
+                    claim_within_held: Duration::from_secs(60),
                 }),
             },
+            hold_at_most: PerDoor { udp: 1, http: 1 },
             served: None,
             touch_file: None,
             service: "a service 1.0".into(),
@@ -92,9 +94,15 @@ impl Tracker {
     }
 
     async fn offered(&mut self) -> RunId {
-        let begun: Result<RunId, driver::Refused> =
-            self.tell(|reply| Command::Start { reply }).await;
-        let run = begun.expect("nothing is in the way");
+        let run = loop {
+            let begun: Result<RunId, driver::Refused> =
+                self.tell(|reply| Command::Start { reply }).await;
+            match begun {
+                // As it is told.
+                Err(driver::Refused::TooSoon { left, .. }) => tokio::time::sleep(left).await,
+                begun => break begun.expect("nothing is in the way"),
+            }
+        };
         let there = |status: &Status| {
             status.state == Phase::Offered || status.runs.first().is_some_and(|it| it.id == run)
         };
@@ -338,7 +346,7 @@ async fn a_verdict_that_the_file_held_is_true() {
     let mut runner = TestRunner::deterministic();
     let mut verdicts = [0; 2];
     for journal in ["wal", "delete"] {
-        for _ in 0..12 {
+        for _ in 0..30 {
             let steps = steps().new_tree(&mut runner).expect("steps").current();
             println!("{journal}: {steps:?}");
             let bench = Bench::for_sidecars(journal);
@@ -355,7 +363,7 @@ async fn a_verdict_that_the_file_held_is_true() {
     }
     let [held, broken] = verdicts;
     println!("{held} verdicts that it held, {broken} that it did not");
-    assert!(held >= 5 && broken >= 2, "{verdicts:?}");
+    assert!(held >= 15 && broken >= 5, "{verdicts:?}");
 }
 
 /// A sidecar that was killed: its lease runs out, the service writes again, and the next run
@@ -381,5 +389,24 @@ async fn a_lease_that_runs_out_leaves_the_database_to_its_service() {
         assert_eq!(tracker.finish(&run, 1).await, Ok(Verdict::held()));
         bench.write();
         tracker.stop().await;
+    }
+}
+
+/// Its volume may hang, or not be there: neither the catalogue nor its disk is touched.
+#[test]
+fn a_sidecars_catalogue_is_not_looked_at() {
+    for journal in ["wal", "delete"] {
+        let bench = Bench::for_sidecars(journal);
+        let disk = Disk::default();
+        let catalogue = Catalogue::elsewhere(disk.clone(), &bench.settings.backup.directory);
+        let database = Database::open(&bench.database()).expect("a database");
+        let service = "a service 1.0".to_owned();
+        let engine = BackupEngine::new(database, catalogue, disk.clone(), &bench.settings, service)
+            .expect("readable");
+        let before = disk.operations();
+        engine
+            .prepare(&run(0), &Watch::default())
+            .expect("prepared");
+        assert_eq!(disk.operations(), before);
     }
 }

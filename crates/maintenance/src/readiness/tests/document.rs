@@ -111,6 +111,7 @@ fn words_of_the_status_are_those_of_openapi() {
         Cause::Busy,
         Cause::Sidecar,
         Cause::BrokenPin,
+        Cause::HeldLimit,
         Cause::Panicked,
         Cause::Other,
     ];

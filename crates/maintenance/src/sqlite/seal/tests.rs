@@ -22,6 +22,11 @@ fn what_does_not_is_noticed() {
             "written to",
         ),
         ("touch \"$0\"", "written to"),
+        (
+            "touch -r \"$0\" \"$0.time\" && dd if=/dev/zero of=\"$0\" bs=1 count=1 seek=4000 \
+             conv=notrunc && touch -r \"$0.time\" \"$0\"",
+            "set back",
+        ),
         ("truncate -s +4096 \"$0\"", "size"),
         ("cp \"$0\" \"$0.new\" && mv \"$0.new\" \"$0\"", "inode"),
         ("mv \"$0\" \"$0.gone\"", "cannot be looked at"),

@@ -276,6 +276,7 @@ fn real() -> Real {
             lease: Some(Terms {
                 ttl: Duration::from_millis(TTL),
                 claim_within: Duration::from_millis(CLAIM_WITHIN),
+                claim_within_held: Duration::from_millis(CLAIM_WITHIN),
             }),
             ..rules()
         },
