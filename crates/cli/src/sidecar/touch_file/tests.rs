@@ -49,6 +49,7 @@ impl Tracker {
                 page_size: 4096,
                 page_count: 10,
                 bytes: 40960,
+                modified: 1_795_000_000_123_456_789,
             },
         };
         let ready = serde_json::to_vec(&ready).expect("plain text");
