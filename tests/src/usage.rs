@@ -183,6 +183,8 @@ pub fn flushes(directory: &Path) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -212,17 +214,25 @@ mod tests {
         assert_eq!(dropped(table, &[1]), 0);
     }
 
+    /// Each is counted at moments of its own, so that one may be told before another.
     #[test]
-    fn this_process_uses_something() -> Result<()> {
-        let (before, machine) = (Usage::of_this()?, Processors::now()?);
-        let turns = Turns::of_this_thread()?;
-        let mut sum = 0_u64;
-        while Usage::of_this()?.cpu <= before.cpu {
-            sum = std::hint::black_box(sum + 1);
+    fn work_is_counted_of_the_thread_the_process_and_the_machine() -> Result<()> {
+        let read = || -> Result<_> {
+            let (process, machine) = (Usage::of_this()?, Processors::now()?);
+            Ok((process, machine, Turns::of_this_thread()?))
+        };
+        let before = read()?;
+        assert!(before.0.resident > 0);
+        let until = Instant::now() + crate::PATIENCE;
+        loop {
+            let now = read()?;
+            let process = now.0.cpu > before.0.cpu;
+            let machine = now.1.busy > before.1.busy && now.1.all > before.1.all;
+            let thread = now.2.ran > before.2.ran;
+            if process && machine && thread {
+                return Ok(());
+            }
+            assert!(Instant::now() < until, "{before:?} {now:?}");
         }
-        assert!(before.resident > 0);
-        assert!(Turns::of_this_thread()?.ran > turns.ran);
-        assert!(Processors::now()?.all > machine.all);
-        Ok(())
     }
 }
