@@ -380,7 +380,7 @@ fn check_finds_nothing_wrong() -> Result {
     );
     assert_eq!(
         json["verify"],
-        json!({ "depth": "quick", "seconds": 4096.0 / 420e6 })
+        json!({ "depth": "quick", "seconds": Duration::from_secs_f64(4096.0 / 420e6).as_secs_f64() })
     );
     let windows = json["windows"].as_array().ok_or("windows")?;
     assert_eq!(windows.len(), 3);
