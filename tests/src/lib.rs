@@ -23,7 +23,6 @@ pub mod http1;
 pub mod load;
 pub mod pace;
 pub mod plot;
-pub mod power;
 pub mod proxy;
 pub mod session;
 pub mod sidecar;

@@ -309,6 +309,10 @@ async fn a_token_opens_the_door() -> Result<()> {
     for refused in [
         beside.clone(),
         beside.clone().with(["--token-file", "wrong"]),
+        // The configured token is for the configured endpoint alone.
+        Beside::new(&setup)?
+            .with(["--config", "tracker.toml", "--start", "--once"])
+            .at(endpoint.0),
     ] {
         let mut sidecar = refused.running(CP).start()?;
         assert_eq!(sidecar.code(PATIENCE).await?, 2);
@@ -318,9 +322,6 @@ async fn a_token_opens_the_door() -> Result<()> {
         beside
             .clone()
             .env("TORRUST_TRACKER_MAINTENANCE_TOKEN", "a-token-of-the-test"),
-        Beside::new(&setup)?
-            .with(["--config", "tracker.toml", "--start", "--once"])
-            .at(endpoint.0),
     ];
     for (nth, sidecar) in good.into_iter().enumerate() {
         let mut sidecar = sidecar.running(CP).start()?;
