@@ -80,7 +80,7 @@ impl Tracker {
                     sleep(Duration::from_millis(1)).await;
                 }
                 self.ends(run.clone());
-                std::future::pending().await
+                std::future::pending::<()>().await;
             };
             tokio::select! {
                 reply = finish(sidecar, run) => reply,
