@@ -1,9 +1,9 @@
 //! How fast a backup is, what it costs whoever writes meanwhile, and what it is compared
 //! with.
 //!
-//! Everything is measured in one session, in rounds: each round has every method once, at
-//! every rate of commits, so that what changes on the machine in the course of an hour
-//! changes for all of them. What is compared is compared within its round; the median of
+//! Everything is measured in one session, in rounds: the first has every method once, at
+//! every rate of commits, the others those that are held against a limit, so that what
+//! changes on the machine meanwhile changes for all of them. What is compared is compared within its round; the median of
 //! the rounds is what is told.
 
 use std::fs;
@@ -126,7 +126,7 @@ fn measure_speed(plan: &Plan) -> Result<Vec<Sample>> {
     let mut samples = Vec::new();
     for round in 1..=plan.rounds {
         for &rate in &plan.writers {
-            for &method in plan.methods.iter().filter(|method| method.applies(rate)) {
+            for &method in plan.methods.iter().filter(|method| method.applies(rate, round)) {
                 for &writer in method.homes(rate) {
                     let timing = bench
                         .measure(method, rate, writer, &kept)

@@ -302,8 +302,13 @@ impl Setup {
         Ok((status, tracker.log.lines().join("\n")))
     }
 
+    /// Whether there is an endpoint with a port: a Unix domain socket has none.
     fn endpoint_expected(&self) -> bool {
-        self.tables.contains_key("maintenance.readiness") && self.is_true("maintenance", "enabled")
+        let readiness = self.tables.get("maintenance.readiness");
+        readiness.is_some_and(|keys| {
+            let address = keys.get("bind_address");
+            !address.is_some_and(|address| address.contains("unix:"))
+        }) && self.is_true("maintenance", "enabled")
     }
 
     /// Upstream starts no UDP tracker in private mode.

@@ -5,7 +5,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use torrust_tracker_maintenance::catalogue::Backup;
 use torrust_tracker_maintenance::snapshot::Progress;
-use torrust_tracker_maintenance::status::{GateStatus, PerDoor, RunReport, RunStatus, Status};
+use torrust_tracker_maintenance::status::{
+    GateStatus, LeaseStatus, PerDoor, RunReport, RunStatus, Status,
+};
 use torrust_tracker_maintenance::window::{Outcome, Trigger};
 
 use crate::client::{Client, block_on};
@@ -104,16 +106,29 @@ fn run_line(run: &RunStatus, status: &Status, now: DateTime<Utc>) -> String {
         0 | 1 => String::new(),
         attempt => format!(", attempt {attempt}"),
     };
+    let lease = run.lease.as_ref().map(lease);
     let progress = run.progress.as_ref().map(progress);
+    let below = lease.into_iter().chain(progress);
     format!(
         "{} ({}): {}{attempt}, began {}{}",
         run.id,
         trigger(run.trigger),
         status.state,
         units::ago(run.began, now),
-        progress
-            .map(|progress| format!("\n           {progress}"))
-            .unwrap_or_default(),
+        below
+            .map(|line| format!("\n           {line}"))
+            .collect::<String>(),
+    )
+}
+
+/// Who copies, and for how long that is known: `sidecar vault-1, its lease runs out in 31 s
+/// unless renewed`.
+fn lease(lease: &LeaseStatus) -> String {
+    let left = Duration::try_from_secs_f64(lease.expires_seconds.max(0.0).round());
+    format!(
+        "sidecar {}, its lease runs out in {} unless renewed",
+        lease.holder,
+        units::duration(left.unwrap_or(Duration::MAX))
     )
 }
 

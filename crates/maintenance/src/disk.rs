@@ -27,7 +27,7 @@ use std::os::unix::fs::{
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{Advice, CWD, IFlags, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -50,6 +50,15 @@ const LINKS: u32 = 40;
 
 /// Bytes read at a time by [`read_ahead`].
 const AHEAD: usize = 1 << 20;
+
+/// A device that took longer for these was busy, or asleep.
+const REST_AT_MOST: Duration = Duration::from_millis(100);
+
+/// Bytes that are given back at a time by [`Disk::remove_gradually`].
+const PIECE: u64 = 32 << 20;
+
+/// What others have between two of these pieces: a commit of a database takes less.
+const BETWEEN_PIECES: Duration = Duration::from_millis(10);
 
 /// A handle on the file system; clones share the operation counter and the fault.
 #[derive(Debug, Clone, Default)]
@@ -414,6 +423,43 @@ impl Disk {
             fs::remove_file(path)?;
             self.seam.removed(path, kept)
         })
+    }
+
+    /// Removes a large file that nobody else reads, from its end to its beginning. To give
+    /// back gigabytes at once is one transaction of the file system, which also has to tell
+    /// the device if it is mounted with `discard`; every `fsync` on the same file system,
+    /// the service's own among them, waits for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::remove_file`]. On one, part of the contents may be gone.
+    pub fn remove_gradually(&self, path: &Path) -> Result<(), Error> {
+        self.remove_in_pieces(path, PIECE)
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "leaves the disk to others; what is removed is not waited for by anybody"
+    )]
+    fn remove_in_pieces(&self, path: &Path, piece: u64) -> Result<(), Error> {
+        let found = self.step("look at", path, || fs::symlink_metadata(path))?;
+        if found.is_file() && found.len() > piece {
+            let file = self.step("open", path, || {
+                self.check_openable(path)?;
+                let options = (OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed();
+                OpenOptions::new()
+                    .write(true)
+                    .custom_flags(options)
+                    .open(path)
+            })?;
+            let mut left = found.len();
+            while left > piece {
+                left -= piece;
+                self.step("shorten", path, || file.set_len(left))?;
+                std::thread::sleep(BETWEEN_PIECES);
+            }
+        }
+        self.remove_file(path)
     }
 
     /// Removes a directory and everything in it; follows no symbolic link. Each entry is
@@ -801,13 +847,26 @@ impl Seek for File {
 /// somebody reads it here and there, as `SQLite` does: on a disk, and on most devices, that
 /// is many times slower than in one go. Never for a live database. An aid and no operation:
 /// what cannot be read is for the one who then needs it to report.
+///
+/// Of the disk's time it takes half: what reads as fast as it can is what a service's
+/// commits wait behind, where the scheduler knows of no priorities.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "measures how long a read takes, and leaves the disk to others for as long"
+)]
 pub fn read_ahead(path: &Path, is_enough: impl Fn() -> bool) {
     let is_regular = fs::symlink_metadata(path).is_ok_and(|file| file.is_file());
     let Some(mut file) = is_regular.then(|| fs::File::open(path).ok()).flatten() else {
         return;
     };
     let mut buffer = vec![0; AHEAD];
-    while !is_enough() && file.read(&mut buffer).is_ok_and(|read| read > 0) {}
+    while !is_enough() {
+        let began = Instant::now();
+        if !file.read(&mut buffer).is_ok_and(|read| read > 0) {
+            return;
+        }
+        std::thread::sleep(began.elapsed().min(REST_AT_MOST));
+    }
 }
 
 /// The directory a path is in; `.` for a bare name.

@@ -30,8 +30,8 @@ struct Arguments {
     /// Size of the database, in 10^6 bytes.
     #[arg(long, default_value_t = 1_500)]
     megabytes: u64,
-    /// How often everything is measured; 0: only what a run costs.
-    #[arg(long, default_value_t = 3)]
+    /// How often what is held against a limit is measured; 0: only what a run costs.
+    #[arg(long, default_value_t = 2)]
     rounds: u32,
     /// Commits a second beside the copies, one measurement for each.
     #[arg(long, value_delimiter = ',', default_value = "0,200,2000")]
@@ -43,7 +43,7 @@ struct Arguments {
     #[arg(long, default_value_t = 60)]
     give_up: u64,
     /// Runs on each database whose cost is measured; 0: only the speed.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 3)]
     cost_runs: u32,
     /// Sizes of those databases, in 10^6 bytes.
     #[arg(long, value_delimiter = ',', default_value = "30,100,3000")]

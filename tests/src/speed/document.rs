@@ -133,7 +133,7 @@ fn head(report: &Report) -> String {
          | compared with | {} |\n\
          | build | {} |\n\
          | database | {} MB, shaped as the tracker's, random info-hashes, WAL |\n\
-         | rounds | {} |\n\n",
+         | rounds of what has a limit; the rest is measured once | {} |\n\n",
         report.command,
         report.date.format("%Y-%m-%d"),
         machine.processors,

@@ -2,6 +2,7 @@
 //! meanwhile, with our engine, a plain `cp` or a touch-file; and there is one at a time.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -12,6 +13,7 @@ use end_to_end::load::{Load, Plan};
 use end_to_end::sidecar::{Beside, appears};
 use end_to_end::tracker::Setup;
 use end_to_end::{PATIENCE, database, http1, soak_in_full};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::{
@@ -184,6 +186,46 @@ async fn on_a_rollback_journal_announces_wait_for_the_sidecar() -> Result<()> {
         let written = database::completed(&copy)?;
         account.completions().shown(&written, instant(&ready)?)?;
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_a_unix_domain_socket_it_is_as_over_a_port() -> Result<()> {
+    let _beside = beside_others().await;
+    // The path of a socket is short (unix(7), 108 bytes), that of the tests' directory need not be.
+    let place = tempfile::tempdir_in("/tmp")?;
+    let socket = place.path().join("maintenance.sock");
+    let at = format!("unix:{}", socket.display());
+    let setup =
+        setup("wal", 5 * MIB)?.set("maintenance.readiness", "bind_address", &format!("{at:?}"));
+    // A socket that a killed tracker left is in nobody's way.
+    drop(std::os::unix::net::UnixListener::bind(&socket)?);
+    let mut tracker = setup.start().await?;
+    tracker.log.wait_for(&at).await?;
+    let mode = fs::metadata(&socket)?.permissions().mode();
+    assert_eq!(
+        mode & 0o777,
+        0o660,
+        "the tracker's user and group, nobody else"
+    );
+
+    let load = Load::start(
+        Plan::default(),
+        tracker.addresses.udp,
+        tracker.addresses.http,
+    )
+    .await?;
+    load.answered_more(1_000, PATIENCE).await?;
+    let beside = Beside::new(&setup)?.at(&at).with(["--start", "--once"]);
+    let mut sidecar = beside.start()?;
+    assert_eq!(sidecar.code(A_RUN).await?, 0, "{:?}", sidecar.log.lines());
+    let account = load.stop(PATIENCE).await?;
+    nothing_lost(&account);
+    shows_its_instant(&backups::only(&beside.copies())?, &account)?;
+
+    tracker.signal(Signal::TERM)?;
+    tracker.exited(PATIENCE).await?;
+    assert!(!socket.exists(), "an orderly end leaves no socket");
     Ok(())
 }
 

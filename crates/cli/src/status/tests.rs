@@ -75,6 +75,24 @@ fn a_driver_that_broke_is_not_a_quiet_night() {
 }
 
 #[test]
+fn who_has_the_lease_is_said() {
+    let status = status(|status| {
+        status["state"] = json!("leased");
+        status["run"] = json!({
+            "id": "20261122T084755Z-wxyz", "trigger": "schedule",
+            "began": "2026-11-22T08:47:55Z", "attempt": 1, "progress": null,
+            "lease": { "holder": "vault-1", "expires_seconds": 30.6 },
+        });
+    });
+    let screen = screen(&status, None, now());
+    let expected = "\
+run        20261122T084755Z-wxyz (schedule): leased, began 5 s ago
+           sidecar vault-1, its lease runs out in 31 s unless renewed
+";
+    assert!(screen.contains(expected), "{screen}");
+}
+
+#[test]
 fn in_the_middle_of_a_run() {
     let status = status(|status| {
         status["state"] = json!("copying");

@@ -98,7 +98,7 @@ impl Draft {
         for name in databases.chain([TAR.to_owned()]) {
             let unpublished = self.dir().join(name);
             if unpublished.exists() {
-                self.disk.remove_file(&unpublished)?;
+                self.disk.remove_gradually(&unpublished)?;
             }
         }
         let sums = sums(&json, manifest);

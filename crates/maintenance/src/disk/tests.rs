@@ -363,6 +363,36 @@ fn only_regular_files_are_opened_and_only_short_ones_read_whole() -> Outcome {
 }
 
 #[test]
+fn what_is_removed_in_pieces_is_gone_whatever_its_size() -> Outcome {
+    let bench = Bench::new();
+    let (disk, path) = (Disk::default(), bench.path("file"));
+    // Empty, shorter than a piece, of one, of some and a bit.
+    for bytes in [0, 99, 100, 101, 1_000] {
+        fs::write(&path, vec![1; bytes])?;
+        let before = disk.operations();
+        disk.remove_in_pieces(&path, 100)?;
+        assert!(!path.exists());
+        // A look and the removal; more than a piece is opened, and shortened to one.
+        let pieces = bytes.saturating_sub(1) / 100;
+        let operations = 2 + if pieces > 0 { 1 + pieces } else { 0 };
+        assert_eq!(disk.operations() - before, operations, "{bytes} bytes");
+    }
+    Ok(())
+}
+
+#[test]
+fn only_the_name_of_a_link_is_removed_in_pieces() -> Outcome {
+    let bench = Bench::new();
+    let (target, link) = (bench.path("target"), bench.path("link"));
+    fs::write(&target, vec![1; 1_000])?;
+    symlink(&target, &link)?;
+    Disk::default().remove_in_pieces(&link, 100)?;
+    assert!(!link.exists());
+    assert_eq!(fs::read(&target)?.len(), 1_000);
+    Ok(())
+}
+
+#[test]
 fn reading_ahead_ends_with_the_file_and_when_told_to_and_at_once_at_what_is_none() -> Outcome {
     let bench = Bench::new();
     let never = || -> bool { panic!("it reads what is no regular file") };

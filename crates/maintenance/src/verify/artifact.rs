@@ -19,7 +19,7 @@ use crate::snapshot::Watch;
 const CHUNK: usize = 256 << 10;
 /// Bytes written between two syncs. Many small ones, because one sync of gigabytes makes
 /// every commit of the database in service wait for it.
-const SYNC_EVERY: u64 = 16 << 20;
+const SYNC_EVERY: u64 = 4 << 20;
 /// Largest zstd window written (4 MiB, as its base-2 logarithm), and read back.
 const WINDOW_LOG: u32 = 22;
 /// zstd's level while a pin holds: the lowest there is, three times as fast as level 3.
