@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use torrust_tracker_maintenance::catalogue::Entry;
 use torrust_tracker_maintenance::config::{
     Address, Announces, Error, JournalMode, Readiness, Settings, TakenBy,
@@ -19,6 +19,7 @@ use torrust_tracker_maintenance::excerpt::{self, Error as Unfit};
 use torrust_tracker_maintenance::files::{self, Reserved};
 use torrust_tracker_maintenance::readiness::{self, token};
 use torrust_tracker_maintenance::schedule::{Interval, Schedule};
+use torrust_tracker_maintenance::snapshot::Watch;
 use torrust_tracker_maintenance::sqlite::{self, inspect};
 use torrust_tracker_maintenance::status::Status;
 use torrust_tracker_maintenance::verify;
@@ -26,6 +27,7 @@ use torrust_tracker_maintenance::verify;
 use crate::client::{self, Client, block_on};
 use crate::configuration::Configuration;
 use crate::exit::{Answer, Exit, Failure};
+use crate::forecast::Forecast;
 use crate::{list, units};
 
 /// Windows shown.
@@ -325,7 +327,7 @@ fn check_contents(settings: &Settings, database: &Found, problems: &mut Vec<Prob
     };
     let wanted = &settings.backup.files;
     let reserved = Reserved::of(&database.path, &settings.backup.directory);
-    let chosen = files::choose(wanted, &reserved, &Disk::default());
+    let chosen = files::choose(wanted, &reserved, &Disk::default(), &Watch::default());
     let checked = chosen.and_then(|choice| {
         files::check_reserved(&choice.left_out)?;
         files::check_missing(&choice.left_out, wanted.missing)
@@ -359,7 +361,7 @@ fn disabled(configuration: &Configuration) -> Answer {
         json: json!({
             "configuration": configuration.describe(), "enabled": false, "problems": [],
             "windows": [], "database": null, "backups": null, "verify": null,
-            "running": null,
+            "run": null, "running": null,
         }),
     }
 }
@@ -381,7 +383,7 @@ fn refused(configuration: &Configuration, enabled: bool, problems: &[Problem]) -
         json: json!({
             "configuration": configuration.describe(), "enabled": enabled, "problems": problems,
             "windows": [], "database": null, "backups": null, "verify": null,
-            "running": null,
+            "run": null, "running": null,
         }),
     }
 }
@@ -452,17 +454,11 @@ fn good(
             .collect();
         verify::expected(bytes, backup.verify, &earlier)
     });
-    let depth = list::depth(backup.verify);
-    lines.push(match takes {
-        Some(takes) if takes < Duration::from_secs(1) => {
-            format!("verify         {depth}: less than a second for each backup")
-        }
-        Some(takes) => format!(
-            "verify         {depth}: about {} for each backup",
-            units::seconds(takes)
-        ),
-        None => format!("verify         {depth}"),
-    });
+    let forecast = database
+        .and_then(|found| Some((found, found.mode_when_started(settings)?)))
+        .map(|(found, mode)| Forecast::of(configuration, settings, &found.path, mode));
+    lines.push(verify_line(list::depth(backup.verify), takes));
+    lines.extend(forecast.as_ref().map(run_line));
     lines.push(match (endpoint, status) {
         (None, _) => "endpoint       disabled".to_owned(),
         (Some(endpoint), Some(status)) => {
@@ -484,9 +480,37 @@ fn good(
                 "depth": backup.verify,
                 "seconds": takes.map(|takes| takes.as_secs_f64()),
             },
+            "run": forecast.as_ref().map(run_json),
             "running": status.is_some(),
         }),
     }
+}
+
+fn verify_line(depth: &str, takes: Option<Duration>) -> String {
+    match takes {
+        Some(takes) if takes < Duration::from_secs(1) => {
+            format!("verify         {depth}: less than a second for each backup")
+        }
+        Some(takes) => format!(
+            "verify         {depth}: about {} for each backup",
+            units::seconds(takes)
+        ),
+        None => format!("verify         {depth}"),
+    }
+}
+
+fn run_line(forecast: &Forecast) -> String {
+    let would = forecast.objection().unwrap_or_else(|| {
+        let (copy, room) = (forecast.copy(), forecast.room());
+        format!("would begin: {copy}; {room}")
+    });
+    format!("run            {would}")
+}
+
+fn run_json(forecast: &Forecast) -> Value {
+    let mut json = forecast.json();
+    json["objection"] = json!(forecast.objection());
+    json
 }
 
 impl Found {
@@ -498,15 +522,17 @@ impl Found {
         self.bytes.is_some_and(|bytes| bytes > 0) && log == 0
     }
 
+    /// The journal mode the tracker's runs meet; `None` for a database that is not there yet.
+    fn mode_when_started(&self, settings: &Settings) -> Option<&str> {
+        let found = self.journal_mode.as_deref()?;
+        Some(wanted(settings).unwrap_or(found))
+    }
+
     fn describe(&self, settings: &Settings) -> String {
         let Some(bytes) = self.bytes else {
             return "not there yet; the tracker creates it".to_owned();
         };
-        let wanted = match settings.journal_mode {
-            JournalMode::Keep => None,
-            JournalMode::Wal => Some("wal"),
-            JournalMode::Delete => Some("delete"),
-        };
+        let wanted = wanted(settings);
         let mode = self.journal_mode.as_deref().unwrap_or("not set yet");
         let change = match wanted {
             Some(wanted) if wanted != mode => {
@@ -515,6 +541,15 @@ impl Found {
             _ => String::new(),
         };
         format!("{}, journal mode {mode}{change}", units::bytes(bytes))
+    }
+}
+
+/// The journal mode the tracker sets when it starts.
+fn wanted(settings: &Settings) -> Option<&'static str> {
+    match settings.journal_mode {
+        JournalMode::Keep => None,
+        JournalMode::Wal => Some("wal"),
+        JournalMode::Delete => Some("delete"),
     }
 }
 

@@ -46,6 +46,7 @@ impl From<&Outcome> for Exit {
                 | Cause::Sidecar
                 | Cause::BrokenPin
                 | Cause::HeldLimit
+                | Cause::NoRoom
                 | Cause::Panicked
                 | Cause::Other => Self::Failed,
             },
@@ -196,7 +197,7 @@ impl From<restore::Error> for Failure {
             Error::Unsettled { .. } => (Exit::NotApplicable, "needs_force"),
             Error::Unusable { .. } => (Exit::Usage, "unusable_target"),
             Error::Verify(error) => return Self::from(error),
-            Error::Disk(_) => (Exit::Failed, "not_restored"),
+            Error::Disk(_) | Error::Apart { .. } => (Exit::Failed, "not_restored"),
         };
         Self::new(exit, code, message)
     }
@@ -284,6 +285,7 @@ mod tests {
             (failed(Cause::Sidecar), Exit::Failed),
             (failed(Cause::BrokenPin), Exit::Failed),
             (failed(Cause::HeldLimit), Exit::Failed),
+            (failed(Cause::NoRoom), Exit::Failed),
             (failed(Cause::Panicked), Exit::Failed),
             (failed(Cause::Other), Exit::Failed),
             (

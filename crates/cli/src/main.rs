@@ -13,6 +13,7 @@ mod check;
 mod client;
 mod configuration;
 mod exit;
+mod forecast;
 mod keep;
 mod list;
 mod progress;

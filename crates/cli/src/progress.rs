@@ -10,14 +10,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
-use tokio::time::sleep;
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 use torrust_tracker_maintenance::snapshot::{Progress, Watch};
+use torrust_tracker_maintenance::window::Phase;
 
 use crate::client::block_on;
 use crate::status;
 
 const SIZED: &str = "{prefix:<13} [{bar:30}] {msg}";
 const UNSIZED: &str = "{prefix:<13} {msg}";
+const NAMED: &str = "{prefix}";
 
 /// Does a job on a thread of its own and shows how far it is. SIGINT and SIGTERM cancel the
 /// watch, so that the job tidies up behind itself.
@@ -84,6 +86,15 @@ impl Show {
         }
     }
 
+    /// When progress is due; not at once.
+    pub fn ticks(&self) -> Interval {
+        let mut ticks = interval(self.every());
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.reset();
+        ticks
+    }
+
+    /// How far a job of this process is.
     pub fn progress(&self, watch: &Watch) {
         let Some(progress) = watch.progress() else {
             return;
@@ -96,6 +107,31 @@ impl Show {
             }
             Self::Lines => writeln!(std::io::stderr(), "{}", status::progress(&progress)),
             Self::Json => writeln!(std::io::stderr(), "{}", json!({ "progress": progress })),
+        };
+    }
+
+    /// How far a run of the tracker's is. In a phase that takes no time worth measuring there
+    /// is no progress.
+    pub fn phase(&self, phase: Phase, progress: Option<&Progress>) {
+        // A reader that went away is no reason to end the work.
+        let _ = match (self, progress) {
+            (Self::Bar(bar), Some(progress)) => {
+                draw(bar, progress);
+                Ok(())
+            }
+            (Self::Bar(bar), None) => {
+                name(bar, NAMED, &phase.to_string());
+                bar.tick();
+                Ok(())
+            }
+            (Self::Lines, Some(progress)) => {
+                writeln!(std::io::stderr(), "{}", status::progress(progress))
+            }
+            (Self::Lines, None) => writeln!(std::io::stderr(), "{phase}"),
+            (Self::Json, progress) => {
+                let line = json!({ "phase": phase, "progress": progress });
+                writeln!(std::io::stderr(), "{line}")
+            }
         };
     }
 
@@ -117,20 +153,24 @@ impl Show {
 }
 
 fn draw(bar: &ProgressBar, progress: &Progress) {
-    if bar.prefix() != progress.doing {
-        let template = if progress.total.is_some() {
-            SIZED
-        } else {
-            UNSIZED
-        };
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("=> "));
-        }
-        bar.set_length(progress.total.unwrap_or(0));
-        bar.set_prefix(progress.doing.clone());
-    }
+    let template = if progress.total.is_some() {
+        SIZED
+    } else {
+        UNSIZED
+    };
+    name(bar, template, &progress.doing);
+    bar.set_length(progress.total.unwrap_or(0));
     bar.set_position(progress.done);
     bar.set_message(status::extent(progress));
+}
+
+/// Says what is being done, in a style that goes with it: a phase and a step of it may have one
+/// name.
+fn name(bar: &ProgressBar, template: &str, doing: &str) {
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_prefix(doing.to_owned());
 }
 
 #[cfg(test)]
@@ -182,9 +222,37 @@ mod tests {
         );
     }
 
+    /// A run is shown by its phase until there is something to measure, also where that has the
+    /// phase's name.
+    #[test]
+    fn a_run_is_shown_by_its_phase_or_by_how_far_that_is() {
+        let bar = ProgressBar::hidden();
+        let show = Show::Bar(bar.clone());
+        let copying = Progress {
+            doing: "copying".to_owned(),
+            done: 5_000_000_000,
+            total: Some(10_000_000_000),
+            seconds: 5.0,
+            expected: None,
+        };
+        show.phase(Phase::Copying, None);
+        assert_eq!((bar.prefix(), bar.message()), ("copying".into(), "".into()));
+        show.phase(Phase::Copying, Some(&copying));
+        assert_eq!(
+            (bar.position(), bar.length(), bar.message()),
+            (
+                5_000_000_000,
+                Some(10_000_000_000),
+                "5.0 GB of 10.0 GB, 50 %, 1.0 GB/s, 5 s left".into()
+            )
+        );
+        show.phase(Phase::Finishing, None);
+        assert_eq!(bar.prefix(), "finishing");
+    }
+
     #[test]
     fn the_templates_are_understood() {
-        for template in [SIZED, UNSIZED] {
+        for template in [SIZED, UNSIZED, NAMED] {
             ProgressStyle::with_template(template).expect(template);
         }
     }

@@ -285,7 +285,7 @@ impl Sidecar {
         let mut work: Option<Work> = None;
         let mut product: Option<Product> = None;
         let mut stopped: Option<Instant> = None;
-        let mut ticks = self.log.ticks();
+        let mut ticks = self.log.show.ticks();
         let (run, verdict) = loop {
             if let State::Over { run, verdict } = state {
                 break (run, verdict);
@@ -423,7 +423,7 @@ impl Sidecar {
         }
         let (watched, mut stopped) = (watch.clone(), false);
         let mut publishing = spawn_blocking(move || product.publish(&watched));
-        let mut ticks = self.log.ticks();
+        let mut ticks = self.log.show.ticks();
         let published = loop {
             tokio::select! {
                 biased;

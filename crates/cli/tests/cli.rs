@@ -8,10 +8,10 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -84,6 +84,15 @@ impl Home {
 
     /// `more` is of the table `[maintenance]`.
     fn configure(&self, more: &str) -> Result {
+        self.configure_with(more, "")
+    }
+
+    /// `more` is of the table `[maintenance.backup]`.
+    fn configure_backup(&self, more: &str) -> Result {
+        self.configure_with("", more)
+    }
+
+    fn configure_with(&self, more: &str, of_backup: &str) -> Result {
         let text = format!(
             "{MANDATORY}\
              [core.database]\n\
@@ -94,6 +103,7 @@ impl Home {
              {more}\n\
              [maintenance.backup]\n\
              directory = \"backups\"\n\
+             {of_backup}\n\
              [maintenance.readiness]\n\
              bind_address = \"{}\"\n",
             self.endpoint
@@ -101,13 +111,18 @@ impl Home {
         Ok(fs::write(self.path("tracker.toml"), text)?)
     }
 
-    fn run(&self, arguments: &[&str]) -> Result<Output> {
-        let output = Command::new(env!("CARGO_BIN_EXE_torrust-maintenance"))
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_torrust-maintenance"));
+        command
             .args(["--config", "tracker.toml"])
             .args(arguments)
             .current_dir(&self.directory)
-            .env_clear()
-            .output()?;
+            .env_clear();
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<Output> {
+        let output = self.command(arguments).output()?;
         Ok(Output {
             code: output.status.code().ok_or("killed")?,
             out: String::from_utf8(output.stdout)?,
@@ -152,6 +167,7 @@ impl Home {
             method: Way::Pages,
             pause_ms: 12.0,
             copy_seconds: 0.5,
+            wal_growth: None,
             bandwidth: None,
             database,
             compression_level: Some(3),
@@ -211,7 +227,9 @@ impl Engine for Idle {
         Ok(())
     }
 
-    fn copy(&self, _: &Run, (): &(), (): &(), _: &Watch) -> std::result::Result<(), Failure> {
+    fn copy(&self, _: &Run, (): &(), (): &(), watch: &Watch) -> std::result::Result<(), Failure> {
+        watch.begin("copying", Some(4096));
+        watch.advance(1024);
         if let Some(go_on) = &self.go_on {
             // Told, or whoever would tell is gone.
             let _ = go_on.lock().expect("one copy at a time").recv();
@@ -341,7 +359,7 @@ fn check_finds_nothing_wrong() -> Result {
     let output = home.run(&["check"])?;
     assert_eq!((output.code, output.err.as_str()), (0, ""), "{output:?}");
     let lines: Vec<&str> = output.out.lines().collect();
-    assert_eq!(lines.len(), 8, "{}", output.out);
+    assert_eq!(lines.len(), 9, "{}", output.out);
     assert!(
         lines[0].contains("tracker.toml: no problems found in [maintenance]"),
         "{}",
@@ -365,8 +383,10 @@ fn check_finds_nothing_wrong() -> Result {
         lines[6],
         "verify         quick: less than a second for each backup"
     );
+    let would = "run            would begin: method ";
+    assert!(lines[7].starts_with(would), "{}", lines[7]);
     assert_eq!(
-        lines[7],
+        lines[8],
         format!("endpoint       {}: no tracker answers", home.endpoint)
     );
     assert!(!home.path("backups").exists(), "check writes nothing");
@@ -392,6 +412,37 @@ fn check_finds_nothing_wrong() -> Result {
             "{window}"
         );
     }
+    Ok(())
+}
+
+/// Nothing of what the tracker would refuse is promised: announces that cannot be served, and
+/// room for the other files, which lie there once more while they are stored.
+#[test]
+fn what_a_run_would_need_is_reckoned_as_the_tracker_does() -> Result {
+    let tracker = Tracker::start(Idle {
+        go_on: None,
+        end: Ok(published()),
+    })?;
+    let home = Home::at(tracker.address)?;
+    let needed = |of: &Value| of["needed_bytes"].as_u64().ok_or("bytes");
+    let dry_run = || home.run(&["run", "--dry-run", "--json"])?.json();
+    let without = dry_run()?;
+    assert_eq!(without["would_begin"], true, "{without}");
+    fs::write(home.path("more"), vec![0; 1_000_000])?;
+    home.configure_backup("files = [\"more\"]")?;
+    let with = dry_run()?;
+    let more = needed(&with)? - needed(&without)?;
+    assert!((2_000_000..2_010_000).contains(&more), "{more}");
+
+    let checked = home.run(&["check", "--json"])?.json()?;
+    assert_eq!(needed(&checked["run"])?, needed(&with)?, "{checked}");
+    assert_eq!(checked["run"]["objection"], Value::Null);
+
+    home.configure_backup("files = [\"none\"]\nmissing_files = \"error\"")?;
+    let refused = home.run(&["run", "--dry-run"])?;
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.out.contains("would fail: "), "{}", refused.out);
+    assert!(refused.out.contains("missing_files"), "{}", refused.out);
     Ok(())
 }
 
@@ -855,6 +906,47 @@ fn run_waits_for_the_end_and_tells_it() -> Result {
         screen.out
     );
     assert!(screen.out.contains("20261122T030000Z"), "{}", screen.out);
+    Ok(())
+}
+
+/// The first line of progress of a run whose copy goes on until that is there.
+fn first_line(arguments: &[&str]) -> Result<String> {
+    let (go_on, told) = mpsc::channel();
+    let tracker = Tracker::start(Idle {
+        go_on: Some(Mutex::new(told)),
+        end: Ok(published()),
+    })?;
+    let home = Home::at(tracker.address)?;
+    let mut running = home
+        .command(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut lines = BufReader::new(running.stderr.take().ok_or("it is piped")?).lines();
+    let line = lines.next().ok_or("it ended without a line")??;
+    drop(go_on);
+    // Or it would be ended by a reader that is gone.
+    lines.for_each(drop);
+    assert_eq!(running.wait()?.code(), Some(0), "{line}");
+    Ok(line)
+}
+
+#[test]
+fn run_shows_how_far_the_tracker_is() -> Result {
+    let lines = std::thread::spawn(|| first_line(&["run"]).map_err(|error| error.to_string()));
+    let line: Value = serde_json::from_str(&first_line(&["run", "--json"])?)?;
+    assert_eq!(line["phase"], "copying");
+    let progress = &line["progress"];
+    assert_eq!(progress["doing"], "copying");
+    assert_eq!(
+        (&progress["done"], &progress["total"]),
+        (&json!(1024), &json!(4096))
+    );
+    let line = lines.join().map_err(|_| "it panicked")??;
+    assert!(
+        line.starts_with("copying: 1.0 kB of 4.1 kB, 25 %, "),
+        "{line}"
+    );
     Ok(())
 }
 

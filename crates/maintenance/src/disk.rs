@@ -158,7 +158,13 @@ impl Disk {
     /// a failing write leaves half of its bytes. Everything else works.
     #[must_use]
     pub fn failing_at(n: usize) -> Self {
-        Self::with_fault(Fault::Fail { at: n })
+        Self::with_fault(Fault::Fail { at: n, once: true })
+    }
+
+    /// For tests: as [`Self::failing_at`], and so does every operation after that one.
+    #[cfg(test)]
+    pub(crate) fn failing_from(n: usize) -> Self {
+        Self::with_fault(Fault::Fail { at: n, once: false })
     }
 
     /// For tests: the machine goes down just before the operation with index `n`, counted
@@ -525,19 +531,6 @@ impl Disk {
         })
     }
 
-    /// The paths a pattern fits (`*`, `?`, `[..]`, and `**` for directories of any depth),
-    /// sorted. Opens directories only; those that cannot be read are passed over.
-    ///
-    /// # Errors
-    ///
-    /// If it is not a pattern.
-    pub fn expand(&self, pattern: &Path) -> Result<Vec<PathBuf>, Error> {
-        self.step("look for", pattern, || {
-            let paths = glob::glob(&pattern.to_string_lossy()).map_err(io::Error::other)?;
-            Ok(paths.filter_map(Result::ok).collect())
-        })
-    }
-
     /// Puts a whole file in place or none of it: written beside under a temporary name
     /// ([`temporary_of`]), synced, renamed over `path`, the directory synced.
     ///
@@ -577,10 +570,16 @@ impl Disk {
     ///
     /// As the operating system says.
     pub fn free_bytes(&self, path: &Path) -> Result<u64, Error> {
-        self.step("measure free space at", path, || {
-            let file_system = rustix::fs::statvfs(path)?;
-            Ok(file_system.f_bavail.saturating_mul(file_system.f_frsize))
-        })
+        Ok(self.space(path)?.free)
+    }
+
+    /// As [`space`].
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says.
+    pub fn space(&self, path: &Path) -> Result<Space, Error> {
+        self.step("measure free space at", path, || space(path))
     }
 
     fn check_openable(&self, path: &Path) -> io::Result<()> {
@@ -867,6 +866,38 @@ pub fn read_ahead(path: &Path, is_enough: impl Fn() -> bool) {
         }
         std::thread::sleep(began.elapsed().min(REST_AT_MOST));
     }
+}
+
+/// What a file system has room for (POSIX `statvfs`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes an unprivileged process may still write (`f_bavail`).
+    pub free: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// The room on the file system `path` is on. No operation: for whoever looks again and again
+/// beside a run. Where the volume is a network's, it may take for ever.
+///
+/// # Errors
+///
+/// As the operating system says.
+pub fn space(path: &Path) -> io::Result<Space> {
+    let file_system = rustix::fs::statvfs(path)?;
+    let bytes = |blocks: u64| blocks.saturating_mul(file_system.f_frsize);
+    Ok(Space {
+        free: bytes(file_system.f_bavail),
+        total: bytes(file_system.f_blocks),
+    })
+}
+
+/// Whether two paths are on one file system, as far as can be told: subvolumes of btrfs say
+/// that they are not.
+#[must_use]
+pub fn share_file_system(one: &Path, other: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).ok().map(|found| found.dev());
+    device(one).is_some() && device(one) == device(other)
 }
 
 /// The directory a path is in; `.` for a bare name.

@@ -132,9 +132,10 @@ pub trait Engine: Send + Sync + 'static {
     /// end: cheap.
     fn broken(&self) -> Option<Failure>;
 
-    /// Learns for how long announces were held for a sidecar, and whether it then had its
-    /// copy: for what the next run is going to cost.
-    fn held_for_sidecar(&self, _held: Duration, _done: bool) {}
+    /// Learns for how long announces were held for a copy, and whether it was then done: for
+    /// what the next run is going to cost. Of a copy of our own only if it was not: how long one
+    /// took that was done, the engine knows.
+    fn held_for_copy(&self, _held: Duration, _done: bool) {}
 
     /// Copies the pinned file. The pin stays: the readiness signal is withdrawn before it.
     ///
@@ -1024,15 +1025,19 @@ impl<E: Engine> Driver<E> {
 
     /// Only what says something about the copy: that it was done, or was not at the limit.
     fn learn(&self, held: Duration) {
-        if self.rules.lease.is_none() {
+        let Some((_, outcome)) = self.window.last() else {
             return;
-        }
-        match self.window.last() {
-            Some((_, Outcome::Done)) => self.engine.held_for_sidecar(held, true),
-            Some((_, Outcome::Deadline { .. }))
-                if held + self.rules.grace >= self.rules.held_at_most() =>
-            {
-                self.engine.held_for_sidecar(held, false);
+        };
+        match outcome {
+            Outcome::Done => self.engine.held_for_copy(held, true),
+            // At its own limit or at the end of the window: there was no more time.
+            Outcome::Deadline {
+                phase: Phase::Copying,
+                ..
+            } => self.engine.held_for_copy(held, false),
+            // Of a sidecar, which may have died before.
+            Outcome::Deadline { .. } if held + self.rules.grace >= self.rules.held_at_most() => {
+                self.engine.held_for_copy(held, false);
             }
             _ => {}
         }

@@ -1,7 +1,7 @@
 //! What a run does to a SQLite database: the driver's [`Engine`] with real parts.
 //!
 //! ```text
-//!  prepare   facts · files · clones? · room on the disk · how long would announces wait? · draft · PASSIVE checkpoint
+//!  prepare   facts · clones? · files · room on the disk · how long would announces wait? · draft · PASSIVE checkpoint
 //!  pin       the recipe of `sqlite`
 //!  copy      raw copy, durable; or streamed into the compressor, where there is no room for one
 //!  release   the pin ends, the log is shrunk; beside what follows
@@ -13,7 +13,7 @@
 //!
 //! What makes a copy a backup is [`crate::publication`]'s.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use chrono::{DateTime, Utc};
 
 use crate::catalogue::{Catalogue, Draft};
 use crate::config::{self, Announces, Method, Settings, TakenBy};
-use crate::disk::Disk;
+use crate::disk::{self, Disk};
 use crate::driver::{Engine, LOG_TARGET, NotPinned, Pauses, Pinned, Published};
 use crate::excerpt;
 use crate::priority::{self, Work};
@@ -32,9 +32,12 @@ use crate::sqlite::{self, Database, Facts, Pin, PinError, PinHandle, Seal};
 use crate::status::PinnedFile;
 use crate::window::{Cause, Failure, Pause, Run};
 
+mod estimate;
 mod forecast;
 mod pace;
+mod room;
 
+pub use estimate::{Estimate, Refusal, Subject};
 pub use forecast::{Forecast, Known};
 use pace::Pace;
 
@@ -54,7 +57,7 @@ pub struct BackupEngine {
     pinned: Mutex<Option<PinHandle>>,
     /// The last pin and its file, as they are to be found while a sidecar copies.
     sealed: Mutex<Option<Seal>>,
-    /// How long announces had to wait for sidecars.
+    /// How long announces had to wait for copies.
     pace: Mutex<Pace>,
     /// The release of the last pin, which gives way to the next run.
     releasing: Mutex<Watch>,
@@ -78,6 +81,8 @@ pub struct Copied {
     facts: Facts,
     pinned: DateTime<Utc>,
     read_mark_zero: Option<bool>,
+    /// Bytes the log grew by meanwhile.
+    wal_growth: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -118,55 +123,46 @@ impl BackupEngine {
     }
 
     /// What a run on this database costs.
-    fn forecast(&self, facts: &Facts) -> Result<Forecast, Failure> {
-        let blocks_writers = facts.journal.blocks_writers();
-        if self.announces == Announces::Serve && blocks_writers {
-            return Err(Failure {
-                cause: Cause::Other,
-                message: format!(
-                    "announces = \"serve\" needs a database in WAL mode, and {} is in journal mode \
-                     {}; set journal_mode = \"wal\" or announces = \"auto\"",
-                    facts.path.display(),
-                    facts.journal
-                ),
-            });
-        }
-        let earlier = match self.backup.taken_by {
-            TakenBy::Tracker => self
-                .catalogue
+    fn estimate(&self, facts: &Facts, watch: &Watch) -> Result<Estimate, Failure> {
+        let taken_here = self.backup.taken_by == TakenBy::Tracker;
+        let earlier = if taken_here {
+            self.catalogue
                 .backups()
-                .map_err(|error| Failure::other(&error))?,
-            // Its catalogue may be where this process does not see it, or on a volume that hangs.
-            TakenBy::Sidecar => Vec::new(),
+                .map_err(|error| Failure::other(&error))?
+        } else {
+            // A sidecar's catalogue may be where this process does not see it, or on a volume
+            // that hangs.
+            Vec::new()
         };
         let earlier: Vec<_> = earlier.iter().map(|backup| &backup.manifest).collect();
         // A sidecar brings tools of its own, and a clone is no promise of theirs.
-        let clones = self.backup.taken_by == TakenBy::Tracker
+        let clones = taken_here
             && self.backup.method != Method::Pages
             && !self.refused_to_clone.load(Ordering::Relaxed)
             && snapshot::can_clone(&facts.path, self.catalogue.directory(), &self.disk);
-        let known = Known {
+        let subject = Subject {
+            database: &facts.path,
             bytes: facts.bytes(),
-            blocks_writers,
+            journal: facts.journal,
             clones,
             announces: self.announces,
             backup: &self.backup,
             earlier: &earlier,
         };
-        let forecast = known.forecast();
-        let waits = matches!(forecast.pause, Pause::UntilCopied(_));
-        if waits
-            && self.backup.taken_by == TakenBy::Sidecar
-            && let Some(copy) = self.pace().expect(facts.bytes())
-        {
-            let pause = Pause::UntilCopied(copy);
-            return Ok(Forecast {
-                pause,
-                copy,
-                ..forecast
-            });
+        let mut estimate = subject.estimate(&self.disk, watch).map_err(refused)?;
+        let forecast = &mut estimate.forecast;
+        if let Pause::UntilCopied(_) = forecast.pause {
+            let learned = if taken_here {
+                self.pace().expect_undone(facts.bytes())
+            } else {
+                self.pace().expect(facts.bytes())
+            };
+            if let Some(copy) = learned {
+                forecast.copy = copy;
+                forecast.pause = Pause::UntilCopied(copy);
+            }
         }
-        Ok(forecast)
+        Ok(estimate)
     }
 
     fn pace(&self) -> MutexGuard<'_, Pace> {
@@ -182,11 +178,10 @@ impl BackupEngine {
         }
     }
 
-    /// What a run that copies and publishes itself begins with.
-    fn begin(&self, run: &Run, facts: &Facts, forecast: Forecast) -> Result<Prepared, Failure> {
-        // As an archive, and that once more compressed.
-        let files = 2 * self.publisher().choose_files(&facts.path)?.0.bytes();
-        let way = self.way(&forecast.beside(files))?;
+    /// What a run that copies and publishes itself begins with. Refuses one the disk has no
+    /// room for, before anything waits for it.
+    fn begin(&self, run: &Run, estimate: &Estimate) -> Result<Prepared, Failure> {
+        let way = estimate.way().map_err(refused)?;
         if let Some(partial) = &self.backup.partial {
             excerpt::check(&self.database, partial).map_err(|error| Failure::other(&error))?;
         }
@@ -197,26 +192,20 @@ impl BackupEngine {
         Ok(Prepared { draft, way })
     }
 
-    /// How the database can be got hold of in the room there is. Refuses a run the disk has
-    /// no room for, before anything waits for it.
-    fn way(&self, forecast: &Forecast) -> Result<Way, Failure> {
-        let directory = self.catalogue.directory();
-        let free = self
-            .disk
-            .free_bytes(directory)
-            .map_err(|error| Failure::other(&error))?;
-        forecast.way_with(free).ok_or_else(|| Failure {
-            cause: Cause::Other,
-            message: format!(
-                "{} has {} free and a backup needs about {} there while it is made (the raw copy \
-                 and the compressed one{}); free space, keep fewer backups or choose another \
-                 directory",
-                directory.display(),
-                bytesize::ByteSize(free),
-                bytesize::ByteSize(forecast.room),
-                forecast.with_less_room(&self.backup)
-            ),
-        })
+    /// Where a run takes room: for the backup, and for the log that grows under the pin.
+    fn places(&self, facts: &Facts) -> Vec<PathBuf> {
+        let mut places = vec![self.catalogue.directory().to_owned()];
+        if !facts.journal.blocks_writers() {
+            places.push(disk::parent(&facts.path).to_owned());
+        }
+        places
+    }
+
+    /// Bytes the log's file grew by since the pin was taken. It never shrinks by itself, so what
+    /// counts is not how long it is.
+    fn wal_growth(&self) -> Option<u64> {
+        let before = self.wal_at_pin.load(Ordering::Relaxed);
+        Some(self.database.wal_bytes().ok()?.saturating_sub(before))
     }
 
     fn facts(&self) -> Result<Facts, Failure> {
@@ -255,20 +244,20 @@ impl Engine for BackupEngine {
     type Pin = Pin;
     type Copy = Copied;
 
-    fn prepare(&self, run: &Run, _watch: &Watch) -> Result<(Pause, Option<Prepared>), Failure> {
+    fn prepare(&self, run: &Run, watch: &Watch) -> Result<(Pause, Option<Prepared>), Failure> {
         // Its connections and the disk are needed now; the log can be shrunk after this run.
         self.releasing().cancel("another run begins");
         let facts = self.facts()?;
-        let forecast = self.forecast(&facts)?;
+        let estimate = self.estimate(&facts, watch)?;
         let prepared = match self.backup.taken_by {
             TakenBy::Sidecar => None,
-            TakenBy::Tracker => Some(self.begin(run, &facts, forecast)?),
+            TakenBy::Tracker => Some(self.begin(run, &estimate)?),
         };
         // What is checkpointed now need not be while the gate is closed.
         self.database
             .checkpoint_before()
             .map_err(|error| Failure::other(&error))?;
-        Ok((forecast.pause, prepared))
+        Ok((estimate.forecast.pause, prepared))
     }
 
     fn pin(&self, _run: &Run, limit: Duration, watch: &Watch) -> Result<Pin, NotPinned> {
@@ -317,7 +306,7 @@ impl Engine for BackupEngine {
         })
     }
 
-    fn held_for_sidecar(&self, held: Duration, done: bool) {
+    fn held_for_copy(&self, held: Duration, done: bool) {
         let bytes = {
             let facts = self.last_facts.lock();
             facts.unwrap_or_else(PoisonError::into_inner).bytes()
@@ -341,31 +330,37 @@ impl Engine for BackupEngine {
         } = self.backup;
         priority::of_disk(Work::Writing, io_priority);
         let raw = draft.raw_path();
-        let held = match way {
+        let taken = || match way {
             Way::Stream => {
                 let artifact = draft.artifact_path(&self.backup.compression);
-                snapshot::stream(pin, &artifact, &self.disk, bandwidth, watch).map(Held::Streamed)
+                snapshot::stream(pin, &artifact, &self.disk, bandwidth, watch)
+                    .map(Held::Streamed)
+                    .map_err(failed)
             }
             // Room and pause were reckoned for a clone, so a copy must not take its place.
-            Way::Clone => match snapshot::clone_pinned(pin, &raw, &self.disk, watch) {
-                Ok(Some(cloned)) => Ok(Held::Raw(cloned)),
-                Ok(None) => {
+            Way::Clone => {
+                let cloned = snapshot::clone_pinned(pin, &raw, &self.disk, watch);
+                cloned.map_err(failed)?.map(Held::Raw).ok_or_else(|| {
                     self.refused_to_clone.store(true, Ordering::Relaxed);
-                    return Err(not_cloned(pin.path()));
-                }
-                Err(error) => Err(error),
-            },
+                    not_cloned(pin.path())
+                })
+            }
             Way::File | Way::Pages => {
                 snapshot::copy_pinned(pin, method, &raw, &self.disk, bandwidth, watch)
                     .map(Held::Raw)
+                    .map_err(failed)
             }
         };
-        let held = held.map_err(failed)?;
+        let held = room::leaving_reserves(self.places(&pin.facts), watch, taken)?;
+        // It can be done; the manifest will tell how fast.
+        *self.pace() = Pace::default();
+        let in_wal = !pin.facts.journal.blocks_writers();
         Ok(Copied {
             held,
             facts: pin.facts.clone(),
             pinned: pin.taken,
             read_mark_zero: pin.read_mark_zero,
+            wal_growth: self.wal_growth().filter(|_| in_wal),
         })
     }
 
@@ -395,6 +390,7 @@ impl Engine for BackupEngine {
             facts,
             pinned,
             read_mark_zero,
+            wal_growth,
         } = copied;
         let made = Made {
             run: run.id.clone(),
@@ -403,19 +399,20 @@ impl Engine for BackupEngine {
             facts,
             read_mark_zero,
             pause: pauses.total,
+            wal_growth,
         };
         let publisher = self.publisher();
         priority::of_processor();
-        match held {
+        // The log does not grow any more.
+        let places = vec![self.catalogue.directory().to_owned()];
+        room::leaving_reserves(places, watch, || match held {
             Held::Raw(raw) => publisher.publish(draft, &raw, made, watch),
             Held::Streamed(streamed) => publisher.publish_streamed(draft, streamed, made, watch),
-        }
+        })
     }
 
     fn pinned_too_long(&self) -> Option<Failure> {
-        // The log's file never shrinks by itself, so what counts is by how much it grew.
-        let before = self.wal_at_pin.load(Ordering::Relaxed);
-        let grown = self.database.wal_bytes().ok()?.saturating_sub(before);
+        let grown = self.wal_growth()?;
         let limit = self.backup.wal_limit;
         (grown > limit).then(|| Failure {
             cause: Cause::WalLimit,
@@ -441,6 +438,17 @@ impl Engine for BackupEngine {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         facts.journal.to_string()
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "handed to `map_err`")]
+fn refused(refusal: Refusal) -> Failure {
+    Failure {
+        cause: match refusal {
+            Refusal::NoRoom { .. } => Cause::NoRoom,
+            _ => Cause::Other,
+        },
+        message: refusal.to_string(),
     }
 }
 

@@ -27,6 +27,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 pub use self::choice::{Choice, Chosen, choose};
+pub use self::reach::Bound;
 pub use self::reader::check;
 pub use self::reserved::Reserved;
 pub use self::restored::{Destination, FilesPlan, Objection, PlannedFile, Restored, plan};
@@ -35,6 +36,8 @@ use crate::config::Missing;
 use crate::{disk, verify};
 
 mod choice;
+mod pattern;
+mod reach;
 mod reader;
 mod reserved;
 mod restored;
@@ -129,6 +132,18 @@ pub enum Error {
     TooMany {
         /// One of them.
         among: PathBuf,
+    },
+    /// The search for them leads too far.
+    #[error(
+        "the search for the files to be stored was given up in {}, as {bound}: a link may lead to a \
+         tree of directories that is not meant; make the patterns of backup.files narrower, or add \
+         to backup.exclude what it should not go into", .at.display()
+    )]
+    TooFar {
+        /// What was met.
+        bound: Bound,
+        /// Where.
+        at: PathBuf,
     },
     /// Some are missing, and `backup.missing_files` says that this is an error.
     #[error(

@@ -18,11 +18,12 @@ use crate::disk::{self, Disk, Lock};
 use crate::driver::{Driver, Handles, LOG_TARGET, Parts};
 use crate::engine::BackupEngine;
 use crate::excerpt;
-use crate::files::{self, Reserved};
+use crate::files::{self, Bound, Reserved};
 use crate::gate::{Gate, Keeper};
 use crate::lease::Terms;
 use crate::readiness::{self, Access, Listener, Token, token};
 use crate::restore;
+use crate::snapshot::Watch;
 use crate::sqlite::{self, Database, Journal};
 use crate::status::{PerDoor, Reader};
 use crate::touch_file::{self, TouchFile};
@@ -398,8 +399,21 @@ fn check_journal(settings: &Settings, database: &Path) -> Result<(), Error> {
 /// That nothing is to be stored as a file that never is. What is missing may yet come.
 fn check_files(settings: &Settings, database: &Path, disk: &Disk) -> Result<(), files::Error> {
     let reserved = Reserved::of(database, &settings.backup.directory);
-    let choice = files::choose(&settings.backup.files, &reserved, disk)?;
-    files::check_reserved(&choice.left_out)
+    let wanted = &settings.backup.files;
+    match files::choose(wanted, &reserved, disk, &Watch::default()) {
+        Ok(choice) => files::check_reserved(&choice.left_out),
+        // The disk is slow at this moment, which is no reason not to serve.
+        Err(
+            error @ files::Error::TooFar {
+                bound: Bound::Time(_),
+                ..
+            },
+        ) => {
+            tracing::warn!(target: LOG_TARGET, "{error}");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The beginning of the newest window that has had its run, as far as the backups show.

@@ -68,6 +68,8 @@ pub struct Made {
     pub read_mark_zero: Option<bool>,
     /// How long announces waited, all closures of the run together.
     pub pause: Duration,
+    /// Bytes the log grew by under the pin; `None`: there is none, or it was not looked at.
+    pub wal_growth: Option<u64>,
 }
 
 /// An artifact, and how it came to be.
@@ -224,6 +226,7 @@ impl Publisher<'_> {
             facts,
             read_mark_zero,
             pause,
+            wal_growth,
         } = made;
         let owner = Owner::this(format!("{}, run {run}", self.service), now());
         let manifest = Manifest {
@@ -245,6 +248,7 @@ impl Publisher<'_> {
             method,
             pause_ms: milliseconds(pause),
             copy_seconds: seconds,
+            wal_growth,
             bandwidth: self.backup.bandwidth,
             database: artifact,
             compression_level: level,
@@ -297,14 +301,10 @@ impl Publisher<'_> {
 
     /// What is to be stored besides the database, as of now. What cannot be, though it
     /// should, is an error if `missing_files` says so.
-    ///
-    /// # Errors
-    ///
-    /// As [`files::choose`] and [`files::check_missing`].
-    pub fn choose_files(&self, database: &Path) -> Result<(Choice, Reserved), Failure> {
+    fn choose_files(&self, database: &Path, watch: &Watch) -> Result<(Choice, Reserved), Failure> {
         let wanted = &self.backup.files;
         let reserved = Reserved::of(database, self.catalogue.directory());
-        let choice = files::choose(wanted, &reserved, self.disk).map_err(not_stored)?;
+        let choice = files::choose(wanted, &reserved, self.disk, watch).map_err(not_stored)?;
         files::check_missing(&choice.left_out, wanted.missing).map_err(not_stored)?;
         Ok((choice, reserved))
     }
@@ -317,7 +317,7 @@ impl Publisher<'_> {
         watch: &Watch,
     ) -> Result<Option<StoredFiles>, Failure> {
         let config::Files { missing, limit, .. } = self.backup.files;
-        let (choice, reserved) = self.choose_files(&facts.path)?;
+        let (choice, reserved) = self.choose_files(&facts.path, watch)?;
         let compression = self.backup.compression;
         let stored = files::store(
             choice,

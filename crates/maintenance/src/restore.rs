@@ -23,7 +23,8 @@
 //! mode always, on a rollback journal only while they are in a transaction. Such a database
 //! is therefore replaced only by force; the operator knows what is running.
 //!
-//! What fails before the swap leaves the target as it was. What a power cut leaves beside
+//! What fails before the swap leaves the target as it was; a swap that fails puts back what it
+//! took away, and says what is where should that fail as well. What a power cut leaves beside
 //! it, `.<name>.restoring`, the next restore removes.
 
 use std::ffi::OsString;
@@ -183,7 +184,7 @@ pub struct Restored {
     pub report: Report,
 }
 
-/// Why nothing was restored. The target is as it was.
+/// Why nothing was restored. The target is as it was, but for [`Error::Apart`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The plan has objections that were not, or cannot be, overruled.
@@ -208,6 +209,25 @@ pub enum Error {
     /// The file system refused.
     #[error(transparent)]
     Disk(#[from] disk::Error),
+    /// The swap failed, and what `SQLite` keeps beside the present database, which was taken
+    /// away for it, could not be put back.
+    #[error(
+        "{} was not replaced: {source}. It is still there, but without what SQLite keeps beside \
+         it, which could not be put back ({why}). Nothing is lost: before anything opens it, {}{}",
+        .target.display(), moves(.parts), also(.kept_as.as_deref())
+    )]
+    Apart {
+        /// The present database.
+        target: PathBuf,
+        /// A second name of it, if it has one.
+        kept_as: Option<PathBuf>,
+        /// Where its parts belong, and where they are.
+        parts: Vec<(PathBuf, PathBuf)>,
+        /// Why it was not replaced.
+        source: Box<Self>,
+        /// Why they were not put back.
+        why: String,
+    },
     /// The present database could not be brought to rest.
     #[error(
         "{} has a log or a journal that SQLite cannot take back ({source}); to keep its files \
@@ -328,8 +348,9 @@ impl RestorePlan {
     /// # Errors
     ///
     /// If an objection stands, the backup does not verify, the present database cannot be
-    /// brought to rest, or the file system refuses. The target is then as it was; only when
-    /// the very last sync failed it is the restored one, which a power cut may still undo.
+    /// brought to rest, or the file system refuses. The target is then as it was, unless it is
+    /// [`Error::Apart`]; only when the very last sync failed it is the restored one, which a
+    /// power cut may still undo.
     pub fn execute(
         self,
         force: bool,
@@ -394,9 +415,9 @@ impl RestorePlan {
 
     /// Keeps the present database aside, if there is one, and puts the new one in its place.
     fn swap(&self, restoring: &Path, force: bool, disk: &Disk) -> Result<(), Error> {
-        let whole = match (&self.present, &self.kept_as) {
+        let parts = match (&self.present, &self.kept_as) {
             (Some(present), Some(kept_as)) => self.bring_to_rest(present, kept_as, force, disk)?,
-            _ => false,
+            _ => Parts::default(),
         };
         let directory = disk::parent(&self.target);
         let placed = if let Some(kept_as) = &self.kept_as {
@@ -413,15 +434,39 @@ impl RestorePlan {
                 .and_then(|()| disk.sync_dir(directory))
                 .and_then(|()| disk.rename_new(restoring, &self.target))
         };
-        if let (Err(_), true, Some(kept_as)) = (&placed, whole, &self.kept_as) {
-            // The whole database is still in place; its second name is of no use.
-            let _ = disk.remove_file(kept_as);
-        }
         placed.map_err(|error| match (&self.kept_as, error.source.kind()) {
             (None, io::ErrorKind::AlreadyExists) => self.refused(vec![Objection::InUse]),
-            _ => error.into(),
+            (None, _) => error.into(),
+            (Some(kept_as), _) => self.put_back(&parts, Some(kept_as), error.into(), disk),
         })?;
         Ok(disk.sync_dir(directory)?)
+    }
+
+    /// Leaves the present database, which is still in place, as it was found. `source` is why
+    /// it was not replaced; what is returned, the trouble there is then.
+    fn put_back(&self, parts: &Parts, kept_as: Option<&Path>, source: Error, disk: &Disk) -> Error {
+        match parts.give_back(disk) {
+            Err(error) if !parts.away().is_empty() => {
+                self.apart(parts, kept_as, source, error.to_string())
+            }
+            _ => {
+                if let Some(kept_as) = kept_as {
+                    // Of no use any more, and the cause says more than that of tidying up.
+                    let _ = disk.remove_file(kept_as);
+                }
+                source
+            }
+        }
+    }
+
+    fn apart(&self, parts: &Parts, kept_as: Option<&Path>, source: Error, why: String) -> Error {
+        Error::Apart {
+            target: self.target.clone(),
+            kept_as: kept_as.filter(|name| name.exists()).map(Path::to_owned),
+            parts: parts.away(),
+            source: source.into(),
+            why,
+        }
     }
 
     /// That nobody has made a database since the plan was where there was none: nobody has
@@ -433,38 +478,43 @@ impl RestorePlan {
         Ok(())
     }
 
-    /// Leaves of the present database one file, and says so; or by force its parts, with
-    /// second names beside `kept_as`.
+    /// Leaves of the present database one file; or by force its parts, with second names
+    /// beside `kept_as`, which are returned.
     fn bring_to_rest(
         &self,
         present: &File,
         kept_as: &Path,
         force: bool,
         disk: &Disk,
-    ) -> Result<bool, Error> {
+    ) -> Result<Parts, Error> {
         // First, because SQLite removes these even if it can make nothing of them.
         let parts = Parts::keep(&self.target, kept_as, disk)?;
         let settled = settle(&self.target, disk);
         // SQLite has dropped the lock. Whoever got in may go on with its database, into
         // which a journal given back now would be rolled.
         let alone = present.lock_again();
-        let whole = match settled {
+        let parts = match settled {
             Ok(()) => {
                 parts.forget(disk)?;
-                true
+                Parts::default()
             }
-            Err(Error::Unsettled { .. }) if force => false,
+            Err(Error::Unsettled { .. }) if force => parts,
             Err(error) => {
-                if let Ok(true) = alone {
-                    parts.give_back(disk)?;
-                }
-                return Err(error);
+                return Err(match alone {
+                    Ok(true) => self.put_back(&parts, None, error, disk),
+                    _ => error,
+                });
             }
         };
-        if !alone? {
-            return Err(self.refused(vec![Objection::InUse]));
+        match alone {
+            Ok(true) => Ok(parts),
+            Ok(false) => Err(self.refused(vec![Objection::InUse])),
+            Err(source) if parts.away().is_empty() => Err(source.into()),
+            Err(source) => {
+                let why = "whether another process has opened it is not known".to_owned();
+                Err(self.apart(&parts, None, source.into(), why))
+            }
         }
-        Ok(whole)
     }
 
     fn refused(&self, objections: Vec<Objection>) -> Error {
@@ -476,6 +526,7 @@ impl RestorePlan {
 }
 
 /// Second names of what `SQLite` keeps beside a database, with the first ones.
+#[derive(Default)]
 struct Parts(Vec<(PathBuf, PathBuf)>);
 
 impl Parts {
@@ -503,15 +554,24 @@ impl Parts {
         }
     }
 
-    fn give_back(self, disk: &Disk) -> Result<(), disk::Error> {
-        for (part, kept) in self.0 {
-            if part.exists() {
-                disk.remove_file(&kept)?;
+    /// Puts back all that can be, and says what was the first trouble.
+    fn give_back(&self, disk: &Disk) -> Result<(), disk::Error> {
+        let mut given_back = Ok(());
+        for (part, kept) in &self.0 {
+            let moved = if part.exists() {
+                disk.remove_file(kept)
             } else {
-                disk.rename(&kept, &part)?;
-            }
+                disk.rename(kept, part)
+            };
+            given_back = given_back.and(moved);
         }
-        Ok(())
+        given_back
+    }
+
+    /// Those that have only their second names.
+    fn away(&self) -> Vec<(PathBuf, PathBuf)> {
+        let away = self.0.iter().filter(|(part, _)| !part.exists());
+        away.cloned().collect()
     }
 }
 
@@ -633,6 +693,23 @@ pub(crate) fn beside(path: &Path, before: &str, after: &str) -> PathBuf {
     name.push(path.file_name().unwrap_or_default());
     name.push(after);
     path.with_file_name(name)
+}
+
+/// What puts parts back where they belong.
+fn moves(parts: &[(PathBuf, PathBuf)]) -> String {
+    let moves = parts
+        .iter()
+        .map(|(part, kept)| format!("rename {} to {}", kept.display(), part.display()));
+    moves.collect::<Vec<_>>().join(" and ")
+}
+
+fn also(kept_as: Option<&Path>) -> String {
+    kept_as.map_or_else(String::new, |kept_as| {
+        format!(
+            "; {} is a second name of it, to be removed then",
+            kept_as.display()
+        )
+    })
 }
 
 fn list(objections: &[Objection]) -> String {

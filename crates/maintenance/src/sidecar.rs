@@ -192,6 +192,8 @@ pub fn take(
             facts,
             read_mark_zero,
             pause: offer.pause,
+            // The service's, which it watches itself.
+            wal_growth: None,
         },
     })
 }
@@ -243,6 +245,7 @@ pub fn needed(bytes: u64, publisher: &Publisher<'_>) -> Result<u64, Failure> {
         bytes,
         blocks_writers: false,
         clones: false,
+        shares: false,
         announces: Announces::Auto,
         backup: publisher.backup,
         earlier: &earlier,

@@ -149,7 +149,11 @@ fn database(path: &Path, backup: &Backup, depth: Depth, watch: &Watch) -> Result
 }
 
 /// Whether manifest and checksums are, byte for byte, those that were published.
-fn published(backup: &Backup, disk: &Disk) -> Result<(), Error> {
+///
+/// # Errors
+///
+/// [`Error::Corrupt`]; or if they cannot be read.
+pub(crate) fn published(backup: &Backup, disk: &Disk) -> Result<(), Error> {
     let (manifest, sums) = (backup.dir.join(MANIFEST), backup.dir.join(SUMS));
     let json = disk.read(&manifest, catalogue::SMALL_FILE)?;
     let found = disk.read(&sums, catalogue::SMALL_FILE)?;

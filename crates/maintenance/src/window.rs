@@ -238,6 +238,8 @@ pub enum Cause {
     BrokenPin,
     /// As many announces were held for the copy as may be: any more would be turned away.
     HeldLimit,
+    /// A file system has, or would have had, too little room left.
+    NoRoom,
     /// A defect: a job panicked.
     Panicked,
     /// Anything else: disk, database, permissions.

@@ -23,6 +23,7 @@ mod operator;
 mod order;
 mod pause;
 mod refusals;
+mod restored;
 mod rollback;
 mod sidecar;
 mod sidecar_faults;

@@ -120,7 +120,10 @@ pub fn exit(objections: &[Objection]) -> Exit {
     match objections {
         [] => Exit::Done,
         [
-            Objection::Exists { .. } | Objection::NotAFile { .. } | Objection::Reserved { .. },
+            Objection::Exists { .. }
+            | Objection::NotAFile { .. }
+            | Objection::Ambiguous { .. }
+            | Objection::Reserved { .. },
             ..,
         ] => Exit::Usage,
         [Objection::NoRoom { .. }, ..] => Exit::Failed,

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use chrono::{SecondsFormat, Utc};
 use serde_json::{Value, json};
-use tokio::time::{Interval, MissedTickBehavior, interval};
 use torrust_tracker_maintenance::status::CopyOf;
 use torrust_tracker_maintenance::window::RunId;
 
@@ -38,15 +37,6 @@ impl Log {
             show: Show::new(json),
             json,
         }
-    }
-
-    /// When progress is due; not at once.
-    pub fn ticks(&self) -> Interval {
-        let every = self.show.every();
-        let mut ticks = interval(every);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        ticks.reset();
-        ticks
     }
 
     pub fn begins(&self, contact: &Contact, once: bool) {

@@ -578,7 +578,7 @@ fn publish_files(home: &Home, began: &str) -> Result<BackupId> {
     home.publish_with(began, |draft, manifest| {
         let (disk, watch) = (Disk::default(), Watch::default());
         let reserved = Reserved::of(&home.path("tracker.db"), &home.path("backups"));
-        let choice = files::choose(&wanted, &reserved, &disk)?;
+        let choice = files::choose(&wanted, &reserved, &disk, &watch)?;
         let zstd = Compression::Zstd(3);
         let stored = files::store(choice, 1 << 20, &reserved, draft, zstd, &disk, &watch)?;
         manifest.files = stored.files;

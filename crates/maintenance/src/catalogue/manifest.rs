@@ -58,6 +58,10 @@ pub struct Manifest {
     /// Seconds from ready to the durable raw copy; where there is none, to the end of the
     /// work under the pin.
     pub copy_seconds: f64,
+    /// Bytes the write-ahead log's file grew by while the database was pinned; `None`: there is
+    /// no log, or it was not looked at.
+    #[serde(default)]
+    pub wal_growth: Option<u64>,
     /// Bytes a second the copy was limited to, if it was.
     #[serde(default)]
     pub bandwidth: Option<u64>,
@@ -200,6 +204,7 @@ mod tests {
         let fields = json.as_object_mut().ok_or("a table")?;
         for since in [
             "bandwidth",
+            "wal_growth",
             "compression_level",
             "verify_seconds",
             "warnings",
@@ -209,6 +214,7 @@ mod tests {
         let read = Manifest::parse(&serde_json::to_vec(&json)?)?;
         let expected = Manifest {
             bandwidth: None,
+            wal_growth: None,
             compression_level: None,
             verify_seconds: None,
             warnings: Vec::new(),

@@ -52,6 +52,8 @@ pub(super) enum Fault {
     None,
     Fail {
         at: usize,
+        /// Whether it is the only one to fail, or the first.
+        once: bool,
     },
     Crash {
         at: usize,
@@ -90,7 +92,9 @@ impl Seam {
     pub(super) fn count(&self) -> io::Result<()> {
         let index = self.operations.fetch_add(1, Ordering::Relaxed);
         match &self.fault {
-            Fault::Fail { at } if index == *at => Err(Errno::NOSPC.into()),
+            Fault::Fail { at, once } if index == *at || index > *at && !once => {
+                Err(Errno::NOSPC.into())
+            }
             Fault::Crash { at, loss, unsynced } if index >= *at => {
                 if index == *at {
                     lock(unsynced).lose(*loss)?;

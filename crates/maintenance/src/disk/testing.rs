@@ -7,6 +7,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::catalogue::testing::memory_dir;
+
 /// What `mkfs.xfs` insists on, and more than any test fills.
 const SIZE: &str = "512M";
 
@@ -74,15 +76,46 @@ impl Volume {
 
 impl Drop for Volume {
     fn drop(&mut self) {
-        // A database on it that was copied stays open as long as this process; then the
-        // mount goes from sight now, and the rest with the process.
-        let unmounted = ["-q", "-l"].iter().any(|how| {
-            let unmount = Command::new("umount").arg(how).arg(&self.mounted).output();
-            unmount.is_ok_and(|output| output.status.success())
-        });
-        if !unmounted {
-            eprintln!("{} stays mounted", self.mounted.display());
+        unmount(&self.mounted);
+    }
+}
+
+/// A file that is on another file system than its directory, for as long as this lives.
+pub(crate) struct Elsewhere {
+    at: PathBuf,
+    /// Where it is.
+    _home: TempDir,
+}
+
+impl Elsewhere {
+    /// Mounts a copy of a file, which is in memory, over it.
+    pub(crate) fn of(at: &Path) -> Self {
+        let home = memory_dir();
+        let copy = home.path().join("copy");
+        run("cp", &[at.as_os_str()], &copy);
+        run("mount", &[OsStr::new("--bind"), copy.as_os_str()], at);
+        Self {
+            at: at.to_owned(),
+            _home: home,
         }
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        unmount(&self.at);
+    }
+}
+
+/// A database on it that was copied stays open as long as this process; then the mount goes
+/// from sight now, and the rest with the process.
+fn unmount(mounted: &Path) {
+    let unmounted = ["-q", "-l"].iter().any(|how| {
+        let unmount = Command::new("umount").arg(how).arg(mounted).output();
+        unmount.is_ok_and(|output| output.status.success())
+    });
+    if !unmounted {
+        eprintln!("{} stays mounted", mounted.display());
     }
 }
 

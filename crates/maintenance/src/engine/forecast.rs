@@ -17,6 +17,19 @@ const UNMEASURED_COPY: f64 = 150e6;
 /// pieces gives.
 const UNMEASURED_CLONE: f64 = 2e9;
 
+/// The same of a stream: zstd at its lowest level on two threads, then `quick_check`.
+const UNMEASURED_STREAM: f64 = 60e6;
+
+/// Bytes a second the log is expected to grow by until that has been measured: 2,000 commits
+/// of five pages.
+const UNMEASURED_LOG: f64 = 40e6;
+
+/// How much more the log may grow by than it did: one night is busier than the other.
+const BUSIER: f64 = 1.5;
+
+/// Seconds of a pin in which the log's growth tells how it goes on.
+const LONG: f64 = 1.0;
+
 /// Of the database's size, what a compressed copy, or an excerpt in both its forms, is
 /// reckoned to take until one is known.
 const UNMEASURED_RATIO: f64 = 0.6;
@@ -47,6 +60,9 @@ pub struct Known<'a> {
     /// Whether the file can be cloned to where the backups are
     /// ([`can_clone`](crate::snapshot::can_clone)).
     pub clones: bool,
+    /// Whether the database's log, which grows while the database is pinned, is on the file
+    /// system of the backups.
+    pub shares: bool,
     /// What is configured of announces ...
     pub announces: Announces,
     /// ... and of backups.
@@ -84,7 +100,7 @@ impl Known<'_> {
             Method::Auto | Method::File => Way::File,
         };
         let copy = self.copy(way);
-        let waits = self.blocks_writers || self.announces == Announces::Pause;
+        let waits = self.waits();
         // An excerpt is taken from a raw copy.
         let can_stream = !waits && way != Way::Pages && backup.partial.is_none();
         let as_it_is = backup.compression == Compression::None && backup.partial.is_none();
@@ -110,41 +126,69 @@ impl Known<'_> {
             },
             copy,
             check: verify::expected(bytes, backup.verify, self.earlier),
-            room: room.saturating_add(SLACK),
-            streamed_room,
+            room: room.saturating_add(SLACK).saturating_add(self.log(way)),
+            streamed_room: streamed_room.map(|room| room.saturating_add(self.log(Way::Stream))),
         }
+    }
+
+    /// Whether announces wait until the database is copied.
+    fn waits(&self) -> bool {
+        self.blocks_writers || self.announces == Announces::Pause
     }
 
     /// How long it takes to get hold of the database.
     fn copy(&self, way: Way) -> Duration {
-        let (rate, limit) = if way == Way::Clone {
-            // No byte is read that could be counted.
-            (self.measured(true).unwrap_or(UNMEASURED_CLONE), None)
-        } else {
-            let rate = self.measured(false).unwrap_or(UNMEASURED_COPY);
-            (rate, self.backup.bandwidth)
+        let rate = match way {
+            Way::Clone => self.measured(way).unwrap_or(UNMEASURED_CLONE),
+            Way::Stream => self.measured(way).unwrap_or(UNMEASURED_STREAM),
+            Way::Pages => self.measured(way).unwrap_or(UNMEASURED_COPY),
+            // What `auto` falls back to is slower, if anything.
+            Way::File => self
+                .measured(way)
+                .or_else(|| self.measured(Way::Pages))
+                .unwrap_or(UNMEASURED_COPY),
         };
+        // Of a clone no byte is read that could be counted.
+        let limit = self.backup.bandwidth.filter(|_| way != Way::Clone);
         let rate = limit.map_or(rate, |limit| rate.min(as_rate(limit)));
         Duration::try_from_secs_f64(as_rate(self.bytes) / rate).unwrap_or(Duration::MAX)
     }
 
-    /// Bytes a second: the best of the last few clones, or copies. The best, because one
-    /// slow night must not keep the next run from beginning, and with it from measuring
-    /// anew.
-    fn measured(&self, clones: bool) -> Option<f64> {
-        let telling = |earlier: &&&Manifest| match earlier.method {
-            // What took no time says nothing about a larger database.
-            _ if earlier.copied_bytes() < TELLING => false,
-            Way::Clone => clones,
-            // One that was slowed down on purpose says nothing about the disk.
-            Way::File | Way::Pages => !clones && earlier.bandwidth.is_none(),
-            // Compressed on the way.
-            Way::Stream => false,
+    /// Bytes a second: the best of the last few that went this way, since the rate of one says
+    /// nothing of another's. The best, because one slow night must not keep the next run from
+    /// beginning, and with it from measuring anew.
+    fn measured(&self, way: Way) -> Option<f64> {
+        let telling = |earlier: &&&Manifest| {
+            earlier.method == way
+                // What took no time says nothing about a larger database.
+                && earlier.copied_bytes() >= TELLING
+                // One that was slowed down on purpose says nothing about the disk.
+                && (earlier.bandwidth.is_none() || way == Way::Clone)
         };
         let rate =
             |earlier: &&Manifest| as_rate(earlier.copied_bytes()) / earlier.copy_seconds.max(0.001);
         let recent = self.earlier.iter().filter(telling).take(RECENT);
         recent.map(rate).reduce(f64::max)
+    }
+
+    /// Bytes the log takes of the same room while the database is pinned: for as long as that
+    /// lasts, as fast as it grew in the busiest of the last few runs, and never past the limit.
+    fn log(&self, way: Way) -> u64 {
+        if self.waits() || !self.shares {
+            return 0;
+        }
+        let rate = |earlier: &&Manifest| {
+            let grown = earlier
+                .wal_growth
+                .filter(|_| earlier.copy_seconds >= LONG)?;
+            Some(as_rate(grown) / earlier.copy_seconds)
+        };
+        let recent = self.earlier.iter().filter_map(rate).take(RECENT);
+        let rate = recent
+            .reduce(f64::max)
+            .map_or(UNMEASURED_LOG, |rate| rate * BUSIER);
+        let seconds = self.copy(way).as_secs_f64();
+        as_bytes(rate * seconds).min(self.backup.wal_limit)
     }
 
     /// Of its bytes, those that what is made of a raw copy takes beside it: compressed, or
@@ -218,13 +262,17 @@ pub(super) fn as_rate(bytes: u64) -> f64 {
     bytes as f64
 }
 
+fn share(bytes: u64, of: f64) -> u64 {
+    as_bytes(as_rate(bytes) * of)
+}
+
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "an estimate"
 )]
-fn share(bytes: u64, of: f64) -> u64 {
-    (as_rate(bytes) * of) as u64
+fn as_bytes(bytes: f64) -> u64 {
+    bytes as u64
 }
 
 #[cfg(test)]

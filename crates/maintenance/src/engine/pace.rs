@@ -1,8 +1,9 @@
-//! Pure: how long announces have to wait for a sidecar, reckoned by how long they had to.
+//! Pure: how long announces have to wait for a copy, reckoned by how long they had to.
 //!
 //! A sidecar's tools, and the disk it writes to, are not known here, and its backups are not
-//! looked at. What is known is how long the gate was closed for the copies of this process's
-//! life. After a restart that is learned anew.
+//! looked at. Of a copy of our own the manifests tell, but not of one that was given up. What is
+//! known is how long the gate was closed for the copies of this process's life. After a restart
+//! that is learned anew.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -53,6 +54,16 @@ impl Pace {
         if self.recent.len() < HOPELESS {
             return None;
         }
+        self.expect_undone(bytes)
+    }
+
+    /// How long it will take if nothing but failures was learned, and one of them is enough: the
+    /// last. Announces were held for it in vain, which is not to be every night. Now and then it
+    /// is tried again.
+    pub(super) fn expect_undone(&mut self, bytes: u64) -> Option<Duration> {
+        if self.recent.is_empty() {
+            return None;
+        }
         if self.refused == TRY_AGAIN {
             *self = Self::default();
             return None;
@@ -65,7 +76,7 @@ impl Pace {
 
 impl Held {
     fn scaled_to(self, bytes: u64) -> Duration {
-        let seconds = self.time.as_secs_f64() * as_rate(bytes) / as_rate(self.bytes);
+        let seconds = self.time.as_secs_f64() * as_rate(bytes) / as_rate(self.bytes.max(1));
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 }

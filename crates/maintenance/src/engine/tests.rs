@@ -12,7 +12,7 @@ use super::*;
 use crate::catalogue::{Backup, BackupId, Manifest, Owner, testing};
 use crate::config::{Depth, Source};
 use crate::disk::Loss;
-use crate::disk::testing::Volume;
+use crate::disk::testing::{Elsewhere, Volume};
 use crate::driver::{Command, Driver, Handles, Parts};
 use crate::excerpt::Partial;
 use crate::gate::Gate;
@@ -512,6 +512,7 @@ fn nothing_is_streamed_while_announces_wait() {
             bytes: 1 << 30,
             blocks_writers,
             clones: false,
+            shares: false,
             announces: settings.announces,
             backup: &settings.backup,
             earlier: &[],
@@ -583,9 +584,184 @@ fn a_clone_that_was_refused_is_not_reckoned_with_again() {
     );
     let engine = bench.engine(&Disk::default()).expect("starts");
     let facts = engine.facts().expect("readable");
-    assert_eq!(engine.forecast(&facts).expect("told").way, Way::Clone);
+    let way = || {
+        let estimate = engine.estimate(&facts, &Watch::default());
+        estimate.expect("told").forecast.way
+    };
+    assert_eq!(way(), Way::Clone);
     engine.refused_to_clone.store(true, Ordering::Relaxed);
-    assert_eq!(engine.forecast(&facts).expect("told").way, Way::File);
+    assert_eq!(way(), Way::File);
+}
+
+/// The directory's file system clones files, but the database is of another one, as a file that
+/// is mounted into a container is.
+#[test]
+fn a_clone_that_is_refused_ends_the_run_and_the_next_one_reckons_with_a_copy() {
+    let volume = Volume::xfs();
+    let home = volume.directory();
+    let bench = Bench::with(
+        volume.directory(),
+        &home.path().join("b"),
+        "delete",
+        500,
+        "",
+    );
+    let _elsewhere = Elsewhere::of(&bench.database());
+    let engine = bench.engine(&Disk::default()).expect("starts");
+    let way = |second| {
+        let prepared = engine.prepare(&run(second), &Watch::default());
+        prepared.expect("fits").1.expect("this process copies").way
+    };
+    assert_eq!(way(0), Way::Clone);
+    let failure = back_up(&engine, &run(1)).expect_err("it is on another file system");
+    assert_eq!(failure, not_cloned(&bench.database()));
+    bench.write();
+    assert_eq!(bench.backups(), []);
+
+    assert_eq!(way(2), Way::File);
+    let published = back_up(&engine, &run(3)).expect("it is copied");
+    assert_eq!(bench.newest().method, Way::File);
+    assert_eq!(bench.backups(), [published.backup]);
+}
+
+/// Until it is done in time, or some nights have passed.
+#[test]
+fn a_copy_that_was_not_done_in_time_is_expected_to_take_too_long_again() {
+    let directory = testing::memory_dir();
+    let backups = directory.path().join("backups");
+    let bench = Bench::with(directory, &backups, "delete", 200_000, "");
+    let engine = bench.engine(&Disk::default()).expect("starts");
+    let estimate = |second| {
+        let prepared = engine.prepare(&run(second), &Watch::default());
+        match prepared.expect("there is room").0 {
+            Pause::UntilCopied(estimate) => estimate,
+            Pause::UntilPinned => panic!("it is on a rollback journal"),
+        }
+    };
+    let before = estimate(0);
+    let held = Duration::from_secs(10);
+    engine.held_for_copy(held, false);
+    assert!(before < held && estimate(1) > held, "{before:?}");
+    back_up(&engine, &run(2)).expect("the disk is a better one by now");
+    assert!(estimate(3) < held);
+}
+
+#[test]
+fn a_manifest_says_by_how_much_the_log_grew_under_the_pin() {
+    for (journal, grows) in [("wal", true), ("delete", false)] {
+        let bench = Bench::new(journal, "");
+        let engine = bench.engine(&Disk::default()).expect("starts");
+        let (watch, attempt) = (Watch::default(), run(0));
+        let (_, prepared) = engine.prepare(&attempt, &watch).expect("fits");
+        let prepared = prepared.expect("this process copies");
+        let pin = engine
+            .pin(&attempt, Duration::from_secs(5), &watch)
+            .expect("idle");
+        if grows {
+            bench
+                .writer()
+                .execute_batch("UPDATE torrents SET info_hash = hex(randomblob(20))")
+                .expect("writes");
+        }
+        let copied = engine
+            .copy(&attempt, &prepared, &pin, &watch)
+            .expect("copied");
+        drop(pin);
+        engine
+            .finish(&attempt, prepared, copied, Pauses::default(), &watch)
+            .expect("a backup");
+        let grown = bench.newest().wal_growth;
+        assert_eq!(
+            grown.map(|bytes| bytes > 20_000),
+            grows.then_some(true),
+            "{grown:?}"
+        );
+    }
+}
+
+/// What takes the room is the copy itself, beyond what was reckoned, or somebody else.
+#[test]
+fn a_run_that_comes_near_the_end_of_the_disk_is_given_up() {
+    for streamed in [false, true] {
+        // A quarter of a minute for all of it.
+        let cramped = Cramped::new("wal", "bandwidth = \"64KiB\"\n");
+        let bench = &cramped.bench;
+        let engine = bench.engine(&Disk::default()).expect("starts");
+        if streamed {
+            cramped.leave(ENOUGH);
+        }
+        let (watch, attempt) = (Watch::default(), run(0));
+        let (_, prepared) = engine.prepare(&attempt, &watch).expect("there is room");
+        let prepared = prepared.expect("this process copies");
+        let way = if streamed { Way::Stream } else { Way::File };
+        assert_eq!(prepared.way, way);
+        let pin = engine
+            .pin(&attempt, Duration::from_secs(5), &watch)
+            .expect("idle");
+        if !streamed {
+            cramped.leave(pin.facts.bytes() + NEARLY_NOTHING);
+        }
+        let copied = std::thread::scope(|scope| {
+            let copying = scope.spawn(|| engine.copy(&attempt, &prepared, &pin, &watch));
+            if streamed {
+                while watch.progress().is_none_or(|progress| progress.done == 0) {
+                    std::thread::yield_now();
+                }
+                cramped.leave(NEARLY_NOTHING);
+            }
+            copying.join().expect("no panic")
+        });
+        let failure = copied.expect_err("it would have filled the disk");
+        assert_eq!(failure.cause, Cause::NoRoom, "{way}: {failure:?}");
+        assert!(failure.message.contains("free space"), "{failure:?}");
+        drop((prepared, pin));
+        assert_eq!(cramped.left_behind(), [""; 0]);
+        bench.write();
+    }
+}
+
+/// Less than a run leaves of eight megabytes.
+const NEARLY_NOTHING: u64 = 40_000;
+
+#[test]
+fn what_comes_after_the_copy_leaves_the_disk_its_reserve_too() {
+    let cramped = Cramped::new("wal", "");
+    let bench = &cramped.bench;
+    let engine = bench.engine(&Disk::default()).expect("starts");
+    let (watch, attempt) = (Watch::default(), run(0));
+    let (_, prepared) = engine.prepare(&attempt, &watch).expect("there is room");
+    let prepared = prepared.expect("this process copies");
+    let pin = engine
+        .pin(&attempt, Duration::from_secs(5), &watch)
+        .expect("idle");
+    let copied = engine.copy(&attempt, &prepared, &pin, &watch);
+    drop(pin);
+    cramped.leave(NEARLY_NOTHING);
+    let finished = engine.finish(
+        &attempt,
+        prepared,
+        copied.expect("copied"),
+        Pauses::default(),
+        &watch,
+    );
+    let failure = finished.expect_err("it would have filled the disk");
+    assert_eq!(failure.cause, Cause::NoRoom, "{failure:?}");
+    assert_eq!(cramped.left_behind(), [""; 0]);
+}
+
+#[test]
+fn announces_that_cannot_be_served_are_told_before_a_run_begins() {
+    let mut bench = Bench::new("delete", "");
+    bench.settings.announces = Announces::Serve;
+    let engine = bench.engine(&Disk::default()).expect("starts");
+    let prepared = engine.prepare(&run(0), &Watch::default());
+    let failure = prepared.map(drop).expect_err("a rollback journal");
+    assert!(
+        failure
+            .message
+            .contains("journal mode delete; set journal_mode = \"wal\""),
+        "{failure:?}"
+    );
 }
 
 #[test]

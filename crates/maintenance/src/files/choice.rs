@@ -1,6 +1,6 @@
 //! Which files are stored. Directories are listed and metadata is read; no file is opened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -8,9 +8,12 @@ use std::path::{Path, PathBuf};
 
 use glob::{MatchOptions, Pattern};
 
+use super::pattern::{Expansion, is_pattern};
+use super::reach::{Bounds, Reach};
 use super::{Error, LeftOut, MOST, Reserved, Why, member};
 use crate::config;
 use crate::disk::{self, Disk};
+use crate::snapshot::Watch;
 
 /// A star stands for part of one name; hidden files are files.
 const MATCH: MatchOptions = MatchOptions {
@@ -51,12 +54,28 @@ impl Choice {
 ///
 /// # Errors
 ///
-/// [`Error::TooLarge`] and [`Error::TooMany`], as soon as that is seen; or if a pattern
-/// cannot be looked for.
-pub fn choose(wanted: &config::Files, reserved: &Reserved, disk: &Disk) -> Result<Choice, Error> {
+/// [`Error::TooLarge`], [`Error::TooMany`] and [`Error::TooFar`], as soon as that is seen; if a
+/// pattern cannot be looked for, or `watch` is cancelled.
+pub fn choose(
+    wanted: &config::Files,
+    reserved: &Reserved,
+    disk: &Disk,
+    watch: &Watch,
+) -> Result<Choice, Error> {
+    choose_within(Bounds::OF_A_SEARCH, wanted, reserved, disk, watch)
+}
+
+pub(super) fn choose_within(
+    bounds: Bounds,
+    wanted: &config::Files,
+    reserved: &Reserved,
+    disk: &Disk,
+    watch: &Watch,
+) -> Result<Choice, Error> {
     let mut search = Search {
         rules: Rules::new(wanted),
         reserved,
+        reach: Reach::new(bounds, watch),
         disk,
         files: BTreeMap::new(),
         bytes: 0,
@@ -65,11 +84,11 @@ pub fn choose(wanted: &config::Files, reserved: &Reserved, disk: &Disk) -> Resul
     for path in wanted.configuration.iter().chain(&wanted.wanted) {
         // What is there by this very name is meant, whatever a pattern could make of it.
         let found = if fs::symlink_metadata(path).is_ok() {
-            vec![path.clone()]
+            [path.clone()].into()
         } else if is_pattern(path) {
-            disk.expand(path)?
+            search.expand(path)?
         } else {
-            Vec::new()
+            BTreeSet::new()
         };
         if found.is_empty() {
             search.leave_out(path, Why::Missing);
@@ -107,13 +126,14 @@ impl Rules {
     }
 
     /// Whether it is left out on purpose. `stored_as` is the path it would be stored under,
-    /// `found_as` the one it was found by.
-    fn excludes(&self, stored_as: &Path, found_as: &Path) -> bool {
+    /// `found` the one it was found by.
+    fn excludes(&self, stored_as: &Path, found: &Path) -> bool {
+        let found_as = std::path::absolute(found).unwrap_or_else(|_| found.to_owned());
         let name = stored_as.file_name().map(Path::new);
         let named =
             |pattern: &Pattern| name.is_some_and(|name| pattern.matches_path_with(name, MATCH));
         let at = |pattern: &Pattern| {
-            [stored_as, found_as]
+            [stored_as, found_as.as_path()]
                 .iter()
                 .any(|path| pattern.matches_path_with(path, MATCH))
         };
@@ -156,13 +176,10 @@ fn paths_from_root(patterns: Vec<Pattern>) -> Vec<Pattern> {
     patterns.into_iter().filter_map(absolute).collect()
 }
 
-fn is_pattern(path: &Path) -> bool {
-    path.to_string_lossy().contains(['*', '?', '['])
-}
-
 struct Search<'a> {
     rules: Rules,
     reserved: &'a Reserved,
+    reach: Reach<'a>,
     disk: &'a Disk,
     files: BTreeMap<PathBuf, u64>,
     /// Of all of them.
@@ -171,6 +188,19 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
+    /// What fits a pattern. What is excluded is not looked into on the way.
+    fn expand(&mut self, pattern: &Path) -> Result<BTreeSet<PathBuf>, Error> {
+        let Self {
+            rules, reach, disk, ..
+        } = self;
+        let excluded = |directory: &Path| {
+            stored_as(directory).is_ok_and(|stored_as| rules.excludes(&stored_as, directory))
+        };
+        let (found, left_out) = Expansion::new(reach, disk, &excluded).of(pattern)?;
+        self.left_out.extend(left_out);
+        Ok(found)
+    }
+
     /// Looks at one path; at all that is in it if it is a directory. `above` are the
     /// directories it was reached through, which a link may lead back to.
     fn visit(&mut self, path: &Path, above: &mut Vec<(u64, u64)>) -> Result<(), Error> {
@@ -182,8 +212,7 @@ impl Search<'_> {
                     return Ok(());
                 }
             };
-        let found_as = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        if self.rules.excludes(&stored_as, &found_as) {
+        if self.rules.excludes(&stored_as, path) {
             return Ok(());
         }
         if let Some(what) = self.reserved.find(path) {
@@ -223,6 +252,7 @@ impl Search<'_> {
                 return Ok(());
             }
         };
+        self.reach.enter(path, names.len(), above.len())?;
         above.push(identity);
         for name in names {
             self.visit(&path.join(name), above)?;

@@ -145,9 +145,15 @@ fn attributes<R: Read>(
         );
         return Err(differs(path, finding));
     }
+    let mode = header.mode().map_err(|error| broken(path, error))?;
+    if mode != entry.mode {
+        let (name, listed) = (entry.path.display(), entry.mode);
+        let finding = format!("{name} has mode {mode:o} in it, not {listed:o}");
+        return Err(differs(path, finding));
+    }
     let number = |number: io::Result<u64>| number.ok().and_then(|number| number.try_into().ok());
     Ok(Attributes {
-        mode: entry.mode,
+        mode,
         owner: number(header.uid()).zip(number(header.gid())),
         modified: header.mtime().map_err(|error| broken(path, error))?,
     })

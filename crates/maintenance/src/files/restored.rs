@@ -9,8 +9,9 @@
 //! Nothing has its name before all of the archive has been read and compared. Over the
 //! originals each name has a whole file at every instant, the old one or the new one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
@@ -88,6 +89,13 @@ pub enum Objection {
         /// The place.
         path: PathBuf,
     },
+    /// Two of the files are one by now, by a link, and were not alike when they were stored.
+    Ambiguous {
+        /// What both lead to.
+        path: PathBuf,
+        /// The two, as they were stored.
+        stored: [PathBuf; 2],
+    },
     /// In the place of a file is something that is never restored as one.
     Reserved {
         /// The place.
@@ -116,6 +124,17 @@ impl fmt::Display for Objection {
                 "{} is not a regular file; move it away, or restore into a directory",
                 path.display()
             ),
+            Self::Ambiguous {
+                path,
+                stored: [first, second],
+            } => write!(
+                f,
+                "{} and {} both lead to {} by now, and were not alike when they were stored; \
+                 restore into a directory and choose",
+                first.display(),
+                second.display(),
+                path.display()
+            ),
             Self::Reserved { path, is } => write!(f, "{} is {is}", path.display()),
         }
     }
@@ -137,8 +156,9 @@ pub struct Restored {
 ///
 /// # Errors
 ///
-/// If the backup has no files, or there is no place for the directory. That they should not
-/// be restored is no error but an objection in the plan.
+/// If the backup has no files, its manifest is not the one that was published, or there is no
+/// place for the directory. That they should not be restored is no error but an objection in
+/// the plan.
 pub fn plan(
     backup: &Backup,
     destination: &Destination,
@@ -149,6 +169,8 @@ pub fn plan(
     let id = &backup.manifest.id;
     let stored = backup.manifest.files.clone();
     let stored = stored.ok_or_else(|| Error::None(id.clone()))?;
+    // Paths and modes are the manifest's word: it has to be the one that was published.
+    verify::published(backup, disk)?;
     let archive = backup.dir.join(&stored.artifact.name);
     reader::check_list(&archive, &stored)?;
     let mut plan = FilesPlan {
@@ -198,9 +220,20 @@ impl FilesPlan {
     }
 
     fn over_originals(&mut self, reserved: &Reserved, now: DateTime<Utc>) {
+        let mut planned: BTreeMap<PathBuf, &StoredFile> = BTreeMap::new();
         for entry in &self.stored.entries {
             // Where the directory is missing it is made, and there is nothing to resolve.
             let target = disk::resolve(&entry.path).unwrap_or_else(|_| entry.path.clone());
+            // A link that was stored with what it leads to: one file, which is written once.
+            if let Some(first) = planned.get(&target) {
+                if (&first.sha256, first.mode) != (&entry.sha256, entry.mode) {
+                    let stored = [first.path.clone(), entry.path.clone()];
+                    let path = target;
+                    self.objections.push(Objection::Ambiguous { path, stored });
+                }
+                continue;
+            }
+            planned.insert(target.clone(), entry);
             let present = target.symlink_metadata().ok();
             if present.as_ref().is_some_and(|present| !present.is_file()) {
                 let path = target.clone();
@@ -265,7 +298,7 @@ impl FilesPlan {
             disk.sweep(&restoring)?;
         }
         let claim = disk.claim(&restoring)?;
-        let not_given_back = self.unpack(disk, watch, |entry| below(&restoring, entry))?;
+        let not_given_back = self.unpack(disk, watch, |entry| Some(below(&restoring, entry)))?;
         let made = self.stored.entries.iter().flat_map(|entry| {
             let below = below(&restoring, entry);
             let above = below.ancestors().skip(1).map(Path::to_owned);
@@ -290,7 +323,7 @@ impl FilesPlan {
         let staged = |file: &PlannedFile| beside(&file.target, ".", ".restoring");
         let target_of = |entry: &StoredFile| {
             let planned = self.files.iter().find(|file| file.path == entry.path);
-            planned.map_or_else(|| entry.path.clone(), staged)
+            planned.map(staged)
         };
         let swapped = self.unpack(disk, watch, target_of).and_then(|owners| {
             self.swap(disk, staged)?;
@@ -371,17 +404,21 @@ impl FilesPlan {
     }
 
     /// Writes every file, durably, under the name that `to` gives it, and says how many
-    /// could not be given their owner.
+    /// could not be given their owner. One that gets no name is read and compared all the same.
     fn unpack(
         &self,
         disk: &Disk,
         watch: &Watch,
-        to: impl Fn(&StoredFile) -> PathBuf,
+        to: impl Fn(&StoredFile) -> Option<PathBuf>,
     ) -> Result<usize, Error> {
         let mut not_given_back = 0;
         let each =
             |entry: &StoredFile, attributes: &Attributes, contents: &mut reader::Contents<'_>| {
-                let path = to(entry);
+                let Some(path) = to(entry) else {
+                    return contents
+                        .copy_to(&mut io::sink())
+                        .map_err(|error| disk::Error::new("read", &self.archive, error).into());
+                };
                 disk.create_dirs(disk::parent(&path))?;
                 if self.directory.is_none() && path.exists() {
                     // Of a restore that was killed.

@@ -81,7 +81,8 @@ impl Bench {
     }
 
     fn choose(&self, wanted: &config::Files) -> Result<Choice, Error> {
-        choose(wanted, &self.reserved(), &Disk::default())
+        let (disk, watch) = (Disk::default(), Watch::default());
+        choose(wanted, &self.reserved(), &disk, &watch)
     }
 
     /// Names of what is chosen, and what is left out with the reason.
@@ -603,3 +604,4 @@ fn storing_ends_when_that_is_asked_for() -> Outcome {
 }
 
 mod restoring;
+mod searching;

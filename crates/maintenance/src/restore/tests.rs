@@ -691,6 +691,72 @@ fn wherever_the_machine_goes_down_in_a_restore_a_whole_database_is_in_place() {
     println!("restoring on a crashing machine: {cases} cases");
 }
 
+/// A database that SQLite can make nothing of, with its log.
+fn damaged(bench: &Bench) -> Outcome {
+    wal_database(&bench.target());
+    let mut bytes = fs::read(bench.target())?;
+    bytes[100..].fill(0xa5);
+    fs::write(bench.target(), bytes)?;
+    fs::write(bench.data("tracker.db-wal"), "not a log")?;
+    Ok(())
+}
+
+/// A damaged database is kept as it is, in several files, so the swap takes some away before
+/// it can put the new one in place. Whatever fails, alone or with all that comes after it: they
+/// are where they were, or kept with the new one in place, or where the error says.
+#[test]
+fn a_swap_that_fails_leaves_a_damaged_database_as_it_was_or_says_what_is_where() -> Outcome {
+    let mut apart = 0;
+    for fail in [Disk::failing_at, Disk::failing_from] {
+        for n in 0.. {
+            let bench = Bench::new();
+            damaged(&bench)?;
+            let before = fs::read(bench.target())?;
+            let disk = fail(n);
+            let restored = bench.restore(true, &disk);
+            let case = format!("operation {n}: {restored:?}");
+            let wal = bench.data("tracker.db-wal");
+            let kept_wal = bench.data(&format!("{KEPT}-wal"));
+            let new_in_place = fs::read(bench.target())? != before;
+            match &restored {
+                _ if new_in_place => {
+                    assert_eq!(fs::read(bench.data(KEPT))?, before, "{case}");
+                    assert_eq!(fs::read_to_string(&kept_wal)?, "not a log", "{case}");
+                    assert!(!wal.exists(), "{case}");
+                }
+                Err(error @ Error::Apart { parts, kept_as, .. }) => {
+                    apart += 1;
+                    assert_eq!(*parts, [(wal.clone(), kept_wal.clone())], "{case}");
+                    let told = error.to_string();
+                    let rename = format!("rename {} to {}", kept_wal.display(), wal.display());
+                    assert!(told.contains(&rename), "{told}");
+                    // It can be done, and is all there is to do.
+                    assert_eq!(fs::read_to_string(&kept_wal)?, "not a log", "{case}");
+                    fs::rename(kept_wal, &wal)?;
+                    if let Some(kept_as) = kept_as {
+                        let remove = format!("{} is a second name", kept_as.display());
+                        assert!(told.contains(&remove), "{told}");
+                        fs::remove_file(kept_as)?;
+                    }
+                    assert!(!bench.data(KEPT).exists(), "{case}");
+                }
+                _ => assert_eq!(fs::read_to_string(&wal)?, "not a log", "{case}"),
+            }
+            if !new_in_place {
+                bench.restore(true, &Disk::default()).expect(&case);
+            }
+            assert_eq!(rows(&bench.target()), NEW, "{case}");
+            if disk.operations() <= n {
+                restored?;
+                break;
+            }
+        }
+    }
+    println!("what belongs to a damaged database was taken apart in {apart} cases");
+    assert!(apart > 0);
+    Ok(())
+}
+
 /// The directory of backups with a database that was not made here, of [`OLD`] rows.
 fn foreign(bench: &Bench, name: &str) -> Foreign {
     let directory = bench.root.path().join("backups");

@@ -40,6 +40,7 @@ fn known<'a>(settings: &'a Settings, earlier: &'a [&'a Manifest]) -> Known<'a> {
         bytes: 17 * GB,
         blocks_writers: true,
         clones: false,
+        shares: false,
         announces: settings.announces,
         backup: &settings.backup,
         earlier,
@@ -58,7 +59,8 @@ fn pause(known: Known<'_>) -> u128 {
 fn a_pause_is_reckoned_by_the_best_of_the_last_copies_of_its_kind() {
     let settings = settings("");
     let slow = manifest(Way::File, GB, 10.0);
-    let fast = manifest(Way::Pages, GB, 2.0);
+    let fast = manifest(Way::File, GB, 2.0);
+    let paged = manifest(Way::Pages, GB, 4.0);
     let limited = throttled(manifest(Way::File, GB, 100.0));
     let tiny = manifest(Way::File, 1_000, 1.0);
     let cloned = manifest(Way::Clone, GB, 0.1);
@@ -68,6 +70,9 @@ fn a_pause_is_reckoned_by_the_best_of_the_last_copies_of_its_kind() {
         (false, &[][..], 1133),
         (false, &[&limited, &tiny, &slow, &fast], 340),
         (false, &[&slow], 1700),
+        // Each way has a rate of its own; but what is slower, if anything, is better than a guess.
+        (false, &[&paged, &slow], 1700),
+        (false, &[&paged, &cloned], 680),
         (false, &[&limited, &cloned, &streamed], 1133),
         (true, &[], 85),
         (true, &[&slow, &fast, &streamed], 85),
@@ -94,6 +99,77 @@ fn a_pause_is_reckoned_by_the_best_of_the_last_copies_of_its_kind() {
         };
         assert_eq!(pause(pausing), expected);
     }
+}
+
+#[test]
+fn a_copy_by_pages_is_reckoned_by_copies_by_pages() {
+    let settings = settings("method = \"pages\"\n");
+    let file = manifest(Way::File, GB, 2.0);
+    let paged = manifest(Way::Pages, GB, 4.0);
+    assert_eq!(pause(known(&settings, &[&file])), 1133);
+    assert_eq!(pause(known(&settings, &[&file, &paged])), 680);
+}
+
+/// Where the log and the backup are on one file system, the log takes some of the room for as
+/// long as the pin lasts.
+#[test]
+fn the_log_takes_room_of_a_backup_on_the_same_file_system() {
+    let settings = settings("wal_limit = \"2GB\"\n");
+    let grew = |method, copy_seconds, wal_growth| Manifest {
+        wal_growth,
+        ..manifest(method, GB, copy_seconds)
+    };
+    // 17 s for a copy, 170 s for a stream, and in them 34 MB/s and half as much again.
+    let busy = grew(Way::File, 1.0, Some(34_000_000));
+    let quiet = grew(Way::File, 1.0, Some(1_000_000));
+    let streamed = grew(Way::Stream, 10.0, Some(10_000_000));
+    let short = grew(Way::File, 0.5, Some(GB));
+    let untold = grew(Way::File, 1.0, None);
+    let more = |earlier: &[&Manifest], blocks_writers, clones| {
+        let alone = Known {
+            blocks_writers,
+            clones,
+            ..known(&settings, earlier)
+        };
+        let together = Known {
+            shares: true,
+            ..alone
+        };
+        let (alone, together) = (alone.forecast(), together.forecast());
+        assert_eq!(
+            Forecast {
+                room: alone.room,
+                streamed_room: alone.streamed_room,
+                ..together
+            },
+            alone
+        );
+        let streamed = together.streamed_room.zip(alone.streamed_room);
+        (
+            together.room - alone.room,
+            streamed.map(|(together, alone)| together - alone),
+        )
+    };
+    let limit = Some(2 * GB);
+    for (earlier, expected) in [
+        (&[&busy, &streamed][..], (17 * 51_000_000, limit)),
+        (&[&quiet, &busy, &streamed], (17 * 51_000_000, limit)),
+        (
+            &[&quiet, &streamed],
+            (17 * 1_500_000, Some(170 * 1_500_000)),
+        ),
+        // Unknown, or too short to tell: 40 MB/s, up to the limit.
+        (&[&untold], (17 * 40_000_000, limit)),
+        (&[&short, &untold], (340_000_000, limit)),
+        (&[], (2 * GB, limit)),
+    ] {
+        assert_eq!(more(earlier, false, false), expected, "{}", earlier.len());
+        // Nobody writes while announces wait.
+        assert_eq!(more(earlier, true, false), (0, None));
+    }
+    let cloned = grew(Way::Clone, 1.0, Some(0));
+    assert_eq!(more(&[&cloned, &busy], false, true).0, 17 * 51_000_000);
+    assert_eq!(more(&[&cloned], false, true).0, 0);
 }
 
 #[test]

@@ -87,6 +87,37 @@ fn hostile_archives_restore_nothing() {
     }
 }
 
+/// Whoever changes a mode in a manifest that was published is found out by its checksum; one
+/// that was published with another mode than the archive's, by the archive.
+#[test]
+fn only_the_mode_that_was_stored_is_given() -> Outcome {
+    let bench = Bench::new();
+    bench.write("etc/a", "a");
+    fs::set_permissions(bench.path("etc/a"), fs::Permissions::from_mode(0o600))?;
+    let backup = bench.backup(&["etc"]);
+    let path = backup.dir.join("manifest.json");
+    let manifest = fs::read_to_string(&path)?;
+    let [stored, wider] = [0o600, 0o604].map(|mode| format!("\"mode\": {mode}"));
+    assert_eq!(manifest.matches(&stored).count(), 1, "{manifest}");
+    fs::write(&path, manifest.replace(&stored, &wider))?;
+    let backup = bench.catalogue().get(&backup.manifest.id)?;
+    for to in destinations(&bench).map(|(to, _)| to) {
+        let error = bench.plan(&backup, &to, &Disk::default()).map(drop);
+        let error = error.expect_err("it was changed").to_string();
+        assert!(error.contains("one of the two has changed"), "{error}");
+    }
+
+    let bench = Bench::new();
+    let listed = StoredFile {
+        mode: 0o646,
+        ..entry("/e/a", "aa")
+    };
+    let backup = bench.forged(&archive("0:e/a:aa"), vec![listed]);
+    let finding = Some("/e/a has mode 644 in it, not 646");
+    refused(&bench, &backup, "another mode", finding);
+    Ok(())
+}
+
 /// How many files are restored; if there is to be a finding, that it is this one.
 fn refused(bench: &Bench, backup: &Backup, case: &str, finding: Option<&str>) -> usize {
     let (disk, watch) = (Disk::default(), Watch::default());
@@ -205,6 +236,56 @@ fn originals_are_kept_aside_and_links_stay_links() -> Outcome {
     assert!(bench.path("etc/link").is_symlink());
     let names = bench.below("etc");
     assert_eq!(names.len(), 7, "nothing temporary: {names:?}");
+    Ok(())
+}
+
+/// The link before its file in the archive, and after it.
+#[test]
+fn a_link_that_was_stored_with_its_file_is_restored_as_one() -> Outcome {
+    for (link, real) in [("etc/a", "etc/b"), ("etc/b", "etc/a")] {
+        let bench = Bench::new();
+        bench.write(real, "then");
+        symlink(bench.path(real), bench.path(link))?;
+        let backup = bench.backup(&["etc"]);
+        bench.write(real, "now");
+        let restored = bench.restore(&backup, &Destination::Originals, &Disk::default())?;
+        assert_eq!(restored.files, [bench.path(real)]);
+        assert_eq!(restored.kept, [bench.path(&format!("{real}{KEPT}"))]);
+        assert_eq!(bench.read(real), "then");
+        assert_eq!(bench.read(&format!("{real}{KEPT}")), "now");
+        assert!(bench.path(link).is_symlink());
+        assert_eq!(bench.below("etc").len(), 3, "nothing temporary");
+        // Into a directory they are two, for there is no link in an archive.
+        let to = Destination::Directory(bench.path("out/new"));
+        assert_eq!(
+            bench.restore(&backup, &to, &Disk::default())?.files.len(),
+            2
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn files_that_were_two_are_not_made_one() -> Outcome {
+    for other in ["another", "one"] {
+        let bench = Bench::new();
+        bench.write("etc/a", "one");
+        bench.write("etc/b", other);
+        fs::set_permissions(bench.path("etc/a"), fs::Permissions::from_mode(0o600))?;
+        fs::set_permissions(bench.path("etc/b"), fs::Permissions::from_mode(0o644))?;
+        let backup = bench.backup(&["etc"]);
+        fs::remove_file(bench.path("etc/b"))?;
+        symlink("a", bench.path("etc/b"))?;
+        let disk = Disk::default();
+        let plan = bench.plan(&backup, &Destination::Originals, &disk)?;
+        let [path, second] = ["etc/a", "etc/b"].map(|name| bench.path(name));
+        let stored = [path.clone(), second];
+        assert_eq!(plan.objections, [Objection::Ambiguous { path, stored }]);
+        let before = bench.below("");
+        let error = plan.execute(&disk, &Watch::default()).expect_err("two");
+        assert!(matches!(error, Error::Refused(_)), "{error}");
+        assert_eq!(bench.below(""), before);
+    }
     Ok(())
 }
 

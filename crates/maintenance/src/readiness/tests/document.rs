@@ -112,6 +112,7 @@ fn words_of_the_status_are_those_of_openapi() {
         Cause::Sidecar,
         Cause::BrokenPin,
         Cause::HeldLimit,
+        Cause::NoRoom,
         Cause::Panicked,
         Cause::Other,
     ];

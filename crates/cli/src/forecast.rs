@@ -1,0 +1,195 @@
+//! What a run would do and cost if it began now, by the engine's own reckoning.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use torrust_tracker_maintenance::config::{Announces, Settings, TakenBy};
+use torrust_tracker_maintenance::disk::{self, Disk};
+use torrust_tracker_maintenance::engine::{self, Estimate, Refusal, Subject};
+use torrust_tracker_maintenance::maintenance::rules;
+use torrust_tracker_maintenance::snapshot::{self, Watch, Way};
+use torrust_tracker_maintenance::sqlite::Journal;
+use torrust_tracker_maintenance::window::Pause;
+
+use crate::configuration::Configuration;
+use crate::units;
+
+/// What a run would do.
+pub struct Forecast {
+    /// The rate of the copy is an assumption.
+    unmeasured: bool,
+    hold_for: Duration,
+    /// What a copy may take of it.
+    held_at_most: Duration,
+    database_bytes: Option<u64>,
+    /// Whether announces wait for the copy.
+    held: bool,
+    /// `None` if the database cannot be measured.
+    estimate: Option<Result<Estimate, Refusal>>,
+}
+
+impl Forecast {
+    /// Of the tracker with these settings and this database, whose journal mode is told by
+    /// its name.
+    pub fn of(
+        configuration: &Configuration,
+        settings: &Settings,
+        database: &Path,
+        journal: &str,
+    ) -> Self {
+        let Settings {
+            announces, backup, ..
+        } = settings;
+        let disk = Disk::default();
+        let earlier = match backup.taken_by {
+            TakenBy::Tracker => configuration
+                .catalogue()
+                .and_then(|catalogue| Ok(catalogue.backups()?))
+                .unwrap_or_default(),
+            TakenBy::Sidecar => Vec::new(),
+        };
+        let earlier: Vec<_> = earlier.iter().map(|backup| &backup.manifest).collect();
+        let database = disk::resolve(database).unwrap_or_else(|_| database.to_owned());
+        // From metadata: the file is the tracker's.
+        let database_bytes = database.metadata().ok().map(|metadata| metadata.len());
+        // Of what is not known it is the careful guess.
+        let journal = Journal::named(journal).unwrap_or(Journal::Delete);
+        // Where this user may not try it, the last run did.
+        let clones = backup.taken_by == TakenBy::Tracker
+            && (snapshot::can_clone(&database, &backup.directory, &disk)
+                || earlier
+                    .first()
+                    .is_some_and(|last| last.method == Way::Clone));
+        let estimate = database_bytes.map(|bytes| {
+            let subject = Subject {
+                database: &database,
+                bytes,
+                journal,
+                clones,
+                announces: *announces,
+                backup,
+                earlier: &earlier,
+            };
+            subject.estimate(&disk, &Watch::default())
+        });
+        Self {
+            unmeasured: earlier.is_empty(),
+            hold_for: settings.gate.hold_for,
+            held_at_most: rules(settings)
+                .held_at_most()
+                .min(settings.schedule.duration()),
+            database_bytes,
+            held: journal.blocks_writers() || *announces == Announces::Pause,
+            estimate,
+        }
+    }
+
+    fn estimate(&self) -> Option<&Estimate> {
+        self.estimate.as_ref()?.as_ref().ok()
+    }
+
+    fn cost(&self) -> Option<&engine::Forecast> {
+        self.estimate().map(|estimate| &estimate.forecast)
+    }
+
+    /// How the database would be got hold of, in the room there is.
+    fn way(&self) -> Option<Way> {
+        self.estimate()?.way().ok()
+    }
+
+    /// Why the tracker would not close its gate for this run.
+    pub fn objection(&self) -> Option<String> {
+        let estimate = match self.estimate.as_ref()? {
+            Ok(estimate) => estimate,
+            Err(refusal) => return Some(format!("would fail: {refusal}")),
+        };
+        if let Pause::UntilCopied(copy) = estimate.forecast.pause
+            && copy > self.held_at_most
+        {
+            return Some(format!(
+                "would not fit: announces would have to wait for the copy, about {}, longer than \
+                 gate.hold_for ({}); use journal_mode = \"wal\", or a file system that clones \
+                 files (XFS, btrfs) for both the database and the backups",
+                units::seconds(copy),
+                units::duration(self.hold_for)
+            ));
+        }
+        let refusal = estimate.way().err()?;
+        Some(format!("would fail: {refusal}"))
+    }
+
+    /// What becomes of announces.
+    pub fn announces(&self) -> &'static str {
+        if self.held {
+            "wait until the copy ends"
+        } else {
+            "wait for milliseconds, then flow during the copy"
+        }
+    }
+
+    /// How large the database is.
+    pub fn size(&self) -> String {
+        self.database_bytes.map_or_else(unknown, units::bytes)
+    }
+
+    /// How it would be copied, and how long that takes.
+    pub fn copy(&self) -> String {
+        let basis = if self.unmeasured {
+            "reckoned with an ordinary disk, as there is no earlier backup"
+        } else {
+            "at the rate of earlier backups"
+        };
+        match (self.cost(), self.way()) {
+            (Some(_), Some(Way::Stream)) => {
+                "streamed into the compressor, as there is no room for a raw copy".to_owned()
+            }
+            (Some(cost), way) => {
+                let copy = units::seconds(cost.copy);
+                format!("method {}: about {copy}, {basis}", way.unwrap_or(cost.way))
+            }
+            (None, _) => unknown(),
+        }
+    }
+
+    /// How long the structural check takes.
+    pub fn check(&self) -> String {
+        self.cost().map_or_else(unknown, |cost| {
+            format!("about {}", units::seconds(cost.check))
+        })
+    }
+
+    /// What there is for backups, and what one needs.
+    pub fn room(&self) -> String {
+        let Some(Estimate { forecast, free, .. }) = self.estimate() else {
+            return unknown();
+        };
+        match free {
+            Some(free) => format!(
+                "{} free, about {} needed while the backup is made",
+                units::bytes(*free),
+                units::bytes(forecast.room)
+            ),
+            None => "a sidecar's affair".to_owned(),
+        }
+    }
+
+    /// All of it, for programs.
+    pub fn json(&self) -> Value {
+        let cost = self.cost();
+        let free = self.estimate().and_then(|estimate| estimate.free);
+        json!({
+            "announces": if self.held { "held" } else { "served" },
+            "database_bytes": self.database_bytes,
+            "method": self.way(),
+            "copy_seconds": cost.map(|cost| cost.copy.as_secs_f64()),
+            "verify_seconds": cost.map(|cost| cost.check.as_secs_f64()),
+            "free_bytes": free,
+            "needed_bytes": free.and(cost).map(|cost| cost.room),
+        })
+    }
+}
+
+fn unknown() -> String {
+    "unknown".to_owned()
+}
