@@ -412,10 +412,14 @@ impl Engine for BackupEngine {
         }
     }
 
-    fn pinned_too_long(&self) -> Option<Failure> {
+    fn grown_under_pin(&self) -> Option<u64> {
         // The log's file never shrinks by itself, so what counts is by how much it grew.
         let before = self.wal_at_pin.load(Ordering::Relaxed);
-        let grown = self.database.wal_bytes().ok()?.saturating_sub(before);
+        Some(self.database.wal_bytes().ok()?.saturating_sub(before))
+    }
+
+    fn pinned_too_long(&self) -> Option<Failure> {
+        let grown = self.grown_under_pin()?;
         let limit = self.backup.wal_limit;
         (grown > limit).then(|| Failure {
             cause: Cause::WalLimit,
