@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::catalogue::{self, Backup, Catalogue};
 use crate::config::{self, Address, Announces, JournalMode, Settings, TakenBy};
 use crate::disk::{self, Disk, Lock};
-use crate::driver::{Driver, Handles, LOG_TARGET, Parts};
+use crate::driver::{Command, Driver, Handles, LOG_TARGET, Parts};
 use crate::engine::BackupEngine;
 use crate::excerpt;
 use crate::files::{self, Reserved};
@@ -279,47 +279,7 @@ impl Maintenance {
             status = status.with(heralding.told.clone());
         }
         let reader = status.clone();
-        let (stop, asked_to_stop) = oneshot::channel();
-        let (say_stopped, stopped) = oneshot::channel();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(Error::Thread)?;
-        std::thread::Builder::new()
-            .name("maintenance".into())
-            .spawn(move || {
-                runtime.block_on(async move {
-                    let driver = tokio::spawn(driver.run(async {
-                        // A handle that was dropped stops the driver as well.
-                        drop(asked_to_stop.await);
-                    }));
-                    if let Some((listener, access)) = endpoint {
-                        let never = std::future::pending();
-                        tokio::spawn(async move {
-                            if let Err(error) =
-                                readiness::serve(listener, access, status, commands, never).await
-                            {
-                                tracing::error!(
-                                    target: LOG_TARGET,
-                                    "The readiness endpoint ended: {error}; windows go on without it"
-                                );
-                            }
-                        });
-                    }
-                    if let Err(error) = driver.await {
-                        tracing::error!(
-                            target: LOG_TARGET,
-                            "The maintenance driver broke ({error}); announces flow, but there \
-                             will be no backups until the service is restarted"
-                        );
-                        // The endpoint goes on saying so.
-                        std::future::pending::<()>().await;
-                    }
-                });
-                // Whoever shuts down may have stopped waiting.
-                let _ = say_stopped.send(());
-            })
-            .map_err(Error::Thread)?;
+        let (stop, stopped) = spawn(driver, endpoint, status, commands)?;
         match &address {
             Some(Address::Tcp(address)) => {
                 tracing::info!(target: LOG_TARGET, "Started on: http://{address}");
@@ -386,6 +346,57 @@ impl Running {
             );
         }
     }
+}
+
+/// Starts the thread of driver and endpoint: how it is told to stop, and says that it has.
+fn spawn(
+    driver: Driver<BackupEngine>,
+    endpoint: Option<(Listener, Access)>,
+    status: Reader,
+    commands: mpsc::Sender<Command>,
+) -> Result<(oneshot::Sender<()>, oneshot::Receiver<()>), Error> {
+    let (stop, asked_to_stop) = oneshot::channel();
+    let (say_stopped, stopped) = oneshot::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Thread)?;
+    std::thread::Builder::new()
+        .name("maintenance".into())
+        .spawn(move || {
+            runtime.block_on(async move {
+                let driver = tokio::spawn(driver.run(async {
+                    // A handle that was dropped stops the driver as well.
+                    drop(asked_to_stop.await);
+                }));
+                if let Some((listener, access)) = endpoint {
+                    let never = std::future::pending();
+                    tokio::spawn(async move {
+                        if let Err(error) =
+                            readiness::serve(listener, access, status, commands, never).await
+                        {
+                            tracing::error!(
+                                target: LOG_TARGET,
+                                "The readiness endpoint ended: {error}; windows go on without it"
+                            );
+                        }
+                    });
+                }
+                if let Err(error) = driver.await {
+                    tracing::error!(
+                        target: LOG_TARGET,
+                        "The maintenance driver broke ({error}); announces flow, but there \
+                         will be no backups until the service is restarted"
+                    );
+                    // The endpoint goes on saying so.
+                    std::future::pending::<()>().await;
+                }
+            });
+            // Whoever shuts down may have stopped waiting.
+            let _ = say_stopped.send(());
+        })
+        .map_err(Error::Thread)?;
+    Ok((stop, stopped))
 }
 
 /// Limit on [`Running::shutdown`].

@@ -429,17 +429,16 @@ impl Messenger {
                 }
                 let header = |name| answer.headers().get(name)?.to_str().ok();
                 let leads = header(LOCATION).and_then(|to| url.join(to).ok());
-                match leads.filter(|to| delivery.follows(status) && is_same_host(&url, to)) {
-                    Some(to) => url = to,
-                    None => {
-                        let seconds = header(RETRY_AFTER).and_then(|it| it.parse().ok());
-                        return Err(Error::Refused {
-                            target: delivery.target().to_string(),
-                            status,
-                            retry_after: seconds.map(Duration::from_secs),
-                        });
-                    }
-                }
+                let leads = leads.filter(|to| delivery.follows(status) && is_same_host(&url, to));
+                let Some(to) = leads else {
+                    let seconds = header(RETRY_AFTER).and_then(|it| it.parse().ok());
+                    return Err(Error::Refused {
+                        target: delivery.target().to_string(),
+                        status,
+                        retry_after: seconds.map(Duration::from_secs),
+                    });
+                };
+                url = to;
             }
             Err(unreachable(format!(
                 "it redirects more than {REDIRECTS} times"
