@@ -159,7 +159,7 @@ impl Arguments {
     fn judge_age(&self, newest: &Backup, now: DateTime<Utc>, report: &mut Report) {
         let manifest = &newest.manifest;
         let age = now - manifest.pinned;
-        let limit = TimeDelta::from_std(self.max_age).unwrap_or(TimeDelta::MAX);
+        let limit = TimeDelta::from_std(self.max_age).unwrap_or(TimeDelta::max_value());
         let (id, how_old) = (&manifest.id, units::span(age));
         let part = if manifest.is_full() { "" } else { " (PARTIAL)" };
         let said = format!(

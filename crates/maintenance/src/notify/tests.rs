@@ -85,8 +85,8 @@ fn webhook(target: Target) -> Delivery {
 }
 
 async fn deliver(delivery: &Delivery) -> Result<(), String> {
-    let limit = Duration::from_secs(20);
-    let delivered = messenger(limit).deliver(delivery, pending(), pending());
+    let messenger = messenger(Duration::from_secs(20));
+    let delivered = messenger.deliver(delivery, pending(), pending());
     delivered.await.map_err(|error| {
         let (shown, debug) = (error.to_string(), format!("{error:?} {delivery:?}"));
         assert!(!shown.contains("SECRET"), "{shown}");
