@@ -94,7 +94,10 @@ impl Metric {
         samples: impl IntoIterator<Item = ([String; N], f64)>,
     ) -> Self {
         let samples = samples.into_iter().map(|(values, value)| Sample {
-            labels: labels.into_iter().zip(values).collect(),
+            labels: labels
+                .into_iter()
+                .zip(values.map(|value| escaped(&value)))
+                .collect(),
             value,
         });
         Self {
@@ -379,6 +382,14 @@ fn of_those_told(status: &Status) -> Vec<Metric> {
                 .map(|(hook, count)| ([hook.name().to_owned()], number(*count))),
         ),
     ]
+}
+
+/// As it stands between quotes: the encoder writes a label's value as it is.
+fn escaped(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 fn flag(set: bool) -> f64 {

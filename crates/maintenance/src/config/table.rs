@@ -136,8 +136,9 @@ impl<'t> Table<'t> {
             Some(Value::Table(entries)) => table.entries = entries,
             Some(other) => table.read.problems.push(Problem {
                 key: table.key.clone(),
-                // A text may be a secret that belongs one level below.
-                value: (!other.is_str()).then(|| other.to_string()),
+                // Here a text may be a secret that belongs one level below.
+                value: (!table.key.ends_with(".notify") && !table.key.ends_with(".hooks"))
+                    .then(|| other.to_string()),
                 what: "is not a table".to_owned(),
                 hint: Some(format!("write its keys under [{}]", table.key)),
             }),

@@ -961,7 +961,11 @@ fn a_window_is_missed_once_it_has_passed_without_a_run() {
         lasts: units(20),
     };
     let busy = idle.step(&rules, at(4), start);
-    assert_eq!(begins(&busy, &rules, 9), None, "told of when that run has ended");
+    assert_eq!(
+        begins(&busy, &rules, 9),
+        None,
+        "told of when that run has ended"
+    );
 }
 
 #[test]
