@@ -84,6 +84,9 @@ def prepare(root, toml):
         token = root / document["maintenance"]["readiness"]["token_file"]
         token.write_text("0123456789abcdef0123456789abcdef\n", encoding="utf-8")
         token.chmod(0o600)
+    header = document["maintenance"].get("notify", {}).get("webhook_header_file")
+    if header:
+        (root / header).write_text("Authorization: Bearer 0123456789abcdef\n", encoding="utf-8")
     return True
 
 

@@ -126,7 +126,11 @@ fn measure_speed(plan: &Plan) -> Result<Vec<Sample>> {
     let mut samples = Vec::new();
     for round in 1..=plan.rounds {
         for &rate in &plan.writers {
-            for &method in plan.methods.iter().filter(|method| method.applies(rate, round)) {
+            for &method in plan
+                .methods
+                .iter()
+                .filter(|method| method.applies(rate, round))
+            {
                 for &writer in method.homes(rate) {
                     let timing = bench
                         .measure(method, rate, writer, &kept)

@@ -17,6 +17,7 @@ use torrust_tracker_maintenance::config::{
 use torrust_tracker_maintenance::disk::{Disk, parent};
 use torrust_tracker_maintenance::excerpt::{self, Error as Unfit};
 use torrust_tracker_maintenance::files::{self, Reserved};
+use torrust_tracker_maintenance::notify::Header;
 use torrust_tracker_maintenance::readiness::{self, token};
 use torrust_tracker_maintenance::schedule::{Interval, Schedule};
 use torrust_tracker_maintenance::snapshot::Watch;
@@ -98,6 +99,7 @@ pub fn carry_out(configuration: &Configuration, now: DateTime<Utc>) -> Result<An
         check_endpoint(readiness, &mut problems);
     }
     if let Some(settings) = &settings {
+        check_notify(settings, &mut problems);
         check_together(configuration, settings, database.as_ref(), &mut problems)?;
         if let Some(found) = &database {
             check_contents(settings, found, &mut problems);
@@ -114,6 +116,17 @@ pub fn carry_out(configuration: &Configuration, now: DateTime<Utc>) -> Result<An
             now,
         ),
     })
+}
+
+/// What is sent with a notice has to be there.
+fn check_notify(settings: &Settings, problems: &mut Vec<Problem>) {
+    let file = settings.notify.webhook_header_file.as_deref();
+    if let Some(Err(error)) = file.map(|path| Header::read(path, &Disk::default())) {
+        problems.push(Problem {
+            key: "maintenance.notify.webhook_header_file".to_owned(),
+            message: error.to_string(),
+        });
+    }
 }
 
 /// The keys of the tracker's that no default stands in for.

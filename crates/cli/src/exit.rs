@@ -27,7 +27,8 @@ pub enum Exit {
 pub const HELP: &str = "Exit codes: 0 done; 1 failed, the tracker serves; 2 configuration or usage; \
      3 not applicable (tracker not running, no backup, needs --force); 4 busy; \
      5 deadline passed; \
-     6 verification failed. Anything else is a failure.";
+     6 verification failed. Anything else is a failure. \
+     `monitor` has those of Nagios' plugins: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.";
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
@@ -47,6 +48,7 @@ impl From<&Outcome> for Exit {
                 | Cause::BrokenPin
                 | Cause::HeldLimit
                 | Cause::NoRoom
+                | Cause::Hook
                 | Cause::Panicked
                 | Cause::Other => Self::Failed,
             },
@@ -126,9 +128,13 @@ impl Failure {
 }
 
 /// A command line that is wrong, or asked for help. It was not understood, so whether it
-/// asked for JSON is seen from its words.
+/// asked for JSON, or for `monitor` with its own exit codes, is seen from its words.
 pub fn usage(error: &clap::Error) -> ExitCode {
-    let json = std::env::args_os().any(|argument| argument == "--json");
+    let has = |word: &str| std::env::args_os().any(|argument| argument == word);
+    let json = has("--json");
+    if has("monitor") && error.use_stderr() {
+        return crate::monitor::usage(error.to_string().trim_end(), json);
+    }
     if json && error.use_stderr() {
         let message = error.to_string();
         let message = message
@@ -286,6 +292,7 @@ mod tests {
             (failed(Cause::BrokenPin), Exit::Failed),
             (failed(Cause::HeldLimit), Exit::Failed),
             (failed(Cause::NoRoom), Exit::Failed),
+            (failed(Cause::Hook), Exit::Failed),
             (failed(Cause::Panicked), Exit::Failed),
             (failed(Cause::Other), Exit::Failed),
             (

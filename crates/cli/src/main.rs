@@ -7,7 +7,6 @@ use chrono::{DateTime, Utc};
 use clap::{Parser, Subcommand};
 
 use crate::configuration::Configuration;
-use crate::exit::{Answer, Failure};
 
 mod check;
 mod client;
@@ -16,6 +15,7 @@ mod exit;
 mod forecast;
 mod keep;
 mod list;
+mod monitor;
 mod progress;
 mod restore;
 mod run;
@@ -49,6 +49,7 @@ enum Command {
     Status,
     /// List the backups, newest first. Reads no more than their manifests.
     List,
+    Monitor(monitor::Arguments),
     Verify(verify::Arguments),
     Restore(restore::Arguments),
     Prune(keep::Prune),
@@ -63,16 +64,9 @@ fn main() -> ExitCode {
         Err(usage) => return exit::usage(&usage),
     };
     let json = arguments.json;
-    match carry_out(arguments) {
-        Ok(answer) => answer.report(json),
-        Err(failure) => failure.report(json),
-    }
-}
-
-fn carry_out(arguments: CommandLine) -> Result<Answer, Failure> {
-    let json = arguments.json;
     let configuration = Configuration::from(arguments.configuration);
-    match arguments.command {
+    let answer = match arguments.command {
+        Command::Monitor(monitor) => return monitor.carry_out(&configuration, json, now()),
         Command::Check => check::carry_out(&configuration, now()),
         Command::Run(run) => run.carry_out(&configuration, json, now()),
         Command::Sidecar(sidecar) => sidecar.carry_out(&configuration, json, now()),
@@ -84,6 +78,10 @@ fn carry_out(arguments: CommandLine) -> Result<Answer, Failure> {
         Command::Protect(protect) => protect.carry_out(&configuration, now()),
         Command::Unprotect(unprotect) => unprotect.carry_out(&configuration, now()),
         Command::Delete(delete) => delete.carry_out(&configuration, now()),
+    };
+    match answer {
+        Ok(answer) => answer.report(json),
+        Err(failure) => failure.report(json),
     }
 }
 

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use torrust_tracker_maintenance::catalogue::Backup;
 use torrust_tracker_maintenance::snapshot::Progress;
 use torrust_tracker_maintenance::status::{
-    GateStatus, LeaseStatus, PerDoor, RunReport, RunStatus, Status,
+    ChannelStatus, GateStatus, LeaseStatus, PerDoor, RunReport, RunStatus, Status,
 };
 use torrust_tracker_maintenance::window::{Outcome, Trigger};
 
@@ -78,12 +78,37 @@ fn screen(status: &Status, newest: Option<&Backup>, now: DateTime<Utc>) -> Strin
         );
         lines.insert(2, ("WARNING", forced));
     }
+    lines.extend(told(status).map(|told| ("notify", told)));
     let lines = lines.iter().map(|(name, what)| format!("{name:<11}{what}"));
     let head = lines.collect::<Vec<_>>().join("\n");
     match runs(status) {
         Some(runs) => format!("{head}\n\n{runs}"),
         None => format!("{head}\n\nno run has ended since the service started"),
     }
+}
+
+/// One line for each way of telling somebody.
+fn told(status: &Status) -> impl Iterator<Item = String> {
+    let channels = status.notify.iter().flat_map(|notify| {
+        [
+            ("webhook", &notify.webhook),
+            ("heartbeat", &notify.heartbeat),
+        ]
+    });
+    channels.filter_map(|(name, channel)| {
+        let ChannelStatus {
+            target,
+            delivered,
+            failed,
+            failing,
+            ..
+        } = channel.as_ref()?;
+        let counts = format!("{name} {target}: {delivered} delivered, {failed} not");
+        Some(match failing {
+            Some(failing) => format!("{counts}; FAILING: {}", failing.reason),
+            None => counts,
+        })
+    })
 }
 
 fn announces(gate: &GateStatus) -> String {

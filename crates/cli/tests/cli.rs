@@ -38,6 +38,8 @@ use torrust_tracker_maintenance::{readiness, sqlite, verify};
 
 #[path = "cli/backups.rs"]
 mod backups;
+#[path = "cli/monitor.rs"]
+mod monitor;
 #[path = "cli/sidecar.rs"]
 mod sidecar;
 
@@ -271,6 +273,7 @@ impl Engine for Idle {
     ) -> std::result::Result<Published, Failure> {
         self.end.clone().map(|backup| Published {
             backup,
+            made: None,
             warnings: Vec::new(),
         })
     }

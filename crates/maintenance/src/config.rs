@@ -16,7 +16,7 @@ mod source;
 mod table;
 mod value;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,6 +30,8 @@ pub use self::source::{Error, Source};
 use self::table::{Fault, Read, Table};
 pub use self::table::{Problem, Problems};
 use crate::excerpt::{Partial, TORRENTS};
+use crate::hook::Hook;
+use crate::notify::Target;
 use crate::schedule::{self, Schedule};
 
 /// The checked configuration. Only this module builds one (hence `non_exhaustive`), so
@@ -56,6 +58,10 @@ pub struct Settings {
     pub backup: Backup,
     /// The endpoint and the touch-file; `None`: neither.
     pub readiness: Option<Readiness>,
+    /// Who is told how runs end.
+    pub notify: Notify,
+    /// The operator's commands that belong to a run.
+    pub hooks: Hooks,
 }
 
 /// `journal_mode`.
@@ -242,6 +248,62 @@ pub struct Readiness {
     pub claim_within: Duration,
 }
 
+/// `[maintenance.notify]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Notify {
+    /// Gets a notice as JSON, by POST.
+    pub webhook: Option<Target>,
+    /// A file whose first line is a header sent with it, `Name: value`.
+    pub webhook_header_file: Option<PathBuf>,
+    /// Which runs the webhook is told of.
+    pub on: TellOf,
+    /// Is asked for, by GET, once a verified backup was published.
+    pub heartbeat: Option<Target>,
+    /// Is asked for when there is none.
+    pub heartbeat_failure: Option<Target>,
+    /// Limit on one attempt to reach either.
+    pub timeout: Duration,
+}
+
+/// `notify.on`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TellOf {
+    /// Those that were not done, those whose hooks failed, and windows without a run.
+    Failure,
+    /// All, and windows without a run.
+    Always,
+}
+
+impl Notify {
+    /// Whether anybody is to be told anything.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.webhook.is_some() || self.heartbeat.is_some() || self.heartbeat_failure.is_some()
+    }
+}
+
+/// `[maintenance.hooks]`.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Hooks {
+    /// Each hook's command: the program and its arguments.
+    pub commands: BTreeMap<Hook, Vec<String>>,
+    /// Limit on each.
+    pub timeout: Duration,
+}
+
+/// Without the arguments of commands, which may be secrets.
+impl std::fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let programs = self.commands.iter().map(|(hook, words)| (hook, &words[0]));
+        f.debug_struct("Hooks")
+            .field("programs", &programs.collect::<BTreeMap<_, _>>())
+            .field("timeout", &self.timeout)
+            .finish()
+    }
+}
+
 impl Settings {
     /// Checks what was written. `None` if it is disabled.
     ///
@@ -285,6 +347,8 @@ impl Settings {
             let gate = table.table("gate", Gate::read);
             let backup = table.table("backup", Backup::read);
             let readiness = table.table("readiness", Readiness::read);
+            let notify = table.table("notify", Notify::read);
+            let hooks = table.table("hooks", Hooks::read);
 
             if announces == Announces::Serve && journal_mode == JournalMode::Delete {
                 let what = r#"cannot go with journal_mode = "delete""#;
@@ -295,6 +359,14 @@ impl Settings {
                 let what = "needs [maintenance.readiness], where a sidecar learns of a run";
                 let hint = r#"enable that, or write "tracker""#;
                 table.object("backup.taken_by", Fault::new(what, hint));
+            }
+
+            if backup.taken_by == TakenBy::Sidecar && notify.heartbeat.is_some() {
+                let what = "cannot be kept with backup.taken_by = \"sidecar\": whether its copy \
+                            was verified is not known here";
+                let hint = "remove it, and let `torrust-maintenance monitor` look at the sidecar's \
+                            backups";
+                table.object_unseen("notify.heartbeat", Fault::new(what, hint));
             }
 
             let schedule = schedule.filter(|_| enabled)?;
@@ -308,6 +380,8 @@ impl Settings {
                 gate,
                 backup,
                 readiness,
+                notify,
+                hooks,
             })
         })
     }
@@ -539,6 +613,54 @@ impl Readiness {
             ),
         };
         enabled.then_some(readiness)
+    }
+}
+
+impl Notify {
+    fn read(table: &mut Table<'_>) -> Self {
+        let of = [("failure", TellOf::Failure), ("always", TellOf::Always)];
+        let second = Duration::from_secs(1);
+        let notify = Self {
+            webhook: table.secret("webhook", value::target),
+            webhook_header_file: table.optional("webhook_header_file", value::path),
+            on: table.or("on", TellOf::Failure, value::choice(&of)),
+            heartbeat: table.secret("heartbeat", value::target),
+            heartbeat_failure: table.secret("heartbeat_failure", value::target),
+            // What has not answered by then holds up the next attempt, and the next notice.
+            timeout: table.or(
+                "timeout",
+                10 * second,
+                value::duration_in(second..=60 * second),
+            ),
+        };
+        if notify.webhook_header_file.is_some() && !table.has("webhook") {
+            let what = "has no meaning without webhook";
+            let hint = "write where notices are to be sent, or remove it";
+            table.object("webhook_header_file", Fault::new(what, hint));
+        }
+        notify
+    }
+}
+
+impl Hooks {
+    fn read(table: &mut Table<'_>) -> Self {
+        let mut commands = BTreeMap::new();
+        for hook in Hook::ALL {
+            // Its arguments may be secrets.
+            if let Some(command) = table.secret(hook.name(), value::command) {
+                commands.insert(hook, command);
+            }
+        }
+        let second = Duration::from_secs(1);
+        Self {
+            commands,
+            // `before` delays its run, and `after` the next one's `before`.
+            timeout: table.or(
+                "timeout",
+                30 * second,
+                value::duration_in(second..=3600 * second),
+            ),
+        }
     }
 }
 

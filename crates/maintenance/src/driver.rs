@@ -64,6 +64,7 @@
 //! A job that panics has failed, like any other. Should the loop itself panic, its `Drop`
 //! withdraws the signal, ends the pin, opens the gate and says that it is gone.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -73,12 +74,15 @@ use tokio::task::JoinHandle;
 
 use crate::catalogue::BackupId;
 use crate::gate::{Gate, Keeper};
+use crate::herald::{Ended, Herald};
 use crate::lease::{self, Finished, Granted, Holder, Nonce, Verdict, Verdicts};
 use crate::readiness;
+use crate::schedule::Interval;
 use crate::snapshot::Watch;
 use crate::status::{
-    CopyOf, DatabaseStatus, GateStatus, Offer, PerDoor, PinnedFile, Published as PublishedStatus,
-    RUNS_KEPT, RunReport, RunStatus, SidecarReport, Status, milliseconds,
+    BackupStatus, CopyOf, DatabaseStatus, GateStatus, Offer, PerDoor, PinnedFile,
+    Published as PublishedStatus, RUNS_KEPT, RunReport, RunStatus, SidecarReport, Status, Taker,
+    Totals, milliseconds,
 };
 use crate::touch_file::{self, Signal, TouchFile};
 use crate::window::{
@@ -175,6 +179,12 @@ pub trait Engine: Send + Sync + 'static {
     /// A reason to give up a pinned run, looked for several times a second: cheap.
     fn pinned_too_long(&self) -> Option<Failure>;
 
+    /// Bytes that what the service writes meanwhile has grown by under the pin; `None`: not
+    /// known, or it writes nothing. As cheap.
+    fn grown_under_pin(&self) -> Option<u64> {
+        None
+    }
+
     /// The journal mode last seen.
     fn journal_mode(&self) -> String;
 }
@@ -207,10 +217,12 @@ pub struct Pauses {
 }
 
 /// What a run published.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Published {
     /// The backup.
     pub backup: BackupId,
+    /// What is to be told of it; `None`: no more than its id.
+    pub made: Option<BackupStatus>,
     /// What to look at though it is good.
     pub warnings: Vec<String>,
 }
@@ -352,6 +364,14 @@ pub struct Driver<E: Engine> {
     looking: Option<JoinHandle<Look>>,
     reports: Vec<RunReport>,
     verdicts: Verdicts,
+    totals: Totals,
+    /// The newest good backup, as far as known.
+    newest: Option<BackupStatus>,
+    /// When the driver was started.
+    started: DateTime<Utc>,
+    /// Windows that began up to then had their run, have been told of, or are of before.
+    accounted: DateTime<Utc>,
+    herald: Option<Herald>,
 
     ends: mpsc::UnboundedReceiver<End<E>>,
     hand_in: mpsc::UnboundedSender<End<E>>,
@@ -371,6 +391,8 @@ struct Record {
     deadline: Option<DateTime<Utc>>,
     sidecar: Option<Sidecar>,
     warnings: Vec<String>,
+    /// What the write-ahead log was last seen to have grown by under the pin.
+    wal_bytes: Option<u64>,
 }
 
 /// The sidecar that came for a run.
@@ -395,6 +417,7 @@ impl Record {
             deadline: None,
             sidecar: None,
             warnings: Vec::new(),
+            wal_bytes: None,
         }
     }
 }
@@ -453,10 +476,11 @@ impl<E: Engine> Driver<E> {
         let (hand_in, ends) = mpsc::unbounded_channel();
         let (ask, commands) = mpsc::channel(16);
         let gate = parts.keeper.gate().clone();
+        let started = now().utc;
         let driver = Self {
             window: Window::new(parts.served),
             status: watch::Sender::new(PublishedStatus {
-                status: blank_status(&parts, &gate),
+                status: blank_status(&parts, &gate, started),
                 job: None,
                 offer: None,
             }),
@@ -482,6 +506,11 @@ impl<E: Engine> Driver<E> {
             looking: None,
             reports: Vec::new(),
             verdicts: Verdicts::default(),
+            totals: Totals::default(),
+            newest: None,
+            started,
+            accounted: parts.served.unwrap_or(started),
+            herald: None,
             ends,
             hand_in,
             commands,
@@ -496,6 +525,17 @@ impl<E: Engine> Driver<E> {
         )
     }
 
+    /// Begins with the newest backup that was found, and has a herald call the hooks and tell
+    /// how runs end.
+    #[must_use]
+    pub fn telling(mut self, newest: Option<BackupStatus>, herald: Option<Herald>) -> Self {
+        self.status
+            .send_modify(|published| published.status.backup.clone_from(&newest));
+        self.newest = newest;
+        self.herald = herald;
+        self
+    }
+
     /// Runs until `shutdown` completes. On return the gate is open, nothing is pinned and
     /// no temporary file is left, unless a job's thread hangs.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
@@ -506,6 +546,7 @@ impl<E: Engine> Driver<E> {
             if self.begin_what_is_due() {
                 self.reconcile().await;
             }
+            self.look_for_missed();
             let woken = self.wait(shutdown.as_mut()).await;
             // Whatever woke it, limits come first: what happens after one came too late.
             self.tick();
@@ -555,6 +596,23 @@ impl<E: Engine> Driver<E> {
             });
         }
         true
+    }
+
+    /// Silence is told like a failure.
+    fn look_for_missed(&mut self) {
+        let Some(window) = self.window.missed(&self.rules, now().utc) else {
+            return;
+        };
+        if window.begins <= self.accounted {
+            return;
+        }
+        self.accounted = window.begins;
+        self.totals.missed += 1;
+        tracing::error!(target: LOG_TARGET, "{}", missed(window));
+        if let Some(herald) = &self.herald {
+            herald.missed(window);
+        }
+        self.publish();
     }
 
     fn begin(
@@ -753,6 +811,12 @@ impl<E: Engine> Driver<E> {
     /// Limits, and what would end a pinned run before them.
     fn tick(&mut self) {
         self.step(Event::Tick);
+        if let Some(record) = &mut self.record
+            && self.window.ready()
+            && let Some(grown) = self.engine.grown_under_pin()
+        {
+            record.wal_bytes = Some(grown);
+        }
         if let Some(failure) = self.spoiled() {
             self.step(Event::Spoiled(failure));
         }
@@ -1074,10 +1138,18 @@ impl<E: Engine> Driver<E> {
         let work: Work<E> = match job {
             // Waited for in `wait`; it needs no thread.
             Job::Drain => return,
-            Job::Prepare => Box::new(move |watch| match engine.prepare(&run, watch) {
-                Ok((pause, draft)) => JobResult::Prepared(pause, draft),
-                Err(failure) => JobResult::Failed(failure),
-            }),
+            Job::Prepare => {
+                let before = self.herald.clone();
+                let id = run.id.clone();
+                Box::new(move |watch| {
+                    // While announces flow: of the hooks this one alone can keep a run waiting.
+                    let begun = before.map_or(Ok(()), |herald| herald.before(id, watch));
+                    match begun.and_then(|()| engine.prepare(&run, watch)) {
+                        Ok((pause, draft)) => JobResult::Prepared(pause, draft),
+                        Err(failure) => JobResult::Failed(failure),
+                    }
+                })
+            }
             Job::Pin => {
                 let limit = self.time_left();
                 Box::new(move |watch| match engine.pin(&run, limit, watch) {
@@ -1132,7 +1204,12 @@ impl<E: Engine> Driver<E> {
             return;
         };
         let by_wall_clock = |at: Instant| now.utc + at.saturating_duration_since(now.monotonic);
-        record.deadline.get_or_insert(by_wall_clock(deadline));
+        if record.deadline.is_none() {
+            record.deadline = Some(by_wall_clock(deadline));
+            if let Some(herald) = &self.herald {
+                herald.ready(record.run.id.clone());
+            }
+        }
         if !self.window.shown() || std::mem::replace(&mut self.signalled, true) {
             return;
         }
@@ -1201,6 +1278,7 @@ impl<E: Engine> Driver<E> {
         let outcome = outcome.clone();
         let missed = self.missed_meanwhile(&record.run);
         let by_file = record.sidecar.as_ref().is_some_and(|it| it.nonce.is_none());
+        let made = record.published.as_ref().and_then(|it| it.made.clone());
         let mut report = reported(record, outcome, &mut self.verdicts);
         report.warnings.extend(missed);
         if let (Some(signal), Some(_)) = (&self.signal, self.rules.lease) {
@@ -1210,6 +1288,16 @@ impl<E: Engine> Driver<E> {
             }
         }
         log(&report);
+        self.totals.count(&report.outcome, report.pause_ms);
+        if made.is_some() {
+            self.newest.clone_from(&made);
+        }
+        if let Some(herald) = &self.herald {
+            herald.ended(Ended {
+                report: report.clone(),
+                made,
+            });
+        }
         self.reports.insert(0, report);
         self.reports.truncate(RUNS_KEPT);
     }
@@ -1243,12 +1331,21 @@ impl<E: Engine> Driver<E> {
                 attempt: run.attempt,
                 progress: None,
                 lease: None,
+                wal_bytes: self.record.as_ref().and_then(|record| record.wal_bytes),
             }),
             runs: self.reports.clone(),
             database: DatabaseStatus {
                 path: self.database.clone(),
                 journal_mode: self.engine.journal_mode(),
             },
+            started: Some(self.started),
+            backup: self.newest.clone(),
+            taken_by: taker(&self.rules),
+            hold_for_seconds: self.rules.hold_for.as_secs_f64(),
+            totals: self.totals.clone(),
+            // The herald says it itself.
+            notify: None,
+            hooks_failed: BTreeMap::new(),
         };
         let job = self.job.as_ref().map(|running| running.watch.clone());
         let offer = self.offer();
@@ -1361,6 +1458,13 @@ impl<E: Engine> Drop for Driver<E> {
         }
         self.keeper.open();
         let interrupted = self.record.take().filter(|_| std::thread::panicking());
+        let interrupted = interrupted.map(broken);
+        if let (Some(herald), Some(report)) = (&self.herald, &interrupted) {
+            herald.ended(Ended {
+                report: report.clone(),
+                made: None,
+            });
+        }
         self.status.send_modify(|published| {
             let status = &mut published.status;
             status.alive = false;
@@ -1368,8 +1472,9 @@ impl<E: Engine> Drop for Driver<E> {
             status.next = None;
             status.run = None;
             status.state = Phase::Serving;
-            if let Some(record) = interrupted {
-                status.runs.insert(0, broken(record));
+            if let Some(report) = interrupted {
+                status.totals.count(&report.outcome, report.pause_ms);
+                status.runs.insert(0, report);
             }
             published.job = None;
             published.offer = None;
@@ -1386,6 +1491,7 @@ fn reported(record: Record, outcome: Outcome, verdicts: &mut Verdicts) -> RunRep
         published,
         sidecar,
         mut warnings,
+        wal_bytes,
         ..
     } = record;
     let sidecar = sidecar.map(|sidecar| {
@@ -1416,6 +1522,7 @@ fn reported(record: Record, outcome: Outcome, verdicts: &mut Verdicts) -> RunRep
         backup,
         sidecar,
         warnings,
+        wal_bytes,
     }
 }
 
@@ -1547,7 +1654,20 @@ fn log(report: &RunReport) {
     }
 }
 
-fn blank_status<E: Engine>(parts: &Parts<E>, gate: &Gate) -> Status {
+/// What to say of a window without a run.
+pub(crate) fn missed(window: Interval) -> String {
+    format!(
+        "the window that began at {} UTC had no run: the service did not run then, the machine \
+         slept, or another run was still on; `torrust-maintenance run` makes up for it",
+        window.begins.format("%F %H:%M")
+    )
+}
+
+fn taker(rules: &Rules) -> Taker {
+    rules.lease.map_or(Taker::Tracker, |_| Taker::Sidecar)
+}
+
+fn blank_status<E: Engine>(parts: &Parts<E>, gate: &Gate, started: DateTime<Utc>) -> Status {
     Status {
         version: crate::VERSION.into(),
         service: parts.service.clone(),
@@ -1562,6 +1682,13 @@ fn blank_status<E: Engine>(parts: &Parts<E>, gate: &Gate) -> Status {
             path: parts.database.clone(),
             journal_mode: parts.engine.journal_mode(),
         },
+        started: Some(started),
+        backup: None,
+        taken_by: taker(&parts.rules),
+        hold_for_seconds: parts.rules.hold_for.as_secs_f64(),
+        totals: Totals::default(),
+        notify: None,
+        hooks_failed: BTreeMap::new(),
     }
 }
 

@@ -411,6 +411,10 @@ impl Engine for BackupEngine {
         })
     }
 
+    fn grown_under_pin(&self) -> Option<u64> {
+        self.wal_growth()
+    }
+
     fn pinned_too_long(&self) -> Option<Failure> {
         let grown = self.wal_growth()?;
         let limit = self.backup.wal_limit;

@@ -10,22 +10,24 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use crate::catalogue::{self, Catalogue};
+use crate::catalogue::{self, Backup, Catalogue};
 use crate::config::{self, Address, Announces, JournalMode, Settings, TakenBy};
 use crate::disk::{self, Disk, Lock};
-use crate::driver::{Driver, Handles, LOG_TARGET, Parts};
+use crate::driver::{Command, Driver, Handles, LOG_TARGET, Parts};
 use crate::engine::BackupEngine;
 use crate::excerpt;
 use crate::files::{self, Bound, Reserved};
 use crate::gate::{Gate, Keeper};
+use crate::herald::{self, Herald};
 use crate::lease::Terms;
+use crate::notify::{self, Header};
 use crate::readiness::{self, Access, Listener, Token, token};
 use crate::restore;
 use crate::snapshot::Watch;
 use crate::sqlite::{self, Database, Journal};
-use crate::status::{PerDoor, Reader};
+use crate::status::{BackupStatus, PerDoor, Reader};
 use crate::touch_file::{self, TouchFile};
 use crate::window::Rules;
 
@@ -49,6 +51,7 @@ pub struct Maintenance {
     catalogue: Catalogue,
     endpoint: Option<(Listener, Access)>,
     touch_file: Option<TouchFile>,
+    notify_header: Option<Header>,
     lock: Lock,
 }
 
@@ -59,6 +62,7 @@ pub struct Running {
     readiness: Option<Address>,
     stop: oneshot::Sender<()>,
     stopped: oneshot::Receiver<()>,
+    herald: Option<herald::Running>,
 }
 
 /// Why windows cannot be had.
@@ -128,6 +132,9 @@ pub enum Error {
     /// The touch-file.
     #[error(transparent)]
     TouchFile(#[from] touch_file::Error),
+    /// What is to be sent with a notice.
+    #[error(transparent)]
+    NotifyHeader(#[from] notify::HeaderError),
 }
 
 impl Maintenance {
@@ -159,6 +166,12 @@ impl Maintenance {
         if let Some(touch_file) = &touch_file {
             touch_file.probe()?;
         }
+        let notify_header = settings
+            .notify
+            .webhook_header_file
+            .as_deref()
+            .map(|path| Header::read(path, &disk))
+            .transpose()?;
         check_journal(&settings, &service.database)?;
         if settings.backup.taken_by == TakenBy::Tracker {
             check_files(&settings, &service.database, &disk)?;
@@ -186,6 +199,7 @@ impl Maintenance {
             catalogue,
             endpoint,
             touch_file,
+            notify_header,
             lock,
         })
     }
@@ -211,13 +225,17 @@ impl Maintenance {
             catalogue,
             endpoint,
             touch_file,
+            notify_header,
             lock,
             ..
         } = self;
         // Until the process ends: the service has the file open for longer than windows
         // are run, and a restore must not slip in between.
         std::mem::forget(lock);
-        let served = served(&settings, &catalogue)?;
+        let backups = backups(&settings, &catalogue)?;
+        let served = served(&settings, &backups);
+        let mut good = backups.iter().filter(|backup| !backup.notes.is_damaged());
+        let newest = good.next().map(BackupStatus::found);
         let rules = rules(&settings);
         warn_of_catch_up(&settings, &rules);
         let database = Database::open(&service.database)?;
@@ -230,6 +248,16 @@ impl Maintenance {
         let address = endpoint
             .as_ref()
             .and_then(|(listener, _)| listener.address().ok());
+        let herald = Herald::start(herald::Parts {
+            notify: settings.notify,
+            header: notify_header,
+            hooks: settings.hooks,
+            service: service.name.clone(),
+            database: service.database.clone(),
+            directory: settings.backup.directory,
+        })
+        .map_err(Error::Thread)?;
+        let (herald, heralding) = herald.unzip();
         let (driver, handles) = Driver::new(Parts {
             engine,
             keeper,
@@ -243,49 +271,16 @@ impl Maintenance {
             service: service.name,
             database: service.database,
         });
-        let Handles { commands, status } = handles;
+        let driver = driver.telling(newest, herald);
+        let Handles {
+            commands,
+            mut status,
+        } = handles;
+        if let Some(heralding) = &heralding {
+            status = status.with(heralding.told.clone());
+        }
         let reader = status.clone();
-        let (stop, asked_to_stop) = oneshot::channel();
-        let (say_stopped, stopped) = oneshot::channel();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(Error::Thread)?;
-        std::thread::Builder::new()
-            .name("maintenance".into())
-            .spawn(move || {
-                runtime.block_on(async move {
-                    let driver = tokio::spawn(driver.run(async {
-                        // A handle that was dropped stops the driver as well.
-                        drop(asked_to_stop.await);
-                    }));
-                    if let Some((listener, access)) = endpoint {
-                        let never = std::future::pending();
-                        tokio::spawn(async move {
-                            if let Err(error) =
-                                readiness::serve(listener, access, status, commands, never).await
-                            {
-                                tracing::error!(
-                                    target: LOG_TARGET,
-                                    "The readiness endpoint ended: {error}; windows go on without it"
-                                );
-                            }
-                        });
-                    }
-                    if let Err(error) = driver.await {
-                        tracing::error!(
-                            target: LOG_TARGET,
-                            "The maintenance driver broke ({error}); announces flow, but there \
-                             will be no backups until the service is restarted"
-                        );
-                        // The endpoint goes on saying so.
-                        std::future::pending::<()>().await;
-                    }
-                });
-                // Whoever shuts down may have stopped waiting.
-                let _ = say_stopped.send(());
-            })
-            .map_err(Error::Thread)?;
+        let (stop, stopped) = spawn(driver, endpoint, status, commands)?;
         match &address {
             Some(Address::Tcp(address)) => {
                 tracing::info!(target: LOG_TARGET, "Started on: http://{address}");
@@ -300,6 +295,7 @@ impl Maintenance {
             readiness: address,
             stop,
             stopped,
+            herald: heralding,
         })
     }
 }
@@ -325,16 +321,83 @@ impl Running {
     pub async fn shutdown(self) {
         // The driver may have broken; then there is nothing to stop.
         let _ = self.stop.send(());
-        if tokio::time::timeout(SHUTDOWN_WITHIN, self.stopped)
-            .await
-            .is_err()
-        {
+        if let Some(herald) = &self.herald {
+            herald.go_down();
+        }
+        let mut driver_stopped = false;
+        let stopped = async {
+            // The sender is dropped by a thread that has ended without a word.
+            driver_stopped = self.stopped.await.is_ok();
+            if let Some(herald) = self.herald {
+                herald.ended().await;
+            }
+        };
+        if tokio::time::timeout(SHUTDOWN_WITHIN, stopped).await.is_ok() {
+            return;
+        }
+        if driver_stopped {
+            tracing::error!(
+                target: LOG_TARGET,
+                "Hooks or notices of the last run do not end and are left behind"
+            );
+        } else {
             tracing::error!(
                 target: LOG_TARGET,
                 "The maintenance driver does not stop; what is temporary is removed at the next start"
             );
         }
     }
+}
+
+/// Starts the thread of driver and endpoint: how it is told to stop, and says that it has.
+fn spawn(
+    driver: Driver<BackupEngine>,
+    endpoint: Option<(Listener, Access)>,
+    status: Reader,
+    commands: mpsc::Sender<Command>,
+) -> Result<(oneshot::Sender<()>, oneshot::Receiver<()>), Error> {
+    let (stop, asked_to_stop) = oneshot::channel();
+    let (say_stopped, stopped) = oneshot::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Thread)?;
+    std::thread::Builder::new()
+        .name("maintenance".into())
+        .spawn(move || {
+            runtime.block_on(async move {
+                let driver = tokio::spawn(driver.run(async {
+                    // A handle that was dropped stops the driver as well.
+                    drop(asked_to_stop.await);
+                }));
+                if let Some((listener, access)) = endpoint {
+                    let never = std::future::pending();
+                    tokio::spawn(async move {
+                        if let Err(error) =
+                            readiness::serve(listener, access, status, commands, never).await
+                        {
+                            tracing::error!(
+                                target: LOG_TARGET,
+                                "The readiness endpoint ended: {error}; windows go on without it"
+                            );
+                        }
+                    });
+                }
+                if let Err(error) = driver.await {
+                    tracing::error!(
+                        target: LOG_TARGET,
+                        "The maintenance driver broke ({error}); announces flow, but there \
+                         will be no backups until the service is restarted"
+                    );
+                    // The endpoint goes on saying so.
+                    std::future::pending::<()>().await;
+                }
+            });
+            // Whoever shuts down may have stopped waiting.
+            let _ = say_stopped.send(());
+        })
+        .map_err(Error::Thread)?;
+    Ok((stop, stopped))
 }
 
 /// Limit on [`Running::shutdown`].
@@ -416,16 +479,21 @@ fn check_files(settings: &Settings, database: &Path, disk: &Disk) -> Result<(), 
     }
 }
 
-/// The beginning of the newest window that has had its run, as far as the backups show.
-fn served(settings: &Settings, catalogue: &Catalogue) -> Result<Option<DateTime<Utc>>, Error> {
-    let newest = match settings.backup.taken_by {
-        TakenBy::Tracker => catalogue.backups()?.into_iter().next(),
+/// The backups this process made, newest first.
+fn backups(settings: &Settings, catalogue: &Catalogue) -> Result<Vec<Backup>, catalogue::Error> {
+    match settings.backup.taken_by {
+        TakenBy::Tracker => catalogue.backups(),
         // Its backups are its own affair: not looked at, for they may lie on a volume that
         // hangs, or where this process does not see them.
-        TakenBy::Sidecar => None,
-    };
-    let window = newest.and_then(|newest| settings.schedule.last_before(newest.manifest.began));
-    Ok(window.map(|window| window.begins))
+        TakenBy::Sidecar => Ok(Vec::new()),
+    }
+}
+
+/// The beginning of the newest window that has had its run, as far as the backups show.
+fn served(settings: &Settings, backups: &[Backup]) -> Option<DateTime<Utc>> {
+    let newest = backups.first()?;
+    let window = settings.schedule.last_before(newest.manifest.began)?;
+    Some(window.begins)
 }
 
 fn warn_of_catch_up(settings: &Settings, rules: &Rules) {

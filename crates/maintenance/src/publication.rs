@@ -29,7 +29,7 @@ use crate::files::{self, Choice, Reserved};
 use crate::priority::{self, Work};
 use crate::snapshot::{RawCopy, Streamed, Watch, Way};
 use crate::sqlite::Facts;
-use crate::status::milliseconds;
+use crate::status::{BackupStatus, milliseconds};
 use crate::verify::{self, Report};
 use crate::window::{Cause, Failure, RunId};
 
@@ -270,6 +270,7 @@ impl Publisher<'_> {
             warnings.push(format!("older backups were not pruned: {error}"));
         }
         Ok(Published {
+            made: Some(BackupStatus::published(&manifest)),
             backup: manifest.id,
             warnings,
         })

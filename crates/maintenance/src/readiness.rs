@@ -10,6 +10,7 @@
 //! | `POST /api/v1/runs/ID/claim`   | 200: the lease; 409: somebody else's; 410: not this run      |
 //! | `POST /api/v1/runs/ID/renew`   | 200: the lease; 409: not yours; 410: the run has ended       |
 //! | `POST /api/v1/runs/ID/finish`  | 200: the verdict on the copy; 409, 410 as above              |
+//! | `GET /metrics`                 | 200: the status as Prometheus reads it                       |
 //! | `GET /openapi.json`            | 200: all this, as `OpenAPI` 3.1                              |
 //!
 //! `HEAD` is answered like `GET`. Everything else is a refusal, a 4xx or 5xx whose body
@@ -77,6 +78,7 @@ use self::slots::{Slot, Slots};
 pub use self::token::Token;
 use crate::driver::{Command, Refused};
 use crate::lease::{self, Finished, Granted, Holder, Nonce, REASON_LIMIT, Verdict};
+use crate::metrics;
 use crate::status::{Reader, Ready, Status};
 use crate::window::{Phase, RunId};
 
@@ -235,6 +237,7 @@ impl Endpoint {
         let answer = match admit(&head, &self.access) {
             Ok(Route::HealthCheck) => Ok(health_check(&self.reader.now())),
             Ok(Route::OpenApi) => Ok(openapi()),
+            Ok(Route::Metrics) => Ok(metrics(&self.reader.now())),
             Ok(Route::Ready { wait }) => {
                 self.wait_until_ready(wait, slot).await;
                 let now = self.reader.now();
@@ -372,6 +375,7 @@ where
 enum Route {
     HealthCheck,
     OpenApi,
+    Metrics,
     Ready { wait: Duration },
     Status,
     Command(CommandRoute),
@@ -461,6 +465,7 @@ fn admit(head: &Parts, access: &Access) -> Result<Route, Refusal> {
     let route = match head.uri.path() {
         "/health_check" => Route::HealthCheck,
         "/openapi.json" => Route::OpenApi,
+        "/metrics" => Route::Metrics,
         // Read when it is clear that the method is right.
         "/ready" => Route::Ready {
             wait: Duration::ZERO,
@@ -645,6 +650,13 @@ fn openapi() -> Answer {
     with_body(StatusCode::OK, Bytes::from_static(OPENAPI.as_bytes()))
 }
 
+fn metrics(status: &Status) -> Answer {
+    let mut answer = with_body(StatusCode::OK, Bytes::from(metrics::render(status)));
+    let text = HeaderValue::from_static(metrics::CONTENT_TYPE);
+    answer.headers_mut().insert(CONTENT_TYPE, text);
+    answer
+}
+
 fn ready(ready: Option<&Ready>, status: &Status, now: DateTime<Utc>) -> Answer {
     if let Some(ready) = ready {
         return json(StatusCode::OK, ready);
@@ -730,7 +742,7 @@ fn parse_or_default<'a, T: Default + Deserialize<'a>>(body: &'a [u8]) -> Result<
     parse(body)
 }
 
-/// Every answer goes through here but the one that is a file.
+/// Every answer goes through here but those that are no status: a file, and text.
 fn json(status: StatusCode, body: &impl Serialize) -> Answer {
     match serde_json::to_vec(body) {
         Ok(body) => with_body(status, Bytes::from(body)),

@@ -2,6 +2,7 @@
 //! `GET /api/v1/status` and of the operator's tool. Field names are a contract; see
 //! `docs/api.md`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -11,8 +12,10 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::catalogue::BackupId;
+use crate::catalogue::{Backup, BackupId, Manifest};
+use crate::config::Depth;
 use crate::gate::{Counters, Door, Gate};
+use crate::hook::Hook;
 use crate::lease::{Holder, Terms};
 use crate::schedule::Interval;
 use crate::snapshot::{Progress, Watch};
@@ -45,6 +48,157 @@ pub struct Status {
     pub runs: Vec<RunReport>,
     /// The database the windows are for.
     pub database: DatabaseStatus,
+    /// When the driver was started; `null` from versions before it was said.
+    #[serde(default)]
+    pub started: Option<DateTime<Utc>>,
+    /// The newest good backup of this process's catalogue; `null` if there is none, and where
+    /// a sidecar takes them.
+    #[serde(default)]
+    pub backup: Option<BackupStatus>,
+    /// Who copies.
+    #[serde(default)]
+    pub taken_by: Taker,
+    /// The longest the gate may be closed, in seconds: `gate.hold_for`.
+    #[serde(default)]
+    pub hold_for_seconds: f64,
+    /// What has been counted since the start.
+    #[serde(default)]
+    pub totals: Totals,
+    /// Who is told how runs end, and whether that worked; `null`: nobody is to be told.
+    #[serde(default)]
+    pub notify: Option<NotifyStatus>,
+    /// How often each of the operator's commands has failed since the start; those that are
+    /// not configured are left out.
+    #[serde(default)]
+    pub hooks_failed: BTreeMap<Hook, u64>,
+}
+
+/// A published backup.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BackupStatus {
+    /// Its id.
+    pub id: BackupId,
+    /// The instant it shows.
+    pub pinned: DateTime<Utc>,
+    /// When it was published.
+    pub published: DateTime<Utc>,
+    /// When it last passed a check: before it was published, or since, as far as known here.
+    pub verified: DateTime<Utc>,
+    /// The structural check it passed.
+    pub verify: Depth,
+    /// Bytes of the database in it, unpacked.
+    pub raw_bytes: u64,
+    /// Bytes it takes on the disk.
+    pub stored_bytes: u64,
+    /// Seconds from ready to the durable raw copy.
+    pub copy_seconds: f64,
+    /// Seconds its run took in all.
+    pub seconds: f64,
+    /// Milliseconds the gate was closed for it.
+    pub pause_ms: f64,
+}
+
+impl BackupStatus {
+    /// Of one that was just published.
+    #[must_use]
+    pub fn published(manifest: &Manifest) -> Self {
+        let took = manifest.published - manifest.began;
+        Self {
+            id: manifest.id.clone(),
+            pinned: manifest.pinned,
+            published: manifest.published,
+            verified: manifest.published,
+            verify: manifest.verified,
+            raw_bytes: manifest.database.raw_bytes,
+            stored_bytes: manifest.stored_bytes(),
+            copy_seconds: manifest.copy_seconds,
+            seconds: took.to_std().unwrap_or_default().as_secs_f64(),
+            pause_ms: manifest.pause_ms,
+        }
+    }
+
+    /// Of one that was found, with what was learned of it since.
+    #[must_use]
+    pub fn found(
+        Backup {
+            manifest, notes, ..
+        }: &Backup,
+    ) -> Self {
+        let published = Self::published(manifest);
+        let checks = notes.checks.iter().filter(|check| check.depth.is_some());
+        let last = checks.map(|check| check.at).max();
+        Self {
+            verified: published.verified.max(last.unwrap_or(published.verified)),
+            ..published
+        }
+    }
+}
+
+/// What has been counted since the start.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Ended runs by the name of their outcome's kind, but for failures.
+    pub runs: BTreeMap<String, u64>,
+    /// Runs that failed, by the name of the cause.
+    pub failed: BTreeMap<String, u64>,
+    /// Windows that came and went without a run.
+    pub missed: u64,
+    /// Milliseconds the gate was closed, all runs together.
+    pub pause_ms: f64,
+}
+
+impl Totals {
+    /// Counts a run that has ended.
+    pub(crate) fn count(&mut self, outcome: &Outcome, pause_ms: f64) {
+        let (counts, name) = match outcome.cause() {
+            Some(cause) => (&mut self.failed, cause.name()),
+            None => (&mut self.runs, outcome.kind()),
+        };
+        *counts.entry(name.to_owned()).or_default() += 1;
+        self.pause_ms += pause_ms;
+    }
+}
+
+/// Who is told how runs end.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct NotifyStatus {
+    /// The webhook.
+    pub webhook: Option<ChannelStatus>,
+    /// The heartbeat, of either kind.
+    pub heartbeat: Option<ChannelStatus>,
+}
+
+/// One way of telling somebody.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChannelStatus {
+    /// Scheme and host of the address; the rest may be a secret.
+    pub target: String,
+    /// Notices delivered since the start.
+    pub delivered: u64,
+    /// Notices given up since the start.
+    pub failed: u64,
+    /// When the last was delivered.
+    pub last_delivered: Option<DateTime<Utc>>,
+    /// Why the last was given up; `null` once another was delivered.
+    pub failing: Option<NotDelivered>,
+}
+
+/// A notice that was given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotDelivered {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// Why, and what to do.
+    pub reason: String,
+}
+
+/// What is known of what goes on beside the driver, as [`crate::herald`] tells it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Told {
+    pub(crate) notify: Option<NotifyStatus>,
+    pub(crate) hooks_failed: BTreeMap<Hook, u64>,
+    /// What there is to add to the warnings of runs that have ended.
+    pub(crate) remarks: Vec<(RunId, String)>,
 }
 
 /// The gate, as seen when the status was asked for.
@@ -95,6 +249,9 @@ pub struct RunStatus {
     pub progress: Option<Progress>,
     /// The sidecar that copies.
     pub lease: Option<LeaseStatus>,
+    /// Bytes the write-ahead log has grown by under the pin; `null` without one.
+    #[serde(default)]
+    pub wal_bytes: Option<u64>,
 }
 
 /// The lease on the run in progress, as of the moment it was asked for.
@@ -129,6 +286,10 @@ pub struct RunReport {
     pub sidecar: Option<SidecarReport>,
     /// What to look at though it succeeded.
     pub warnings: Vec<String>,
+    /// Bytes the write-ahead log had grown by when last looked at under the pin; `null` if
+    /// there was none.
+    #[serde(default)]
+    pub wal_bytes: Option<u64>,
 }
 
 /// What became of a sidecar's copy.
@@ -182,10 +343,11 @@ pub struct Ready {
 }
 
 /// Who copies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Taker {
     /// The service.
+    #[default]
     Tracker,
     /// Another process, with a lease.
     Sidecar,
@@ -318,6 +480,19 @@ fn now() -> Instant {
 pub struct Reader {
     published: watch::Receiver<Published>,
     gate: Gate,
+    /// `None`: nobody is told and nothing called.
+    told: Option<watch::Receiver<Told>>,
+}
+
+/// What was told of runs goes to what they are reported with.
+fn add(told: &Told, status: &mut Status) {
+    status.notify.clone_from(&told.notify);
+    status.hooks_failed.clone_from(&told.hooks_failed);
+    for (id, remark) in &told.remarks {
+        if let Some(run) = status.runs.iter_mut().find(|run| run.id == *id) {
+            run.warnings.push(remark.clone());
+        }
+    }
 }
 
 /// What the driver sends through the channel.
@@ -355,7 +530,19 @@ impl Offer {
 
 impl Reader {
     pub(crate) fn new(published: watch::Receiver<Published>, gate: Gate) -> Self {
-        Self { published, gate }
+        Self {
+            published,
+            gate,
+            told: None,
+        }
+    }
+
+    /// Adds what is told beside the driver.
+    pub(crate) fn with(self, told: watch::Receiver<Told>) -> Self {
+        Self {
+            told: Some(told),
+            ..self
+        }
     }
 
     /// The status as of now.
@@ -370,6 +557,9 @@ impl Reader {
         if let Some(run) = &mut status.run {
             run.progress = job.and_then(|job| job.progress());
             run.lease = offer.and_then(|offer| offer.lease(now()));
+        }
+        if let Some(told) = &self.told {
+            add(&told.borrow(), &mut status);
         }
         status
     }

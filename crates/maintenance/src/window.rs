@@ -149,9 +149,24 @@ pub enum Phase {
     Finishing,
 }
 
-impl std::fmt::Display for Phase {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
+impl Phase {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Serving,
+        Self::Preparing,
+        Self::Draining,
+        Self::Flushing,
+        Self::Retrying,
+        Self::Copying,
+        Self::Offered,
+        Self::Leased,
+        Self::Finishing,
+    ];
+
+    /// As statuses and metrics name it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Serving => "serving",
             Self::Preparing => "preparing",
             Self::Draining => "draining",
@@ -161,7 +176,13 @@ impl std::fmt::Display for Phase {
             Self::Offered => "offered",
             Self::Leased => "leased",
             Self::Finishing => "finishing",
-        })
+        }
+    }
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -208,6 +229,31 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The names of all kinds but [`Self::Failed`], which has causes.
+    pub const KINDS: [&str; 5] = ["done", "would_not_fit", "no_sidecar", "deadline", "aborted"];
+
+    /// As statuses and metrics name it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed { .. } => "failed",
+            Self::WouldNotFit { .. } => "would_not_fit",
+            Self::NoSidecar { .. } => "no_sidecar",
+            Self::Deadline { .. } => "deadline",
+            Self::Aborted { .. } => "aborted",
+        }
+    }
+
+    /// Of a failure, what kind of thing went wrong.
+    #[must_use]
+    pub fn cause(&self) -> Option<Cause> {
+        match self {
+            Self::Failed { cause, .. } => Some(*cause),
+            _ => None,
+        }
+    }
+
     /// What happened, to what, and what to do; nothing for what went well.
     #[must_use]
     pub fn message(&self) -> &str {
@@ -240,10 +286,45 @@ pub enum Cause {
     HeldLimit,
     /// A file system has, or would have had, too little room left.
     NoRoom,
+    /// The operator's command that comes before a run did not let it begin.
+    Hook,
     /// A defect: a job panicked.
     Panicked,
     /// Anything else: disk, database, permissions.
     Other,
+}
+
+impl Cause {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Verification,
+        Self::WalLimit,
+        Self::Busy,
+        Self::Sidecar,
+        Self::BrokenPin,
+        Self::HeldLimit,
+        Self::NoRoom,
+        Self::Hook,
+        Self::Panicked,
+        Self::Other,
+    ];
+
+    /// As statuses and metrics name it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Verification => "verification",
+            Self::WalLimit => "wal_limit",
+            Self::Busy => "busy",
+            Self::Sidecar => "sidecar",
+            Self::BrokenPin => "broken_pin",
+            Self::HeldLimit => "held_limit",
+            Self::NoRoom => "no_room",
+            Self::Hook => "hook",
+            Self::Panicked => "panicked",
+            Self::Other => "other",
+        }
+    }
 }
 
 /// A job that failed.
@@ -755,6 +836,18 @@ impl Window {
             State::Offered { claim_until, .. } => Some(*claim_until),
             State::Leased { lease, .. } => Some(lease.until),
         }
+    }
+
+    /// The newest window that has passed and has had no run. One that is to be made up is
+    /// [`Window::due`] instead. `None` while a run is on, which may be one of it.
+    #[must_use]
+    pub fn missed(&self, rules: &Rules, now: DateTime<Utc>) -> Option<Interval> {
+        if rules.catch_up || !matches!(self.state, State::Serving { .. }) {
+            return None;
+        }
+        let last = rules.schedule.last_before(now)?;
+        let unserved = self.served.is_none_or(|served| last.begins > served);
+        (unserved && last.ends <= now).then_some(last)
     }
 
     /// Where the window stands.

@@ -30,6 +30,7 @@ mod sidecar_faults;
 mod sidecar_users;
 mod stop;
 mod support;
+mod telling;
 mod upstream_clients;
 mod volume;
 mod wal;

@@ -158,3 +158,24 @@ fn progress_promises_nothing_it_cannot_know() {
         "copying: 2.0 kB of 1.0 kB, 100 %, 222 B/s, 0 s left"
     );
 }
+
+#[test]
+fn who_is_told_is_shown_and_who_is_not() {
+    let channel = |failing: Value| {
+        json!({
+            "target": "https://hooks.example.org", "delivered": 3, "failed": 1,
+            "last_delivered": null, "failing": failing,
+        })
+    };
+    let why = json!({ "at": "2026-11-22T03:00:00Z", "reason": "it answered 404" });
+    let status = status(|status| {
+        status["notify"] = json!({ "webhook": channel(why), "heartbeat": channel(Value::Null) });
+    });
+    let screen = screen(&status, None, now());
+    for line in [
+        "notify     webhook https://hooks.example.org: 3 delivered, 1 not; FAILING: it answered 404",
+        "notify     heartbeat https://hooks.example.org: 3 delivered, 1 not",
+    ] {
+        assert!(screen.lines().any(|shown| shown == line), "{screen}");
+    }
+}

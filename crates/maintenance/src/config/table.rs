@@ -15,8 +15,8 @@ use toml::Value;
 pub struct Problem {
     /// The whole key, `maintenance.gate.hold_for`.
     pub key: String,
-    /// The value as TOML. `None` if there is none, and for a key that is unknown: it may
-    /// hold a secret meant for another version.
+    /// The value as TOML. `None` if there is none, for one that may be a secret, and for a key
+    /// that is unknown: it may hold a secret meant for another version.
     pub value: Option<String>,
     /// What is wrong, as a verb and its object.
     pub what: String,
@@ -136,7 +136,9 @@ impl<'t> Table<'t> {
             Some(Value::Table(entries)) => table.entries = entries,
             Some(other) => table.read.problems.push(Problem {
                 key: table.key.clone(),
-                value: Some(other.to_string()),
+                // Here a text may be a secret that belongs one level below.
+                value: (!table.key.ends_with(".notify") && !table.key.ends_with(".hooks"))
+                    .then(|| other.to_string()),
                 what: "is not a table".to_owned(),
                 hint: Some(format!("write its keys under [{}]", table.key)),
             }),
@@ -167,6 +169,23 @@ impl<'t> Table<'t> {
         }
     }
 
+    /// As [`Table::optional`], of what may be a secret: a problem with it does not show it.
+    pub fn secret<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&Value) -> Result<T, Fault>,
+    ) -> Option<T> {
+        self.known.push(key);
+        self.read.keys.push(self.full(key));
+        match parse(self.entries.get(key)?) {
+            Ok(value) => Some(value),
+            Err(fault) => {
+                self.object_unseen(key, fault);
+                None
+            }
+        }
+    }
+
     /// The value of `key`, or `default` if it is absent.
     pub fn or<T>(
         &mut self,
@@ -191,9 +210,18 @@ impl<'t> Table<'t> {
         let mut path = key.split('.');
         let outermost = path.next().and_then(|first| self.entries.get(first));
         let value = path.fold(outermost, |value, inner| value?.get(inner));
+        self.note(key, value.map(Value::to_string), fault);
+    }
+
+    /// As [`Table::object`], without the value, which may be a secret.
+    pub fn object_unseen(&mut self, key: &str, fault: Fault) {
+        self.note(key, None, fault);
+    }
+
+    fn note(&mut self, key: &str, value: Option<String>, fault: Fault) {
         self.read.problems.push(Problem {
             key: self.full(key),
-            value: value.map(Value::to_string),
+            value,
             what: fault.what,
             hint: fault.hint,
         });

@@ -576,3 +576,83 @@ fn readiness_can_be_switched_off() {
         "{reported}"
     );
 }
+
+#[test]
+fn who_is_told_and_what_is_called() {
+    let settings = settings(
+        r#"
+        [maintenance.notify]
+        webhook = "https://hooks.example.org/services/SECRET"
+        webhook_header_file = "./etc/webhook.header"
+        on = "always"
+        heartbeat = "https://hc.example.org/ping/SECRET"
+        timeout = "5s"
+        [maintenance.hooks]
+        before = ["/bin/mount", "/backups"]
+        on_failure = ["page", "SECRET", ""]
+        timeout = "2m"
+        "#,
+    );
+    let notify = &settings.notify;
+    assert_eq!(notify.on, TellOf::Always);
+    assert_eq!(notify.timeout, Duration::from_secs(5));
+    assert!(notify.is_wanted() && notify.heartbeat_failure.is_none());
+    let commands = &settings.hooks.commands;
+    assert_eq!(commands[&Hook::Before], ["/bin/mount", "/backups"]);
+    assert_eq!(commands[&Hook::OnFailure], ["page", "SECRET", ""]);
+    assert_eq!(commands.len(), 2);
+    let shown = format!("{settings:?}");
+    assert!(!shown.contains("SECRET"), "{shown}");
+    assert!(shown.contains("https://hc.example.org"), "{shown}");
+}
+
+#[test]
+fn what_may_be_a_secret_is_not_shown_when_it_is_wrong() {
+    for (more, what) in [
+        (
+            "notify.webhook = \"ftp://example.org/SECRET\"",
+            "maintenance.notify.webhook is not an address on the web",
+        ),
+        (
+            "notify.heartbeat = \"SECRET\"",
+            "maintenance.notify.heartbeat is not an address on the web",
+        ),
+        (
+            "notify.heartbeat_failure = 7",
+            "maintenance.notify.heartbeat_failure is not an address on the web",
+        ),
+        (
+            "notify = \"https://example.org/SECRET\"",
+            "maintenance.notify is not a table",
+        ),
+        (
+            "notify = { heartbeat = \"http://example.org/SECRET\" }\nbackup.taken_by = \"sidecar\"",
+            "maintenance.notify.heartbeat cannot be kept with backup.taken_by = \"sidecar\"",
+        ),
+        (
+            "hooks.before = \"SECRET --now\"",
+            "maintenance.hooks.before is not a command",
+        ),
+        (
+            "hooks.after = []",
+            "maintenance.hooks.after is not a command",
+        ),
+        (
+            "hooks.ready = [\"\", \"SECRET\"]",
+            "maintenance.hooks.ready is not a command",
+        ),
+        (
+            "notify.webhook_header_file = \"./header\"",
+            "maintenance.notify.webhook_header_file = \"./header\" has no meaning without webhook",
+        ),
+        (
+            "hooks.timeout = \"100ms\"",
+            "maintenance.hooks.timeout = \"100ms\" is too short",
+        ),
+    ] {
+        let said = problems(more);
+        assert!(said.starts_with(what), "{more}: {said}");
+        assert!(!said.contains("SECRET"), "{more}: {said}");
+        assert_eq!(said.lines().count(), 1, "{more}: {said}");
+    }
+}

@@ -14,6 +14,7 @@ use toml::Value;
 
 use super::Address;
 use super::table::Fault;
+use crate::notify::Target;
 use crate::schedule::Schedule;
 
 pub(super) fn flag(value: &Value) -> Result<bool, Fault> {
@@ -57,6 +58,38 @@ pub(super) fn texts(value: &Value) -> Result<Vec<String>, Fault> {
     };
     let texts = value.as_array().ok_or_else(fault)?.iter().map(text);
     texts.collect::<Result<_, _>>().map_err(|_| fault())
+}
+
+/// A program and its arguments.
+pub(super) fn command(value: &Value) -> Result<Vec<String>, Fault> {
+    let word = |value: &Value| {
+        let word = value.as_str()?;
+        // No program can be handed one, so it would fail on the night it matters.
+        (!word.contains('\0')).then(|| word.to_owned())
+    };
+    let words = value.as_array().and_then(|values| {
+        let words = values.iter().map(word);
+        words.collect::<Option<Vec<String>>>()
+    });
+    words
+        .filter(|words| words.first().is_some_and(|program| !program.is_empty()))
+        .ok_or_else(|| {
+            Fault::new(
+                "is not a command",
+                r#"write the program and its arguments in brackets, such as ["/usr/local/bin/mount-backups", "-q"]; no shell reads them"#,
+            )
+        })
+}
+
+/// An address on the web, which may hold a secret.
+pub(super) fn target(value: &Value) -> Result<Target, Fault> {
+    let target = value.as_str().and_then(Target::parse);
+    target.ok_or_else(|| {
+        Fault::new(
+            "is not an address on the web (it is not shown, since it may hold a secret)",
+            "write one that begins with https:// or http:// and names a host",
+        )
+    })
 }
 
 /// Paths, of which any may be a pattern.

@@ -235,6 +235,7 @@ impl Engine for Fake {
         let backup = BackupId::try_from("20261122T030000Z".to_owned()).expect("an id");
         Ok(Published {
             backup,
+            made: None,
             warnings: vec!["worth a look".into()],
         })
     }

@@ -933,3 +933,70 @@ fn a_clock_that_jumps_back_or_forth_needs_no_special_case() {
         "back, into an earlier window"
     );
 }
+
+#[test]
+fn a_window_is_missed_once_it_has_passed_without_a_run() {
+    let rules = rules();
+    let first = at(3).utc;
+    let before = first - units(12);
+    let begins = |window: &Window, rules: &Rules, t| {
+        let missed = window.missed(rules, at(t).utc);
+        missed.map(|interval| interval.begins)
+    };
+    let idle = Window::new(Some(before));
+    // It lasts six units, and may yet have its run.
+    assert_eq!(begins(&idle, &rules, 8), None);
+    assert_eq!(begins(&idle, &rules, 9), Some(first));
+    assert_eq!(begins(&Window::new(Some(first)), &rules, 9), None);
+    assert_eq!(begins(&Window::new(None), &rules, 9), Some(first));
+    let making_up = Rules {
+        catch_up: true,
+        ..rules.clone()
+    };
+    assert_eq!(begins(&idle, &making_up, 9), None, "it is due instead");
+    let start = Event::Start {
+        id: run_id(0),
+        trigger: Trigger::Operator,
+        serves: None,
+        lasts: units(20),
+    };
+    let busy = idle.step(&rules, at(4), start);
+    assert_eq!(
+        begins(&busy, &rules, 9),
+        None,
+        "told of when that run has ended"
+    );
+}
+
+#[test]
+fn names_are_those_of_the_json() {
+    let json = |value: serde_json::Value| value.as_str().map(str::to_owned);
+    for phase in Phase::ALL {
+        let name = json(serde_json::json!(phase));
+        assert_eq!(name.as_deref(), Some(phase.name()));
+    }
+    for cause in Cause::ALL {
+        let name = json(serde_json::json!(cause));
+        assert_eq!(name.as_deref(), Some(cause.name()));
+    }
+    let message = String::new();
+    let phase = Phase::Serving;
+    let outcomes = [
+        Outcome::Done,
+        Outcome::WouldNotFit {
+            message: message.clone(),
+        },
+        Outcome::NoSidecar {
+            message: message.clone(),
+        },
+        Outcome::Deadline {
+            phase,
+            message: message.clone(),
+        },
+        Outcome::Aborted { phase, message },
+    ];
+    for (outcome, kind) in outcomes.iter().zip(Outcome::KINDS) {
+        assert_eq!(serde_json::json!(outcome)["kind"], kind);
+        assert_eq!(outcome.kind(), kind);
+    }
+}

@@ -70,7 +70,7 @@ fn every_path_of_openapi_is_a_route_and_the_other_way_round() {
         }
     }
     // `Route` and `CommandRoute` have as many variants between them.
-    assert_eq!(routes, 8);
+    assert_eq!(routes, 9);
     assert!(
         paths
             .keys()
@@ -90,33 +90,11 @@ fn words_of_the_status_are_those_of_openapi() {
             .collect()
     };
     let word = |value: Value| value.as_str().map(str::to_owned).expect("a word");
-    let phases = [
-        Phase::Serving,
-        Phase::Preparing,
-        Phase::Draining,
-        Phase::Flushing,
-        Phase::Retrying,
-        Phase::Copying,
-        Phase::Offered,
-        Phase::Leased,
-        Phase::Finishing,
-    ];
     assert_eq!(
         listed("Phase", None),
-        phases.map(|phase| word(json!(phase))).into()
+        Phase::ALL.map(|phase| word(json!(phase))).into()
     );
-    let causes = [
-        Cause::Verification,
-        Cause::WalLimit,
-        Cause::Busy,
-        Cause::Sidecar,
-        Cause::BrokenPin,
-        Cause::HeldLimit,
-        Cause::NoRoom,
-        Cause::Panicked,
-        Cause::Other,
-    ];
-    let causes = causes.map(|cause| word(json!(cause)));
+    let causes = Cause::ALL.map(|cause| word(json!(cause)));
     assert!(
         causes
             .iter()

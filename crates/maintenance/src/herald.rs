@@ -1,0 +1,591 @@
+//! What goes on beside the driver: the operator's commands are called, and somebody is told
+//! how runs end. On a thread of its own with a runtime of its own: none of it can hold the
+//! gate, the pin or, but for the hook `before`, a run.
+//!
+//! ```text
+//!  driver ── before ⇄ ──┐                                   ┌─▶ webhook
+//!         ── ready ─────┤▶ queue ─▶ hooks, one by one ─▶ news ─▶ one by one
+//!         ── ended ─────┤              │                    └─▶ heartbeat
+//!         ── missed ────┘              └─▶ remarks ─▶ status ◀─ delivered, or why not
+//! ```
+//!
+//! The driver puts what happens into a queue and goes on. News of a run wait for its hooks,
+//! so that they say how those went; each hook has its limit. What a hook or a delivery came to
+//! is told in the status alone, where it stands with the run it belongs to.
+//!
+//! # Going down
+//!
+//! The notice of the run that the shutdown cuts off is the one that matters, so it does not
+//! wait for hooks then; and everything has a limit of its own that lies within
+//! [`crate::maintenance::SHUTDOWN_WITHIN`]. `ready` is ended at once, `after` has a second.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc as blocking;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::sleep;
+
+use crate::config;
+use crate::driver::{self, LOG_TARGET};
+use crate::hook::{self, Facts, Hook};
+use crate::notify::{self, Delivery, Header, Messenger, Notice, Origin, Target};
+use crate::schedule::Interval;
+use crate::snapshot::Watch;
+use crate::status::{
+    BackupStatus, ChannelStatus, NotDelivered, NotifyStatus, RUNS_KEPT, RunReport, Told,
+};
+use crate::window::{Cause, Failure, Outcome, RunId};
+
+/// What waits at most: runs that are begun one after the other, each failing at once, come
+/// faster than hooks end.
+const QUEUED: usize = 64;
+/// How long each of `after` and `on_failure` has when the service goes down.
+const LAST_HOOK_WITHIN: Duration = Duration::from_secs(1);
+/// How long a notice has then.
+const LAST_NOTICE_WITHIN: Duration = Duration::from_millis(2500);
+
+/// The driver's end of the queue.
+#[derive(Debug, Clone)]
+pub struct Herald {
+    queue: mpsc::Sender<Happening>,
+    calls_before: bool,
+}
+
+/// A run that has ended.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// How.
+    pub report: RunReport,
+    /// The backup it published.
+    pub made: Option<BackupStatus>,
+}
+
+#[derive(Debug)]
+enum Happening {
+    Begins {
+        run: RunId,
+        watch: Watch,
+        reply: blocking::Sender<Result<(), Failure>>,
+    },
+    Ready(RunId),
+    Ended(Box<Ended>),
+    Missed(Interval),
+}
+
+/// What somebody is told of.
+#[derive(Debug)]
+enum News {
+    Ended { ended: Box<Ended>, troubled: bool },
+    Missed(Interval),
+}
+
+/// What a herald is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Who is told.
+    pub notify: config::Notify,
+    /// What is sent with each notice.
+    pub header: Option<Header>,
+    /// What is called.
+    pub hooks: config::Hooks,
+    /// The service, with its version.
+    pub service: String,
+    /// The database, as configured.
+    pub database: PathBuf,
+    /// The directory of the backups, as configured.
+    pub directory: PathBuf,
+}
+
+/// A herald's thread.
+#[derive(Debug)]
+pub struct Running {
+    pub(crate) told: watch::Receiver<Told>,
+    going_down: watch::Sender<bool>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Running {
+    /// From now on everything is short. Dropping it says the same.
+    pub fn go_down(&self) {
+        self.going_down.send_replace(true);
+    }
+
+    /// Waits until all is done that was asked for; the driver has to be gone.
+    pub async fn ended(self) {
+        // A thread that panicked has ended as well.
+        let _ = self.ended.await;
+    }
+}
+
+impl Herald {
+    /// Starts a herald's thread. `None` if there is nobody to tell and nothing to call.
+    ///
+    /// # Errors
+    ///
+    /// When the operating system gives no thread.
+    pub fn start(parts: Parts) -> std::io::Result<Option<(Self, Running)>> {
+        if !parts.notify.is_wanted() && parts.hooks.commands.is_empty() {
+            return Ok(None);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let (queue, happenings) = mpsc::channel(QUEUED);
+        let (going_down, down) = watch::channel(false);
+        let (say_ended, ended) = oneshot::channel();
+        let (sender, told) = watch::channel(blank(&parts));
+        let herald = Self {
+            queue,
+            calls_before: parts.hooks.commands.contains_key(&Hook::Before),
+        };
+        std::thread::Builder::new()
+            .name("maintenance-herald".into())
+            .spawn(move || {
+                runtime.block_on(proclaim(parts, happenings, Arc::new(sender), Down(down)));
+                // Whoever shuts down may have stopped waiting.
+                let _ = say_ended.send(());
+            })?;
+        let running = Running {
+            told,
+            going_down,
+            ended,
+        };
+        Ok(Some((herald, running)))
+    }
+
+    /// Calls the hook `before` and waits for its end, or until `watch` is cancelled. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// When it failed: then there is to be no run.
+    pub fn before(&self, run: RunId, watch: &Watch) -> Result<(), Failure> {
+        if !self.calls_before {
+            return Ok(());
+        }
+        let (reply, replied) = blocking::channel();
+        let cancelled = reply.clone();
+        let begins = Happening::Begins {
+            run,
+            watch: watch.clone(),
+            reply,
+        };
+        if self.queue.try_send(begins).is_err() {
+            return Err(not_called(
+                "too many others wait for their turn, or its thread is gone",
+            ));
+        }
+        watch.on_cancel(move || {
+            // The hook may have ended.
+            let _ = cancelled.send(Err(not_called("the run was given up first")));
+        });
+        replied
+            .recv()
+            .unwrap_or_else(|_| Err(not_called("its thread is gone")))
+    }
+
+    /// Calls the hook `ready`.
+    pub fn ready(&self, run: RunId) {
+        self.put(Happening::Ready(run));
+    }
+
+    /// Calls the hooks of the end, and tells who is to be told.
+    pub fn ended(&self, ended: Ended) {
+        self.put(Happening::Ended(Box::new(ended)));
+    }
+
+    /// Tells who is to be told of a window that had no run.
+    pub fn missed(&self, window: Interval) {
+        self.put(Happening::Missed(window));
+    }
+
+    fn put(&self, happening: Happening) {
+        if let Err(error) = self.queue.try_send(happening) {
+            tracing::error!(
+                target: LOG_TARGET,
+                "A hook is not called, and nobody told, of what happened: {error}"
+            );
+        }
+    }
+}
+
+fn not_called(why: &str) -> Failure {
+    Failure {
+        cause: Cause::Hook,
+        message: format!("the hook `before` has not run to its end: {why}"),
+    }
+}
+
+fn blank(parts: &Parts) -> Told {
+    let channel = |target: Option<&Target>| {
+        target.map(|target| ChannelStatus {
+            target: target.to_string(),
+            delivered: 0,
+            failed: 0,
+            last_delivered: None,
+            failing: None,
+        })
+    };
+    let config::Notify {
+        webhook,
+        heartbeat,
+        heartbeat_failure,
+        ..
+    } = &parts.notify;
+    let heartbeat = heartbeat.as_ref().or(heartbeat_failure.as_ref());
+    Told {
+        notify: parts.notify.is_wanted().then(|| NotifyStatus {
+            webhook: channel(webhook.as_ref()),
+            heartbeat: channel(heartbeat),
+        }),
+        hooks_failed: parts.hooks.commands.keys().map(|hook| (*hook, 0)).collect(),
+        remarks: Vec::new(),
+    }
+}
+
+/// The thread's work.
+async fn proclaim(
+    parts: Parts,
+    mut happenings: mpsc::Receiver<Happening>,
+    told: Arc<watch::Sender<Told>>,
+    down: Down,
+) {
+    let (tell, mut news) = mpsc::channel(QUEUED);
+    let crier = Crier {
+        messenger: Messenger::new(parts.notify.timeout),
+        notify: parts.notify,
+        header: parts.header,
+        origin: Origin {
+            service: parts.service,
+            host: rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned(),
+        },
+        told: Arc::clone(&told),
+        down: down.clone(),
+    };
+    let mut caller = Caller {
+        hooks: parts.hooks,
+        database: parts.database,
+        directory: parts.directory,
+        begun: None,
+        tell,
+        told,
+        down,
+    };
+    let calling = async move {
+        while let Some(happening) = happenings.recv().await {
+            caller.take(happening).await;
+        }
+    };
+    let crying = async {
+        while let Some(news) = news.recv().await {
+            crier.tell(news).await;
+        }
+    };
+    tokio::join!(calling, crying);
+}
+
+/// Whether the service goes down.
+#[derive(Debug, Clone)]
+struct Down(watch::Receiver<bool>);
+
+impl Down {
+    fn is(&self) -> bool {
+        *self.0.borrow() || self.0.has_changed().is_err()
+    }
+
+    /// Completes when it does, or has.
+    async fn comes(&self) {
+        // Whoever would say so is gone: that is the same.
+        let _ = self.0.clone().wait_for(|down| *down).await;
+    }
+
+    async fn came(&self, ago: Duration) {
+        self.comes().await;
+        sleep(ago).await;
+    }
+}
+
+/// Calls hooks, one after the other.
+#[derive(Debug)]
+struct Caller {
+    hooks: config::Hooks,
+    database: PathBuf,
+    directory: PathBuf,
+    /// The run whose `before` was called last.
+    begun: Option<RunId>,
+    tell: mpsc::Sender<News>,
+    told: Arc<watch::Sender<Told>>,
+    down: Down,
+}
+
+impl Caller {
+    async fn take(&mut self, happening: Happening) {
+        match happening {
+            Happening::Begins { run, watch, reply } => {
+                // The run may have been given up; then nobody waits.
+                let _ = reply.send(self.before(run, &watch).await);
+            }
+            Happening::Ready(run) => {
+                let going_down = async {
+                    self.down.comes().await;
+                    "the service goes down".to_owned()
+                };
+                self.call(Hook::Ready, &self.facts(run), going_down).await;
+            }
+            Happening::Ended(ended) => self.ended(ended).await,
+            Happening::Missed(window) => self.tell(News::Missed(window)),
+        }
+    }
+
+    async fn before(&mut self, run: RunId, watch: &Watch) -> Result<(), Failure> {
+        let (cancel, cancelled) = oneshot::channel();
+        watch.on_cancel(move || {
+            // The hook may have ended.
+            let _ = cancel.send(());
+        });
+        if let Some(why) = watch.cancelled() {
+            return Err(not_called(&why));
+        }
+        self.begun = Some(run.clone());
+        let Some(command) = self.hooks.commands.get(&Hook::Before) else {
+            return Ok(());
+        };
+        let facts = self.facts(run);
+        let given_up = async {
+            let _ = cancelled.await;
+            watch.cancelled().unwrap_or_default()
+        };
+        let called =
+            hook::carry_out(Hook::Before, command, &facts, self.hooks.timeout, given_up).await;
+        called.map_err(|error| {
+            // What ended with its run says so there, and is no failure of the hook.
+            if watch.cancelled().is_none() {
+                self.count(Hook::Before);
+            }
+            Failure {
+                cause: Cause::Hook,
+                message: error.to_string(),
+            }
+        })
+    }
+
+    async fn ended(&mut self, ended: Box<Ended>) {
+        let report = &ended.report;
+        let begun = self.begun.take_if(|begun| *begun == report.id).is_some();
+        // A run whose `before` was never called has nothing that `after` could take down.
+        let after = begun || !self.hooks.commands.contains_key(&Hook::Before);
+        let failed = report.outcome != Outcome::Done;
+        let hooks = [(Hook::After, after), (Hook::OnFailure, failed)];
+        let hooks = hooks.into_iter().filter(|(_, wanted)| *wanted);
+        let hooks = hooks.map(|(hook, _)| hook);
+        let facts = Facts {
+            outcome: Some(report.outcome.clone()),
+            backup: report.backup.clone(),
+            ..self.facts(report.id.clone())
+        };
+        if self.down.is() {
+            self.tell_of(ended);
+            self.call_last(hooks, &facts).await;
+        } else {
+            self.call_last(hooks, &facts).await;
+            self.tell_of(ended);
+        }
+    }
+
+    async fn call_last(&self, hooks: impl Iterator<Item = Hook>, facts: &Facts) {
+        for hook in hooks {
+            // Each of them from when it is called.
+            let going_down = async {
+                self.down.came(LAST_HOOK_WITHIN).await;
+                "the service goes down".to_owned()
+            };
+            self.call(hook, facts, going_down).await;
+        }
+    }
+
+    /// Hands the news on, with what the hooks of the run came to.
+    fn tell_of(&self, mut ended: Box<Ended>) {
+        let told = self.told.borrow();
+        let remarks = told.remarks.iter().filter(|(id, _)| *id == ended.report.id);
+        let remarks: Vec<_> = remarks.map(|(_, remark)| remark.clone()).collect();
+        drop(told);
+        let troubled = !remarks.is_empty();
+        ended.report.warnings.extend(remarks);
+        self.tell(News::Ended { ended, troubled });
+    }
+
+    fn tell(&self, news: News) {
+        if self.tell.try_send(news).is_err() {
+            let why = format!("{QUEUED} other notices wait to be delivered");
+            tracing::error!(target: LOG_TARGET, "Nobody is told of a run: {why}");
+        }
+    }
+
+    fn facts(&self, run: RunId) -> Facts {
+        Facts {
+            run,
+            database: self.database.clone(),
+            directory: self.directory.clone(),
+            outcome: None,
+            backup: None,
+        }
+    }
+
+    /// Calls a hook that nothing waits for.
+    async fn call(&self, hook: Hook, facts: &Facts, cut_short: impl Future<Output = String>) {
+        let Some(command) = self.hooks.commands.get(&hook) else {
+            return;
+        };
+        let called = hook::carry_out(hook, command, facts, self.hooks.timeout, cut_short).await;
+        if let Err(error) = called {
+            tracing::warn!(target: LOG_TARGET, run = %facts.run, "{error}");
+            self.count(hook);
+            self.told.send_modify(|told| {
+                let excess = told.remarks.len().saturating_sub(4 * RUNS_KEPT);
+                told.remarks.drain(..excess);
+                told.remarks.push((facts.run.clone(), error.to_string()));
+            });
+        }
+    }
+
+    fn count(&self, hook: Hook) {
+        self.told
+            .send_modify(|told| *told.hooks_failed.entry(hook).or_default() += 1);
+    }
+}
+
+/// Delivers news, one after the other.
+#[derive(Debug)]
+struct Crier {
+    messenger: Result<Messenger, String>,
+    notify: config::Notify,
+    header: Option<Header>,
+    origin: Origin,
+    told: Arc<watch::Sender<Told>>,
+    down: Down,
+}
+
+/// Which of the ways of telling somebody.
+#[derive(Debug, Clone, Copy)]
+enum Channel {
+    Webhook,
+    Heartbeat,
+}
+
+impl Crier {
+    async fn tell(&self, news: News) {
+        // One that hangs does not hold up the other.
+        tokio::join!(
+            self.deliver(Channel::Webhook, self.notice(&news)),
+            self.deliver(Channel::Heartbeat, self.heartbeat(&news))
+        );
+    }
+
+    fn notice(&self, news: &News) -> Option<Delivery> {
+        let target = self.notify.webhook.clone()?;
+        let report;
+        let notice = match news {
+            News::Ended { ended, troubled } => {
+                report = notify::bounded(ended.report.clone());
+                Notice::of_run(&self.origin, &report, ended.made.as_ref(), *troubled)
+            }
+            News::Missed(window) => {
+                Notice::of_missed(&self.origin, *window, &driver::missed(*window))
+            }
+        };
+        if notice.good && self.notify.on == config::TellOf::Failure {
+            return None;
+        }
+        Some(Delivery::Webhook {
+            target,
+            header: self.header.clone(),
+            json: serde_json::to_string(&notice).ok()?,
+        })
+    }
+
+    /// The one is asked for only if a backup was published, which it is only when verified.
+    fn heartbeat(&self, news: &News) -> Option<Delivery> {
+        let published = match news {
+            News::Ended { ended, .. } => {
+                ended.report.outcome == Outcome::Done && ended.report.backup.is_some()
+            }
+            News::Missed(_) => false,
+        };
+        let target = if published {
+            self.notify.heartbeat.clone()
+        } else {
+            self.notify.heartbeat_failure.clone()
+        };
+        target.map(|target| Delivery::Heartbeat { target })
+    }
+
+    async fn deliver(&self, channel: Channel, delivery: Option<Delivery>) {
+        let Some(delivery) = delivery else { return };
+        let result = match &self.messenger {
+            Ok(messenger) => messenger
+                .deliver(
+                    &delivery,
+                    self.down.comes(),
+                    self.down.came(LAST_NOTICE_WITHIN),
+                )
+                .await
+                .map_err(|error| error.to_string()),
+            Err(why) => Err(format!("{} was not asked: {why}", delivery.target())),
+        };
+        match &result {
+            Ok(()) => tracing::info!(
+                target: LOG_TARGET, "Told {} ({})", delivery.target(), channel.name()
+            ),
+            Err(reason) => tracing::error!(
+                target: LOG_TARGET, "Nobody was told ({}): {reason}", channel.name()
+            ),
+        }
+        self.note(channel, result, now());
+    }
+
+    fn note(&self, channel: Channel, result: Result<(), String>, at: DateTime<Utc>) {
+        self.told.send_modify(|told| {
+            let status = told.notify.as_mut().and_then(|notify| match channel {
+                Channel::Webhook => notify.webhook.as_mut(),
+                Channel::Heartbeat => notify.heartbeat.as_mut(),
+            });
+            let Some(status) = status else { return };
+            match result {
+                Ok(()) => {
+                    status.delivered += 1;
+                    status.last_delivered = Some(at);
+                    status.failing = None;
+                }
+                Err(reason) => {
+                    status.failed += 1;
+                    status.failing = Some(NotDelivered { at, reason });
+                }
+            }
+        });
+    }
+}
+
+impl Channel {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Webhook => "webhook",
+            Self::Heartbeat => "heartbeat",
+        }
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "when somebody was told is told as it is; nothing is decided by it"
+)]
+fn now() -> DateTime<Utc> {
+    Utc::now()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,250 @@
+use std::fmt::Write as _;
+use std::path::Path;
+
+use figment::Figment;
+use figment::providers::{Format as _, Toml};
+use tempfile::TempDir;
+
+use super::*;
+use crate::config::{File, Settings};
+use crate::disk::Disk;
+
+/// How long anything may take that should happen at once.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A herald whose hooks note in a file that they were called.
+struct Bench {
+    home: TempDir,
+    herald: Option<Herald>,
+    running: Running,
+}
+
+impl Bench {
+    /// `hooks`: names and scripts, with `$NOTE` for the file.
+    fn new(hooks: &[(&str, &str)]) -> Self {
+        let home = TempDir::new().expect("a directory");
+        let note = home.path().join("note");
+        let mut toml = "[maintenance]\nenabled = true\nwindow = \"03:00-03:05\"\n\
+                        [maintenance.hooks]\ntimeout = \"2s\"\n"
+            .to_owned();
+        for (name, script) in hooks {
+            let script = script.replace("$NOTE", &note.display().to_string());
+            let script = serde_json::json!(["sh", "-c", script]);
+            writeln!(toml, "{name} = {script}").expect("a text takes everything");
+        }
+        let (herald, running) = Herald::start(parts(&toml))
+            .expect("a thread")
+            .expect("there is something to call");
+        Self {
+            home,
+            herald: Some(herald),
+            running,
+        }
+    }
+
+    fn herald(&self) -> &Herald {
+        self.herald.as_ref().expect("the driver is there")
+    }
+
+    /// What was noted when everything asked for is done.
+    async fn noted(self) -> (Vec<String>, Told) {
+        drop(self.herald);
+        let told = self.running.told.clone();
+        tokio::time::timeout(PATIENCE, self.running.ended())
+            .await
+            .expect("the thread ends");
+        let told = told.borrow().clone();
+        (lines(&self.home.path().join("note")), told)
+    }
+}
+
+fn parts(toml: &str) -> Parts {
+    let figment = Figment::from(Toml::string(toml));
+    let file = File::find_in(&figment).expect("TOML").expect("a table");
+    let settings = Settings::check(&file).expect("settings");
+    let Settings { notify, hooks, .. } = settings.expect("enabled");
+    Parts {
+        notify,
+        header: None,
+        hooks,
+        service: "service 1.0".to_owned(),
+        database: "db".into(),
+        directory: "backups".into(),
+    }
+}
+
+fn lines(path: &Path) -> Vec<String> {
+    let noted = Disk::default().read(path, 1 << 20).unwrap_or_default();
+    let noted = String::from_utf8(noted).expect("text");
+    noted.lines().map(str::to_owned).collect()
+}
+
+fn run(name: &str) -> RunId {
+    RunId::parse(name).expect("an id")
+}
+
+fn ended(name: &str, outcome: Outcome) -> Ended {
+    let began = now();
+    Ended {
+        report: RunReport {
+            id: run(name),
+            trigger: crate::window::Trigger::Schedule,
+            began,
+            ended: began,
+            outcome,
+            pause_ms: 0.0,
+            longest_pause_ms: 0.0,
+            backup: None,
+            sidecar: None,
+            warnings: Vec::new(),
+            wal_bytes: None,
+        },
+        made: None,
+    }
+}
+
+fn failed() -> Outcome {
+    Outcome::WouldNotFit {
+        message: "too long".to_owned(),
+    }
+}
+
+/// Notes the hook and its run.
+const SAY: &str = "echo $TORRUST_MAINTENANCE_HOOK $TORRUST_MAINTENANCE_RUN >> $NOTE";
+
+#[tokio::test]
+async fn hooks_come_in_their_order_and_never_overlap() {
+    let slow = format!("{SAY}; sleep 0.2; echo . >> $NOTE");
+    let bench = Bench::new(&[
+        ("before", &slow),
+        ("ready", &slow),
+        ("after", &slow),
+        ("on_failure", &slow),
+    ]);
+    let herald = bench.herald().clone();
+    let begun = std::thread::spawn(move || {
+        for name in ["a", "b"] {
+            herald
+                .before(run(name), &Watch::default())
+                .expect("it is good");
+            herald.ready(run(name));
+            let outcome = if name == "a" { Outcome::Done } else { failed() };
+            herald.ended(ended(name, outcome));
+        }
+    });
+    begun.join().expect("both runs began");
+    let (noted, told) = bench.noted().await;
+    let dotted = |line: &str| [line.to_owned(), ".".to_owned()];
+    let expected = [
+        "before a",
+        "ready a",
+        "after a",
+        "before b",
+        "ready b",
+        "after b",
+        "on_failure b",
+    ];
+    assert_eq!(noted, expected.map(dotted).concat());
+    assert!(told.remarks.is_empty());
+}
+
+#[tokio::test]
+async fn what_was_built_up_is_taken_down_though_it_failed_and_only_then() {
+    let bench = Bench::new(&[
+        ("before", &format!("{SAY}; exit 1")),
+        ("after", SAY),
+        ("on_failure", SAY),
+    ]);
+    // One that never came to its first hook.
+    bench.herald().ended(ended("a", failed()));
+    let failure = bench
+        .herald()
+        .before(run("b"), &Watch::default())
+        .expect_err("it fails");
+    assert_eq!(failure.cause, Cause::Hook);
+    bench.herald().ended(ended("b", failed()));
+    let (noted, told) = bench.noted().await;
+    assert_eq!(
+        noted,
+        ["on_failure a", "before b", "after b", "on_failure b"]
+    );
+    assert_eq!(told.hooks_failed[&Hook::Before], 1);
+    assert_eq!(told.hooks_failed[&Hook::After], 0);
+}
+
+#[tokio::test]
+async fn a_run_that_is_given_up_waits_for_no_hook() {
+    let bench = Bench::new(&[("before", "echo begun >> $NOTE; exec sleep 600")]);
+    let herald = bench.herald().clone();
+    let watch = Watch::default();
+    let watched = watch.clone();
+    let waiting = std::thread::spawn(move || herald.before(run("a"), &watched));
+    let note = bench.home.path().join("note");
+    let begun = async {
+        while lines(&note).is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, begun)
+        .await
+        .expect("the hook begins");
+    watch.cancel("the window ended");
+    let failure = waiting.join().expect("it returns").expect_err("given up");
+    assert!(failure.message.contains("given up"), "{failure:?}");
+    let (_, told) = bench.noted().await;
+    assert_eq!(told.hooks_failed[&Hook::Before], 0, "no fault of the hook");
+}
+
+#[tokio::test]
+async fn a_hook_that_fails_is_told_of_with_its_run() {
+    let bench = Bench::new(&[("ready", "echo no; exit 7"), ("after", "sleep 600")]);
+    bench.herald().ready(run("a"));
+    bench.herald().ended(ended("a", Outcome::Done));
+    let (_, told) = bench.noted().await;
+    let remarks: Vec<(&str, &str)> = told
+        .remarks
+        .iter()
+        .map(|(run, remark)| (run.as_str(), remark.as_str()))
+        .collect();
+    assert_eq!(
+        remarks,
+        [
+            ("a", "the hook `ready` (`sh`) exited with 7; it said: no"),
+            (
+                "a",
+                "the hook `after` (`sh`) was ended after 2s: make it faster, or raise \
+                 maintenance.hooks.timeout; it said nothing"
+            ),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn going_down_leaves_the_last_hooks_a_second_each() {
+    let bench = Bench::new(&[
+        ("ready", "trap '' TERM; sleep 600"),
+        ("after", SAY),
+        ("on_failure", &format!("{SAY}; sleep 600")),
+    ]);
+    bench.herald().ready(run("a"));
+    bench.herald().ended(ended("a", failed()));
+    bench.running.go_down();
+    let gone = tokio::time::timeout(crate::maintenance::SHUTDOWN_WITHIN, bench.noted()).await;
+    let (noted, told) = gone.expect("within the limit of a shutdown");
+    assert_eq!(noted, ["after a", "on_failure a"]);
+    let cut: Vec<_> = told.remarks.iter().map(|(_, remark)| remark).collect();
+    assert!(
+        cut.iter()
+            .all(|remark| remark.contains("the service goes down")),
+        "{cut:?}"
+    );
+    assert_eq!(cut.len(), 2);
+}
+
+#[test]
+fn nobody_to_tell_and_nothing_to_call_is_no_thread() {
+    let started = Herald::start(parts(
+        "[maintenance]\nenabled = true\nwindow = \"03:00-03:05\"",
+    ));
+    assert!(started.expect("no thread is asked for").is_none());
+}

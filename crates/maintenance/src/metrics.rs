@@ -1,0 +1,470 @@
+//! The status as Prometheus reads it, in its text format (version 0.0.4). Nothing is counted
+//! here: every figure is one of the [`Status`], which `GET /api/v1/status` has as well.
+//!
+//! Pauses are no histogram. There is one a night, and a histogram answers how many of many;
+//! what alerts and people ask is how long the last one was, and how long all were together.
+//!
+//! A figure that is not known is left out, never 0: no backup is not a backup of no bytes.
+//! Counters are there from the start, so that the first failure is an increase.
+
+use std::fmt;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::status::{GateStatus, PerDoor, RunReport, Status, Taker};
+use crate::window::{Cause, Outcome, Phase};
+
+/// What [`render`] renders.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Names that alerts know and that are there only where copies are taken elsewhere.
+pub const OF_UPLOADS: [&str; 2] = [
+    "torrust_maintenance_upload_behind",
+    "torrust_maintenance_upload_behind_seconds",
+];
+
+/// The status in Prometheus' text format.
+#[must_use]
+pub fn render(status: &Status) -> String {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Metrics(metrics(status))));
+    let mut text = String::new();
+    // Only a writer can fail, and a text does not.
+    let encoded = prometheus_client::encoding::text::encode(&mut text, &registry);
+    debug_assert!(encoded.is_ok());
+    classic(&text)
+}
+
+/// One name, and all that is said under it.
+#[derive(Debug, Clone, PartialEq)]
+struct Metric {
+    /// Without the `_total` of a counter.
+    name: &'static str,
+    help: &'static str,
+    kind: Kind,
+    samples: Vec<Sample>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Gauge,
+    Counter,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Sample {
+    labels: Vec<(&'static str, String)>,
+    value: f64,
+}
+
+impl Metric {
+    fn gauge(name: &'static str, help: &'static str, value: impl Into<Option<f64>>) -> Self {
+        Self::plain(name, help, Kind::Gauge, value.into())
+    }
+
+    fn counter(name: &'static str, help: &'static str, value: f64) -> Self {
+        Self::plain(name, help, Kind::Counter, Some(value))
+    }
+
+    fn plain(name: &'static str, help: &'static str, kind: Kind, value: Option<f64>) -> Self {
+        let sample = |value| Sample {
+            labels: Vec::new(),
+            value,
+        };
+        Self {
+            name,
+            help,
+            kind,
+            samples: value.into_iter().map(sample).collect(),
+        }
+    }
+
+    fn labelled<const N: usize>(
+        name: &'static str,
+        help: &'static str,
+        kind: Kind,
+        labels: [&'static str; N],
+        samples: impl IntoIterator<Item = ([String; N], f64)>,
+    ) -> Self {
+        let samples = samples.into_iter().map(|(values, value)| Sample {
+            labels: labels
+                .into_iter()
+                .zip(values.map(|value| escaped(&value)))
+                .collect(),
+            value,
+        });
+        Self {
+            name,
+            help,
+            kind,
+            samples: samples.collect(),
+        }
+    }
+}
+
+/// All there is to say, in the order of the documentation.
+fn metrics(status: &Status) -> Vec<Metric> {
+    let mut metrics = of_the_service(status);
+    metrics.extend(of_the_gate(&status.gate, status.hold_for_seconds));
+    metrics.extend(of_runs(status));
+    metrics.extend(of_the_backup(status));
+    metrics.extend(of_those_told(status));
+    // How far uploads are behind comes here, under the names of `OF_UPLOADS`, as soon as the
+    // status says it.
+    metrics.retain(|metric| !metric.samples.is_empty());
+    metrics
+}
+
+fn of_the_service(status: &Status) -> Vec<Metric> {
+    let version = [status.version.clone(), status.service.clone()];
+    vec![
+        Metric::labelled(
+            "torrust_maintenance_build_info",
+            "Version of the library and of the service it is linked into, always 1",
+            Kind::Gauge,
+            ["version", "service"],
+            [(version, 1.0)],
+        ),
+        Metric::gauge(
+            "torrust_maintenance_start_timestamp_seconds",
+            "When the maintenance driver was started",
+            status.started.map(timestamp),
+        ),
+        Metric::gauge(
+            "torrust_maintenance_driver_alive",
+            "Whether the driver runs; if not there are no more backups until the service is restarted",
+            flag(status.alive),
+        ),
+        Metric::labelled(
+            "torrust_maintenance_state",
+            "Where the window stands: 1 for the current state, 0 for the others",
+            Kind::Gauge,
+            ["state"],
+            Phase::ALL.map(|phase| ([phase.name().to_owned()], flag(status.state == phase))),
+        ),
+        Metric::gauge(
+            "torrust_maintenance_next_window_timestamp_seconds",
+            "When the next window begins",
+            status.next.map(|next| timestamp(next.begins)),
+        ),
+    ]
+}
+
+fn of_the_gate(gate: &GateStatus, hold_for_seconds: f64) -> Vec<Metric> {
+    let per_door = |name, help, kind, PerDoor { udp, http }| {
+        let samples = [("udp", udp), ("http", http)];
+        let samples = samples.map(|(door, count)| ([door.to_owned()], number(count)));
+        Metric::labelled(name, help, kind, ["door"], samples)
+    };
+    vec![
+        Metric::gauge(
+            "torrust_maintenance_gate_closed",
+            "Whether announces wait at this moment",
+            flag(!gate.open),
+        ),
+        Metric::gauge(
+            "torrust_maintenance_gate_closed_seconds",
+            "For how long they have, 0 while the gate is open",
+            seconds(gate.closed_for_ms.unwrap_or(0.0)),
+        ),
+        Metric::gauge(
+            "torrust_maintenance_gate_hold_limit_seconds",
+            "The longest the gate may be closed, gate.hold_for",
+            (hold_for_seconds > 0.0).then_some(hold_for_seconds),
+        ),
+        Metric::counter(
+            "torrust_maintenance_gate_forced_open",
+            "How often the watchdog had to open the gate; anything but 0 is a defect",
+            number(gate.forced_open),
+        ),
+        per_door(
+            "torrust_maintenance_requests_held",
+            "Requests waiting at this moment",
+            Kind::Gauge,
+            gate.held,
+        ),
+        per_door(
+            "torrust_maintenance_requests_released",
+            "Requests that waited and went on",
+            Kind::Counter,
+            gate.released,
+        ),
+        per_door(
+            "torrust_maintenance_requests_merged",
+            "Resends merged with a waiting request",
+            Kind::Counter,
+            gate.merged,
+        ),
+        per_door(
+            "torrust_maintenance_requests_turned_away",
+            "Requests refused or dropped because too many were waiting, or for too long",
+            Kind::Counter,
+            gate.turned_away,
+        ),
+        per_door(
+            "torrust_maintenance_requests_unconfirmed",
+            "Requests executed of which it is not certain that what they wrote is stored",
+            Kind::Counter,
+            gate.unconfirmed,
+        ),
+    ]
+}
+
+fn of_runs(status: &Status) -> Vec<Metric> {
+    let totals = &status.totals;
+    let ended = Outcome::KINDS.map(|kind| {
+        let count = totals.runs.get(kind).copied().unwrap_or(0);
+        ([kind.to_owned(), "none".to_owned()], number(count))
+    });
+    let failed = Cause::ALL.map(|cause| {
+        let count = totals.failed.get(cause.name()).copied().unwrap_or(0);
+        (
+            ["failed".to_owned(), cause.name().to_owned()],
+            number(count),
+        )
+    });
+    let last = status.runs.first();
+    let of_last = |figure: fn(&RunReport) -> f64| last.map(figure);
+    let now = status.run.as_ref().and_then(|run| run.wal_bytes);
+    let pinned = now.or_else(|| last?.wal_bytes);
+    vec![
+        Metric::labelled(
+            "torrust_maintenance_runs",
+            "Runs that have ended, by outcome and, of failures, by cause",
+            Kind::Counter,
+            ["outcome", "cause"],
+            ended.into_iter().chain(failed),
+        ),
+        Metric::counter(
+            "torrust_maintenance_windows_missed",
+            "Windows that came and went without a run",
+            number(totals.missed),
+        ),
+        Metric::counter(
+            "torrust_maintenance_pause_seconds",
+            "Seconds the gate was closed, all runs together",
+            seconds(totals.pause_ms),
+        ),
+        Metric::gauge(
+            "torrust_maintenance_last_run_end_timestamp_seconds",
+            "When the last run ended, however it did",
+            of_last(|run| timestamp(run.ended)),
+        ),
+        Metric::gauge(
+            "torrust_maintenance_last_run_failed",
+            "Whether the last run was anything but done",
+            of_last(|run| flag(run.outcome != Outcome::Done)),
+        ),
+        Metric::gauge(
+            "torrust_maintenance_last_run_duration_seconds",
+            "Seconds the last run took",
+            of_last(|run| span(run.began, run.ended)),
+        ),
+        Metric::gauge(
+            "torrust_maintenance_last_run_pause_seconds",
+            "Seconds the gate was closed in the last run, all closures together",
+            of_last(|run| seconds(run.pause_ms)),
+        ),
+        Metric::gauge(
+            "torrust_maintenance_last_run_longest_pause_seconds",
+            "Seconds of the longest closure of the last run",
+            of_last(|run| seconds(run.longest_pause_ms)),
+        ),
+        Metric::gauge(
+            "torrust_maintenance_pinned_wal_bytes",
+            "Bytes the write-ahead log has grown by under the pin, or had under the last one",
+            pinned.map(number),
+        ),
+    ]
+}
+
+fn of_the_backup(status: &Status) -> Vec<Metric> {
+    let backup = status.backup.as_ref();
+    // What a sidecar has is in no catalogue of this process.
+    let by_sidecar = status
+        .runs
+        .iter()
+        .find(|run| status.taken_by == Taker::Sidecar && run.outcome == Outcome::Done)
+        .map(|run| run.ended);
+    let success = backup.map(|backup| backup.published).max(by_sidecar);
+    vec![
+        Metric::gauge(
+            "torrust_maintenance_last_success_timestamp_seconds",
+            "When the newest good backup was published, or a sidecar last had its copy",
+            success.map(timestamp),
+        ),
+        Metric::gauge(
+            "torrust_maintenance_backup_pinned_timestamp_seconds",
+            "The instant the newest good backup shows",
+            backup.map(|backup| timestamp(backup.pinned)),
+        ),
+        Metric::gauge(
+            "torrust_maintenance_backup_verified_timestamp_seconds",
+            "When the newest good backup last passed a check",
+            backup.map(|backup| timestamp(backup.verified)),
+        ),
+        Metric::gauge(
+            "torrust_maintenance_backup_database_bytes",
+            "Bytes of the database in the newest good backup, unpacked",
+            backup.map(|backup| number(backup.raw_bytes)),
+        ),
+        Metric::gauge(
+            "torrust_maintenance_backup_stored_bytes",
+            "Bytes the newest good backup takes on the disk",
+            backup.map(|backup| number(backup.stored_bytes)),
+        ),
+        Metric::gauge(
+            "torrust_maintenance_backup_compression_ratio",
+            "How many times as large its database is as what is stored of it",
+            backup.map(|backup| number(backup.raw_bytes) / number(backup.stored_bytes.max(1))),
+        ),
+        Metric::gauge(
+            "torrust_maintenance_backup_duration_seconds",
+            "Seconds from the beginning of its run until it was published",
+            backup.map(|backup| backup.seconds),
+        ),
+        Metric::gauge(
+            "torrust_maintenance_backup_copy_duration_seconds",
+            "Seconds of these from ready to the durable raw copy",
+            backup.map(|backup| backup.copy_seconds),
+        ),
+    ]
+}
+
+fn of_those_told(status: &Status) -> Vec<Metric> {
+    let notify = status.notify.as_ref();
+    let channels = || {
+        let channels = notify.map(|notify| {
+            [
+                ("webhook", notify.webhook.as_ref()),
+                ("heartbeat", notify.heartbeat.as_ref()),
+            ]
+        });
+        let channels = channels.into_iter().flatten();
+        channels.filter_map(|(name, channel)| Some((name.to_owned(), channel?)))
+    };
+    let notices = channels().flat_map(|(name, channel)| {
+        [
+            ([name.clone(), "delivered".to_owned()], channel.delivered),
+            ([name, "failed".to_owned()], channel.failed),
+        ]
+    });
+    vec![
+        Metric::labelled(
+            "torrust_maintenance_notices",
+            "Notices delivered and given up",
+            Kind::Counter,
+            ["channel", "result"],
+            notices.map(|(labels, count)| (labels, number(count))),
+        ),
+        Metric::labelled(
+            "torrust_maintenance_notify_failing",
+            "Whether the last notice was given up",
+            Kind::Gauge,
+            ["channel"],
+            channels().map(|(name, channel)| ([name], flag(channel.failing.is_some()))),
+        ),
+        Metric::labelled(
+            "torrust_maintenance_hook_failures",
+            "How often a hook has failed",
+            Kind::Counter,
+            ["hook"],
+            status
+                .hooks_failed
+                .iter()
+                .map(|(hook, count)| ([hook.name().to_owned()], number(*count))),
+        ),
+    ]
+}
+
+/// As it stands between quotes: the encoder writes a label's value as it is.
+fn escaped(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+fn flag(set: bool) -> f64 {
+    f64::from(u8::from(set))
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "exact up to nine quadrillion; Prometheus has no other numbers"
+)]
+fn number(count: u64) -> f64 {
+    count as f64
+}
+
+fn seconds(milliseconds: f64) -> f64 {
+    milliseconds / 1000.0
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "milliseconds of this millennium are exact"
+)]
+fn timestamp(at: DateTime<Utc>) -> f64 {
+    at.timestamp_millis() as f64 / 1000.0
+}
+
+fn span(from: DateTime<Utc>, to: DateTime<Utc>) -> f64 {
+    let span: Duration = (to - from).to_std().unwrap_or_default();
+    span.as_secs_f64()
+}
+
+/// Hands ready figures to the encoder, which wants to collect them itself.
+#[derive(Debug)]
+struct Metrics(Vec<Metric>);
+
+impl Collector for Metrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        for metric in &self.0 {
+            let kind = match metric.kind {
+                Kind::Gauge => MetricType::Gauge,
+                Kind::Counter => MetricType::Counter,
+            };
+            let mut of_metric = encoder.encode_descriptor(metric.name, metric.help, None, kind)?;
+            for Sample { labels, value } in &metric.samples {
+                let of_sample = of_metric.encode_family(labels)?;
+                match metric.kind {
+                    Kind::Gauge => ConstGauge::new(*value).encode(of_sample)?,
+                    Kind::Counter => ConstCounter::new(*value).encode(of_sample)?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `OpenMetrics`, which the encoder writes, as the older text format, which every Prometheus
+/// and `promtool` read: the header of a counter has the name of its samples, and there is no
+/// mark at the end.
+fn classic(open: &str) -> String {
+    let mut text = String::with_capacity(open.len() + 1024);
+    let mut lines = open.lines().filter(|line| *line != "# EOF").peekable();
+    while let Some(line) = lines.next() {
+        let counter = |header: &str| header.starts_with("# TYPE ") && header.ends_with(" counter");
+        let of_counter = counter(line) || lines.peek().is_some_and(|next| counter(next));
+        match line.splitn(4, ' ').collect::<Vec<_>>()[..] {
+            ["#", what @ ("HELP" | "TYPE"), name, rest] if of_counter => {
+                text.extend(["# ", what, " ", name, "_total ", rest]);
+            }
+            // What has no labels has none to enclose.
+            _ => text.push_str(&line.replacen("{} ", " ", 1)),
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;
