@@ -18,7 +18,7 @@ use crate::disk::{self, Disk, Lock};
 use crate::driver::{Command, Driver, Handles, LOG_TARGET, Parts};
 use crate::engine::BackupEngine;
 use crate::excerpt;
-use crate::files::{self, Bound, Reserved};
+use crate::files::{self, Reserved};
 use crate::gate::{Gate, Keeper};
 use crate::herald::{self, Herald};
 use crate::lease::Terms;
@@ -465,12 +465,12 @@ fn check_files(settings: &Settings, database: &Path, disk: &Disk) -> Result<(), 
     let wanted = &settings.backup.files;
     match files::choose(wanted, &reserved, disk, &Watch::default()) {
         Ok(choice) => files::check_reserved(&choice.left_out),
-        // The disk is slow at this moment, which is no reason not to serve.
+        // How many files there are, and how long it takes to find them, may change from one
+        // day to the next: no reason not to serve. The run will say so again.
         Err(
-            error @ files::Error::TooFar {
-                bound: Bound::Time(_),
-                ..
-            },
+            error @ (files::Error::TooFar { .. }
+            | files::Error::TooMany { .. }
+            | files::Error::TooLarge { .. }),
         ) => {
             tracing::warn!(target: LOG_TARGET, "{error}");
             Ok(())

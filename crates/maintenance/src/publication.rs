@@ -351,7 +351,7 @@ impl Publisher<'_> {
         let report = verify::structure(&path, self.backup.verify, watch).map_err(unverified)?;
         excerpt::compare(&counted, &report.rows).map_err(|error| not_taken(&error))?;
         self.disk
-            .remove_file(&raw.path)
+            .remove_gradually(&raw.path)
             .map_err(|error| Failure::other(&error))?;
         Ok((path, report))
     }

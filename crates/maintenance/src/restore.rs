@@ -31,6 +31,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -450,7 +451,9 @@ impl RestorePlan {
                 self.apart(parts, kept_as, source, error.to_string())
             }
             _ => {
-                if let Some(kept_as) = kept_as {
+                // A rename that was reported as failed may have happened (NFS): then this is the
+                // only name the old database has.
+                if let Some(kept_as) = kept_as.filter(|kept_as| are_one(kept_as, &self.target)) {
                     // Of no use any more, and the cause says more than that of tidying up.
                     let _ = disk.remove_file(kept_as);
                 }
@@ -715,6 +718,15 @@ fn also(kept_as: Option<&Path>) -> String {
 fn list(objections: &[Objection]) -> String {
     let objections: Vec<_> = objections.iter().map(ToString::to_string).collect();
     objections.join("; ")
+}
+
+/// Whether two names are of one file.
+fn are_one(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| {
+        let found = path.symlink_metadata().ok()?;
+        Some((found.dev(), found.ino()))
+    };
+    identity(one).is_some() && identity(one) == identity(other)
 }
 
 #[cfg(test)]

@@ -151,7 +151,7 @@ pub enum Phase {
 
 impl Phase {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 9] = [
         Self::Serving,
         Self::Preparing,
         Self::Draining,

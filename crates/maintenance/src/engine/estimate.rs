@@ -61,7 +61,8 @@ pub enum Refusal {
     #[error(
         "{} has {} free and a backup needs about {} there while it is made (the raw copy and the \
          compressed one, what the log grows by meanwhile if it is there too, and a reserve{with_less}); \
-         free space, keep fewer backups or choose another directory",
+         free space (`torrust-maintenance prune` removes what backup.keep does not keep), keep fewer \
+         backups or choose another directory",
         .directory.display(), bytesize::ByteSize(*.free), bytesize::ByteSize(*.needed)
     )]
     NoRoom {

@@ -45,23 +45,15 @@ impl Pace {
         }
     }
 
-    /// How long it will take; `None`: there is nothing to go by.
+    /// How long it will take; `None`: there is nothing to go by. Where copies were never done in
+    /// time, announces were held for them in vain, which is not to be every night; now and then
+    /// one is tried all the same.
     pub(super) fn expect(&mut self, bytes: u64) -> Option<Duration> {
         let done = self.recent.iter().filter(|held| held.done);
         if let Some(best) = done.map(|held| held.scaled_to(bytes)).min() {
             return Some(best);
         }
         if self.recent.len() < HOPELESS {
-            return None;
-        }
-        self.expect_undone(bytes)
-    }
-
-    /// How long it will take if nothing but failures was learned, and one of them is enough: the
-    /// last. Announces were held for it in vain, which is not to be every night. Now and then it
-    /// is tried again.
-    pub(super) fn expect_undone(&mut self, bytes: u64) -> Option<Duration> {
-        if self.recent.is_empty() {
             return None;
         }
         if self.refused == TRY_AGAIN {

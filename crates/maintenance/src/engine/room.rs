@@ -76,8 +76,8 @@ fn shortage(places: &[PathBuf]) -> Option<Failure> {
             cause: Cause::NoRoom,
             message: format!(
                 "the file system of {} has {} left, and a run leaves {} there, so that the service \
-                 can go on writing; free space, keep fewer backups, or have them on a file system \
-                 of their own",
+                 can go on writing; free space there (where it is the backups': `torrust-maintenance \
+                 prune`, fewer in backup.keep, or a file system of their own)",
                 place.display(),
                 bytesize::ByteSize(space.free),
                 bytesize::ByteSize(reserve)

@@ -31,20 +31,6 @@ fn what_is_small_says_nothing() {
     assert_eq!(pace.expect(GB), None);
 }
 
-/// Of a copy of our own one in vain is enough: what others took is known besides.
-#[test]
-fn a_copy_of_our_own_that_was_not_done_in_time_is_not_begun_the_next_night() {
-    let mut pace = Pace::default();
-    for round in 0..2 {
-        assert_eq!(pace.expect_undone(GB), None, "{round}");
-        pace.learn(GB, seconds(89), false);
-        for _ in 0..TRY_AGAIN {
-            assert_eq!(pace.expect_undone(2 * GB), Some(seconds(4 * 89)), "{round}");
-        }
-        assert_eq!(pace.expect_undone(2 * GB), None, "now and then it is tried");
-    }
-}
-
 #[test]
 fn copies_that_are_never_done_in_time_are_not_begun_every_night() {
     let mut pace = Pace::default();
