@@ -204,7 +204,8 @@ impl Forecast {
         // From metadata: the file is the tracker's.
         let path = &status.database.path;
         let database_bytes = path.metadata().ok().map(|metadata| metadata.len());
-        let blocks_writers = status.database.journal_mode != "wal";
+        // A server has none; whether its tables keep writers out is found in the run.
+        let blocks_writers = !["wal", "none"].contains(&status.database.journal_mode.as_str());
         let Settings {
             announces, backup, ..
         } = &settings;

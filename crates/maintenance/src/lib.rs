@@ -21,6 +21,7 @@ pub mod gate;
 pub mod hold;
 pub mod lease;
 pub mod maintenance;
+pub mod mysql;
 mod priority;
 pub mod publication;
 pub mod readiness;

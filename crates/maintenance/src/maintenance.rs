@@ -13,14 +13,15 @@ use chrono::{DateTime, Utc};
 use tokio::sync::oneshot;
 
 use crate::catalogue::{self, Catalogue};
-use crate::config::{self, Address, Announces, JournalMode, Settings, TakenBy};
+use crate::config::{self, Address, Announces, JournalMode, Problems, Settings, TakenBy};
 use crate::disk::{self, Disk, Lock};
-use crate::driver::{Driver, Handles, LOG_TARGET, Parts};
+use crate::driver::{Driver, Engine, Handles, LOG_TARGET, Parts};
 use crate::engine::BackupEngine;
 use crate::excerpt;
 use crate::files::{self, Reserved};
 use crate::gate::{Gate, Keeper};
 use crate::lease::Terms;
+use crate::mysql::{Address as ServerAddress, Client, DumpEngine};
 use crate::readiness::{self, Access, Listener, Token, token};
 use crate::restore;
 use crate::sqlite::{self, Database, Journal};
@@ -33,8 +34,41 @@ use crate::window::Rules;
 pub struct Service {
     /// Name and version, as manifests and statuses carry them.
     pub name: String,
-    /// The `SQLite` file.
-    pub database: PathBuf,
+    /// What is backed up.
+    pub database: Storage,
+}
+
+/// The service's database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Storage {
+    /// An `SQLite` file.
+    Sqlite(PathBuf),
+    /// A database of a MySQL or MariaDB server.
+    MySql(ServerAddress),
+}
+
+impl From<PathBuf> for Storage {
+    fn from(path: PathBuf) -> Self {
+        Self::Sqlite(path)
+    }
+}
+
+impl Storage {
+    /// What statuses call it. Never shows a password.
+    fn name(&self) -> PathBuf {
+        match self {
+            Self::Sqlite(path) => path.clone(),
+            Self::MySql(address) => address.to_string().into(),
+        }
+    }
+
+    /// The file, which is never read by descriptor; of a server there is none.
+    fn file(&self) -> &Path {
+        match self {
+            Self::Sqlite(path) => path,
+            Self::MySql(_) => Path::new(""),
+        }
+    }
 }
 
 /// Everything checked and bound; nothing runs yet.
@@ -48,7 +82,8 @@ pub struct Maintenance {
     catalogue: Catalogue,
     endpoint: Option<(Listener, Access)>,
     touch_file: Option<TouchFile>,
-    lock: Lock,
+    /// Of an `SQLite` file.
+    lock: Option<Lock>,
 }
 
 /// A running driver and its endpoint.
@@ -100,6 +135,9 @@ pub enum Error {
         /// Its journal mode.
         journal: Journal,
     },
+    /// What only an `SQLite` file has was asked for.
+    #[error(transparent)]
+    Unfit(#[from] Problems),
     /// Another process uses the database, or is restoring it.
     #[error(
         "{0:?} is in use by another process that holds its lock file, a tracker or a restore; \
@@ -140,13 +178,19 @@ impl Maintenance {
     /// What is wrong and what to do. Nothing is written before everything that can be
     /// checked without writing has been.
     pub fn prepare(settings: Settings, service: Service) -> Result<Self, Error> {
-        let disk = Disk::default().guarding(&service.database);
+        let disk = match &service.database {
+            Storage::Sqlite(path) => Disk::default().guarding(path),
+            Storage::MySql(_) => Disk::default(),
+        };
         let endpoint = settings
             .readiness
             .as_ref()
             .map(|readiness| open(readiness, &disk))
             .transpose()?;
-        must_exist(&service.database, Error::NoDatabaseDirectory)?;
+        match &service.database {
+            Storage::Sqlite(path) => must_exist(path, Error::NoDatabaseDirectory)?,
+            Storage::MySql(_) => settings.check_for_mysql()?,
+        }
         if settings.backup.taken_by == TakenBy::Tracker {
             must_exist(&settings.backup.directory, Error::NoParentDirectory)?;
         }
@@ -158,9 +202,12 @@ impl Maintenance {
         if let Some(touch_file) = &touch_file {
             touch_file.probe()?;
         }
-        check_journal(&settings, &service.database)?;
+        match &service.database {
+            Storage::Sqlite(path) => check_journal(&settings, path)?,
+            Storage::MySql(address) => warn_of_programs(&settings, address),
+        }
         if settings.backup.taken_by == TakenBy::Tracker {
-            check_files(&settings, &service.database, &disk)?;
+            check_files(&settings, service.database.file(), &disk)?;
         }
         let (gate, keeper) = Gate::new().map_err(Error::Thread)?;
 
@@ -169,13 +216,18 @@ impl Maintenance {
             TakenBy::Tracker => Catalogue::open(disk.clone(), directory)?,
             TakenBy::Sidecar => Catalogue::elsewhere(disk.clone(), directory),
         };
-        let Some(lock) = restore::hold(&service.database, &disk)? else {
-            return Err(Error::InUse(service.database));
+        let lock = match &service.database {
+            Storage::Sqlite(path) => {
+                Some(restore::hold(path, &disk)?.ok_or_else(|| Error::InUse(path.clone()))?)
+            }
+            Storage::MySql(_) => None,
         };
         if let Some(touch_file) = &touch_file {
             touch_file.clear_stale()?;
         }
-        sqlite::set_journal_mode(&service.database, settings.journal_mode)?;
+        if let Storage::Sqlite(path) = &service.database {
+            sqlite::set_journal_mode(path, settings.journal_mode)?;
+        }
         Ok(Self {
             settings,
             service,
@@ -219,18 +271,9 @@ impl Maintenance {
         let served = served(&settings, &catalogue)?;
         let rules = rules(&settings);
         warn_of_catch_up(&settings, &rules);
-        let database = Database::open(&service.database)?;
-        if let (Some(partial), TakenBy::Tracker) =
-            (&settings.backup.partial, settings.backup.taken_by)
-        {
-            excerpt::check(&database, partial)?;
-        }
-        let engine = BackupEngine::new(database, catalogue, disk, &settings, service.name.clone())?;
-        let address = endpoint
-            .as_ref()
-            .and_then(|(listener, _)| listener.address().ok());
-        let (driver, handles) = Driver::new(Parts {
-            engine,
+        let (name, database) = (service.name.clone(), service.database);
+        let parts = Parts {
+            engine: (),
             keeper,
             rules,
             hold_at_most: PerDoor {
@@ -240,67 +283,94 @@ impl Maintenance {
             served,
             touch_file,
             service: service.name,
-            database: service.database,
-        });
-        let Handles { commands, status } = handles;
-        let reader = status.clone();
-        let (stop, asked_to_stop) = oneshot::channel();
-        let (say_stopped, stopped) = oneshot::channel();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(Error::Thread)?;
-        std::thread::Builder::new()
-            .name("maintenance".into())
-            .spawn(move || {
-                runtime.block_on(async move {
-                    let driver = tokio::spawn(driver.run(async {
-                        // A handle that was dropped stops the driver as well.
-                        drop(asked_to_stop.await);
-                    }));
-                    if let Some((listener, access)) = endpoint {
-                        let never = std::future::pending();
-                        tokio::spawn(async move {
-                            if let Err(error) =
-                                readiness::serve(listener, access, status, commands, never).await
-                            {
-                                tracing::error!(
-                                    target: LOG_TARGET,
-                                    "The readiness endpoint ended: {error}; windows go on without it"
-                                );
-                            }
-                        });
-                    }
-                    if let Err(error) = driver.await {
-                        tracing::error!(
-                            target: LOG_TARGET,
-                            "The maintenance driver broke ({error}); announces flow, but there \
-                             will be no backups until the service is restarted"
-                        );
-                        // The endpoint goes on saying so.
-                        std::future::pending::<()>().await;
-                    }
-                });
-                // Whoever shuts down may have stopped waiting.
-                let _ = say_stopped.send(());
-            })
-            .map_err(Error::Thread)?;
-        match &address {
-            Some(Address::Tcp(address)) => {
-                tracing::info!(target: LOG_TARGET, "Started on: http://{address}");
+            database: database.name(),
+        };
+        match database {
+            Storage::Sqlite(path) => {
+                let database = Database::open(&path)?;
+                if let (Some(partial), TakenBy::Tracker) =
+                    (&settings.backup.partial, settings.backup.taken_by)
+                {
+                    excerpt::check(&database, partial)?;
+                }
+                let engine = BackupEngine::new(database, catalogue, disk, &settings, name)?;
+                launch(parts.with(engine), endpoint)
             }
-            Some(unix @ Address::Unix(_)) => {
-                tracing::info!(target: LOG_TARGET, "Started on: {unix}");
+            Storage::MySql(address) => {
+                let engine = DumpEngine::new(address, catalogue, disk, &settings, name);
+                launch(parts.with(engine), endpoint)
             }
-            None => {}
         }
-        Ok(Running {
-            status: reader,
-            readiness: address,
-            stop,
-            stopped,
-        })
     }
+}
+
+/// Starts the driver of this engine, and the endpoint, on a thread of their own.
+fn launch<E: Engine>(
+    parts: Parts<E>,
+    endpoint: Option<(Listener, Access)>,
+) -> Result<Running, Error> {
+    let address = endpoint
+        .as_ref()
+        .and_then(|(listener, _)| listener.address().ok());
+    let (driver, handles) = Driver::new(parts);
+    let Handles { commands, status } = handles;
+    let reader = status.clone();
+    let (stop, asked_to_stop) = oneshot::channel();
+    let (say_stopped, stopped) = oneshot::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Thread)?;
+    std::thread::Builder::new()
+        .name("maintenance".into())
+        .spawn(move || {
+            runtime.block_on(async move {
+                let driver = tokio::spawn(driver.run(async {
+                    // A handle that was dropped stops the driver as well.
+                    drop(asked_to_stop.await);
+                }));
+                if let Some((listener, access)) = endpoint {
+                    let never = std::future::pending();
+                    tokio::spawn(async move {
+                        if let Err(error) =
+                            readiness::serve(listener, access, status, commands, never).await
+                        {
+                            tracing::error!(
+                                target: LOG_TARGET,
+                                "The readiness endpoint ended: {error}; windows go on without it"
+                            );
+                        }
+                    });
+                }
+                if let Err(error) = driver.await {
+                    tracing::error!(
+                        target: LOG_TARGET,
+                        "The maintenance driver broke ({error}); announces flow, but there \
+                         will be no backups until the service is restarted"
+                    );
+                    // The endpoint goes on saying so.
+                    std::future::pending::<()>().await;
+                }
+            });
+            // Whoever shuts down may have stopped waiting.
+            let _ = say_stopped.send(());
+        })
+        .map_err(Error::Thread)?;
+    match &address {
+        Some(Address::Tcp(address)) => {
+            tracing::info!(target: LOG_TARGET, "Started on: http://{address}");
+        }
+        Some(unix @ Address::Unix(_)) => {
+            tracing::info!(target: LOG_TARGET, "Started on: {unix}");
+        }
+        None => {}
+    }
+    Ok(Running {
+        status: reader,
+        readiness: address,
+        stop,
+        stopped,
+    })
 }
 
 impl Running {
@@ -412,6 +482,15 @@ fn served(settings: &Settings, catalogue: &Catalogue) -> Result<Option<DateTime<
     };
     let window = newest.and_then(|newest| settings.schedule.last_before(newest.manifest.began));
     Ok(window.map(|window| window.begins))
+}
+
+/// A run without the client program fails, and says so; but somebody who looks at the start
+/// should not have to wait for one.
+fn warn_of_programs(settings: &Settings, address: &ServerAddress) {
+    let program = settings.backup.dump_program.as_deref();
+    if let Err(error) = Client::find(address.clone(), program) {
+        tracing::warn!(target: LOG_TARGET, "There will be no backups as it is: {error}");
+    }
 }
 
 fn warn_of_catch_up(settings: &Settings, rules: &Rules) {

@@ -47,6 +47,7 @@ pub(crate) fn manifest(id: &BackupId, database: Artifact) -> Manifest {
         pause_ms: 4.25,
         copy_seconds: 0.5,
         bandwidth: None,
+        dump: None,
         database,
         compression_level: Some(3),
         partial: None,

@@ -138,8 +138,8 @@ impl Known<'_> {
             Way::Clone => clones,
             // One that was slowed down on purpose says nothing about the disk.
             Way::File | Way::Pages => !clones && earlier.bandwidth.is_none(),
-            // Compressed on the way.
-            Way::Stream => false,
+            // Compressed on the way, or of another kind of database.
+            Way::Stream | Way::Dump => false,
         };
         let rate =
             |earlier: &&Manifest| as_rate(earlier.copied_bytes()) / earlier.copy_seconds.max(0.001);
