@@ -75,7 +75,7 @@ pub enum Error {
         /// The program.
         program: String,
         /// The database it was to work on.
-        address: Address,
+        address: Box<Address>,
         /// Its exit status.
         status: String,
         /// What it said last, without the password.
@@ -90,7 +90,7 @@ pub enum Error {
         /// The program.
         program: String,
         /// The database it was to dump.
-        address: Address,
+        address: Box<Address>,
         /// What is missing.
         why: &'static str,
     },
@@ -103,7 +103,7 @@ pub enum Error {
         /// The program.
         program: String,
         /// The database it was to work on.
-        address: Address,
+        address: Box<Address>,
         /// What was waited for.
         what: &'static str,
         /// For how long.

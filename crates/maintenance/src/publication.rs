@@ -316,15 +316,14 @@ impl Publisher<'_> {
     ) -> Result<Published, Failure> {
         self.works(Work::Reading);
         let mut stored = stored;
-        match origin.dump {
-            None => verify::artifact(path, &stored.artifact, self.disk, watch),
-            Some(_) => {
-                let (artifact, rows) = (&stored.artifact, &stored.report.rows);
-                let report = verify::dump(path, artifact, rows, self.disk, watch);
-                report.map(|report| stored.report = report)
-            }
-        }
-        .map_err(unverified)?;
+        let checked = if origin.dump.is_none() {
+            verify::artifact(path, &stored.artifact, self.disk, watch)
+        } else {
+            let (artifact, rows) = (&stored.artifact, &stored.report.rows);
+            let report = verify::dump(path, artifact, rows, self.disk, watch);
+            report.map(|report| stored.report = report)
+        };
+        checked.map_err(unverified)?;
         self.works(Work::Writing);
 
         let Stored {

@@ -97,7 +97,9 @@ impl Address {
             quoted(user),
         );
         if let Some(Password(password)) = &self.password {
-            options.push_str(&format!("password={}\n", quoted(password)));
+            options.push_str("password=");
+            options.push_str(&quoted(password));
+            options.push('\n');
         }
         options
     }

@@ -139,7 +139,7 @@ impl Dump {
             .finish()
             .map_err(|why| Error::Incomplete {
                 program: self.process.name().to_owned(),
-                address: self.client.address().clone(),
+                address: Box::new(self.client.address().clone()),
                 why,
             })
     }

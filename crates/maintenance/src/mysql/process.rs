@@ -267,7 +267,7 @@ impl Process {
             .collect();
         Error::Failed {
             program: self.name.clone(),
-            address: self.address.clone(),
+            address: Box::new(self.address.clone()),
             status: status.to_owned(),
             said: if lines.is_empty() {
                 "it did not say why".to_owned()
@@ -280,7 +280,7 @@ impl Process {
     fn silent(&self, what: &'static str, within: Duration) -> Error {
         Error::Silent {
             program: self.name.clone(),
-            address: self.address.clone(),
+            address: Box::new(self.address.clone()),
             what,
             within,
         }

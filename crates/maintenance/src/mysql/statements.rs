@@ -88,25 +88,17 @@ impl Statements {
     /// Takes the next bytes.
     pub fn read(&mut self, mut bytes: &[u8]) {
         while let Some((&byte, rest)) = bytes.split_first() {
-            bytes = match self.lexer {
+            if let Lexer::Text(quote) = self.lexer
+                && byte != quote
+                && byte != b'\\'
+            {
                 // Most of a dump is in texts, and there only two signs matter.
-                Lexer::Text(quote) => {
-                    let end = bytes
-                        .iter()
-                        .position(|&byte| byte == quote || byte == b'\\');
-                    match end {
-                        Some(end) => {
-                            self.byte(bytes[end]);
-                            &bytes[end + 1..]
-                        }
-                        None => &[],
-                    }
-                }
-                _ => {
-                    self.byte(byte);
-                    rest
-                }
-            };
+                let end = rest.iter().position(|&byte| byte == quote || byte == b'\\');
+                bytes = end.map_or(&[], |end| &rest[end..]);
+            } else {
+                self.byte(byte);
+                bytes = rest;
+            }
         }
     }
 
@@ -134,7 +126,6 @@ impl Statements {
 
     fn byte(&mut self, byte: u8) {
         self.lexer = match self.lexer {
-            Lexer::Code => self.code(byte),
             Lexer::Word if is_word(byte) => {
                 self.keep(byte, WORD + 1);
                 Lexer::Word
@@ -160,7 +151,6 @@ impl Statements {
                 self.code(byte)
             }
             Lexer::Slash if byte == b'*' => Lexer::Opened,
-            Lexer::Slash => self.code(byte),
             Lexer::Opened | Lexer::OpenedM if byte == b'!' => {
                 self.conditional += 1;
                 Lexer::Code
@@ -175,13 +165,13 @@ impl Statements {
                 self.conditional -= 1;
                 Lexer::Code
             }
-            Lexer::Star => self.code(byte),
             Lexer::Dash if byte == b'-' => Lexer::Dashes,
-            Lexer::Dash => self.code(byte),
             // `--` begins a comment only before white space; `5--3` is a sum.
             Lexer::Dashes if byte == b'\n' => Lexer::Code,
             Lexer::Dashes if byte.is_ascii_whitespace() => self.line(byte),
-            Lexer::Dashes => self.code(byte),
+            Lexer::Code | Lexer::Slash | Lexer::Star | Lexer::Dash | Lexer::Dashes => {
+                self.code(byte)
+            }
             Lexer::Line if byte == b'\n' => {
                 self.end_line();
                 Lexer::Code
