@@ -656,7 +656,9 @@ async fn a_disk_that_is_full_publishes_nothing() -> Result<()> {
     fs::remove_file(setup.backups().join("filler"))?;
 
     // Less than is needed, once it has begun: somebody else has written meanwhile.
-    let setup = setup.set("maintenance.backup", "bandwidth", "\"2MiB\"");
+    let setup = setup
+        .clone()
+        .set("maintenance.backup", "bandwidth", "\"2MiB\"");
     drop(tracker);
     let tracker = setup.start().await?;
     let endpoint = tracker.endpoint()?;
