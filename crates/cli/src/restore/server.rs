@@ -18,6 +18,7 @@ use crate::verify::instant;
 
 /// What is asked about a server.
 #[derive(clap::Args)]
+#[group(id = "server")]
 pub struct Options {
     /// Import a dump into this database, by its name on the tracker's own server or as
     /// `mysql://user@host:port/name`, without the password [default: the tracker's].
