@@ -21,6 +21,7 @@ pub mod experiment;
 pub mod generator;
 pub mod http1;
 pub mod load;
+pub mod mariadb;
 pub mod pace;
 pub mod plot;
 pub mod proxy;

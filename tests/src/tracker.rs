@@ -387,7 +387,7 @@ fn give(path: &Path, user: u32, group: u32) -> Result<()> {
 /// Memory where it has room, else the directory for temporary files. The tracker syncs
 /// every commit, and what a test asserts of 2,000 announces a second must not be decided
 /// by how long a disk takes for that.
-fn fast_directory() -> PathBuf {
+pub(crate) fn fast_directory() -> PathBuf {
     const ENOUGH: u64 = 2 << 30;
     let memory = Path::new("/dev/shm");
     match rustix::fs::statvfs(memory) {

@@ -17,6 +17,7 @@ use torrust_tracker_maintenance::config::{
 use torrust_tracker_maintenance::disk::{Disk, parent};
 use torrust_tracker_maintenance::excerpt::{self, Error as Unfit};
 use torrust_tracker_maintenance::files::{self, Reserved};
+use torrust_tracker_maintenance::mysql::{self, Client as DumpClient};
 use torrust_tracker_maintenance::notify::Header;
 use torrust_tracker_maintenance::readiness::{self, token};
 use torrust_tracker_maintenance::schedule::{Interval, Schedule};
@@ -58,6 +59,8 @@ const MANDATORY: [(&str, &str); 4] = [
     ("core.private", "true or false"),
     ("core.listed", "true or false"),
 ];
+/// What stands for the journal mode of a server.
+const NO_JOURNAL: &str = "none";
 const SCHEMA_VERSION: &str = "metadata.schema_version";
 
 /// Without which [`Settings::load_completed`] has no effect; upstream's default is false.
@@ -80,12 +83,15 @@ pub fn carry_out(configuration: &Configuration, now: DateTime<Utc>) -> Result<An
     let status = settings.as_ref().and_then(|_| running(configuration));
     let database = match configuration.database()? {
         Ok(path) => Some(look(path, status.as_ref(), &mut problems)),
+        Err(driver) if enabled && driver == mysql::DRIVER => {
+            check_server(configuration, settings.as_ref(), &mut problems)
+        }
         Err(driver) if enabled => {
             problems.push(Problem {
                 key: "core.database.driver".to_owned(),
                 message: format!(
                     "core.database.driver = \"{driver}\" has no maintenance windows in this \
-                     version; use \"sqlite3\", or disable [maintenance]"
+                     version; use \"sqlite3\" or \"mysql\", or disable [maintenance]"
                 ),
             });
             None
@@ -194,6 +200,44 @@ fn look(path: PathBuf, status: Option<&Status>, problems: &mut Vec<Problem>) -> 
         bytes,
         journal_mode,
     }
+}
+
+/// What of the settings a server cannot have, and whether there is a program to dump it with.
+/// The server is not asked: that is for a run to do.
+fn check_server(
+    configuration: &Configuration,
+    settings: Option<&Settings>,
+    problems: &mut Vec<Problem>,
+) -> Option<Found> {
+    let mut problem = |key: &str, message: String| {
+        problems.push(Problem {
+            key: key.to_owned(),
+            message,
+        });
+    };
+    let address = match configuration.server() {
+        Ok(address) => address?,
+        Err(failure) => {
+            problem("core.database.path", failure.message);
+            return None;
+        }
+    };
+    let settings = settings?;
+    if let Err(unfit) = settings.check_for_mysql() {
+        for each in &unfit {
+            problem(&each.key, each.to_string());
+        }
+    }
+    let path = address.to_string().into();
+    let program = settings.backup.dump_program.as_deref();
+    if let Err(error) = DumpClient::find(address, program) {
+        problem("maintenance.backup.dump_program", error.to_string());
+    }
+    Some(Found {
+        path,
+        bytes: None,
+        journal_mode: Some(NO_JOURNAL.to_owned()),
+    })
 }
 
 /// What the tracker would stumble over at its start. Of a table that is refused what is
@@ -542,6 +586,9 @@ impl Found {
     }
 
     fn describe(&self, settings: &Settings) -> String {
+        if self.journal_mode.as_deref() == Some(NO_JOURNAL) {
+            return "of a server; its client program dumps it".to_owned();
+        }
         let Some(bytes) = self.bytes else {
             return "not there yet; the tracker creates it".to_owned();
         };

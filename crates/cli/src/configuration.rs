@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use torrust_tracker_maintenance::catalogue::{Backup, Catalogue};
 use torrust_tracker_maintenance::config::{Address, Error, Settings, Source};
 use torrust_tracker_maintenance::disk::Disk;
+use torrust_tracker_maintenance::mysql::{self, Address as ServerAddress, Password};
 use torrust_tracker_maintenance::readiness::token;
 
 use crate::client::{Client, Endpoint, Token};
@@ -164,6 +165,20 @@ impl Configuration {
         Ok(Ok(text("core.database.path", DEFAULT_DATABASE).into()))
     }
 
+    /// The tracker's database if it is one of a server, with the password.
+    pub fn server(&self) -> Result<Option<ServerAddress>, Failure> {
+        let driver: Option<String> = self.value("core.database.driver")?;
+        if driver.as_deref() != Some(mysql::DRIVER) {
+            return Ok(None);
+        }
+        let url: Option<String> = self.value("core.database.path")?;
+        let address = url.unwrap_or_default().parse::<ServerAddress>();
+        address.map(Some).map_err(|error| {
+            let message = format!("core.database.path {error}");
+            Failure::new(Exit::Usage, "configuration", message)
+        })
+    }
+
     /// The backups there are, for reading.
     pub fn catalogue(&self) -> Result<Catalogue, Failure> {
         let directory = self.settings()?.backup.directory;
@@ -187,16 +202,32 @@ impl Configuration {
     }
 }
 
-/// The first line of a small file.
 fn read_token(path: &Path) -> Result<String, Failure> {
+    Ok(first_line(path, "token")?.trim().to_owned())
+}
+
+/// The password on the first line of a file.
+pub fn read_password(path: &Path) -> Result<Password, Failure> {
+    let line = first_line(path, "password")?;
+    Password::first_line(&line).ok_or_else(|| {
+        let message = format!(
+            "the first line of {} is empty: write the password",
+            path.display()
+        );
+        Failure::new(Exit::Usage, "password", message)
+    })
+}
+
+/// The first line of a small file, in which there should be `what`.
+fn first_line(path: &Path, what: &'static str) -> Result<String, Failure> {
     let failed = |why: &dyn std::fmt::Display| {
-        let message = format!("the token cannot be read: {why}");
-        Failure::new(Exit::Usage, "token", message)
+        let message = format!("the {what} cannot be read: {why}");
+        Failure::new(Exit::Usage, what, message)
     };
     let read = Disk::default().read(path, TOKEN_LIMIT);
     let text = String::from_utf8(read.map_err(|error| failed(&error))?);
     let text = text.map_err(|_| failed(&format!("{} is not text", path.display())))?;
-    Ok(text.lines().next().unwrap_or_default().trim().to_owned())
+    Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
 /// An address that means "every one of this machine" is reached through loopback.

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
+use torrust_tracker_maintenance::mysql::{self, import};
 use torrust_tracker_maintenance::window::{Cause, Outcome};
 use torrust_tracker_maintenance::{catalogue, config, files, restore, verify};
 
@@ -226,6 +227,29 @@ impl From<files::Error> for Failure {
             },
             Error::Verify(error) => return Self::from(error),
             _ => (Exit::Failed, "not_restored"),
+        };
+        Self::new(exit, code, message)
+    }
+}
+
+impl From<import::Error> for Failure {
+    fn from(error: import::Error) -> Self {
+        use import::Error;
+        let message = error.to_string();
+        let (exit, code) = match error {
+            Error::Refused { objections, .. } => match crate::restore::server::exit(&objections) {
+                Exit::Busy => (Exit::Busy, "in_use"),
+                exit => (exit, "not_empty"),
+            },
+            Error::NotADump { .. } => (Exit::Usage, "not_a_dump"),
+            Error::Verify(error) => return Self::from(error),
+            Error::Client(mysql::Error::NoProgram { .. } | mysql::Error::NotStarted { .. }) => {
+                (Exit::Usage, "no_client_program")
+            }
+            Error::Client(mysql::Error::Cancelled(_)) => (Exit::Failed, "interrupted"),
+            Error::Client(_) => (Exit::Failed, "server"),
+            Error::Halfway { .. } => (Exit::Failed, "half_restored"),
+            Error::Differs { .. } => (Exit::Verification, "rows_differ"),
         };
         Self::new(exit, code, message)
     }

@@ -12,14 +12,15 @@ use torrust_tracker_maintenance::restore::{self, Objection, RestorePlan, Restore
 use crate::configuration::Configuration;
 use crate::exit::{Answer, Exit, Failure};
 use crate::progress::watched;
-use crate::selection::Selection;
+use crate::selection::{Selected, Selection};
 use crate::units;
 use crate::verify::instant;
 
 pub mod files;
+pub mod server;
 
-/// Put a backup back in place of the database, which is kept aside. The tracker must not
-/// be running.
+/// Put a backup back in place of the database, which is kept aside; or import a dump into a
+/// database of a server that has no rows. The tracker must not be running.
 #[derive(clap::Args)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -39,6 +40,8 @@ pub struct Arguments {
     partial: bool,
     #[command(flatten)]
     files: files::Options,
+    #[command(flatten)]
+    server: server::Options,
     /// Say what would be done and what speaks against it; change nothing.
     #[arg(long)]
     dry_run: bool,
@@ -64,6 +67,22 @@ impl Arguments {
             return (self.files).carry_out(configuration, backup, self.dry_run, json, now);
         }
         let source = self.backup.find(&catalogue, self.partial)?;
+        let source = match source {
+            Selected::Backup(backup) if backup.manifest.is_dump() => {
+                if self.to.is_some() {
+                    return Err(server::no_file(&backup));
+                }
+                let flags = server::Flags {
+                    dry_run: self.dry_run,
+                    force: self.force,
+                };
+                return (self.server).carry_out(configuration, backup, flags, json, now);
+            }
+            file => file,
+        };
+        if self.server.wanted() {
+            return Err(server::no_dump());
+        }
         let target = match &self.to {
             Some(to) => to.clone(),
             None => tracker_database(configuration)?,

@@ -170,6 +170,22 @@ impl Arguments {
         }
     }
 
+    /// Of a dump there is no more to be looked at than its bytes, its end and its rows, which is
+    /// done in any case.
+    fn examination_of(&self, backup: &Backup, json: bool) -> Examination {
+        if !backup.manifest.is_dump() {
+            return self.examination();
+        }
+        if self.full && !json {
+            eprintln!(
+                "{} is a dump: its rows are counted in any case, and that a server takes it shows \
+                 in a restore to a new database (restore --to-database) alone",
+                backup.manifest.id
+            );
+        }
+        Examination::Checksums
+    }
+
     /// Also whether the operator has had enough. The start is that of the program on the
     /// wall clock, and of the verification on the monotonic one.
     fn verdict(
@@ -197,7 +213,7 @@ impl Arguments {
                 (foreign.name, examined, None)
             }
             Entry::Good(backup) => {
-                let examination = self.examination();
+                let examination = self.examination_of(&backup, json);
                 let examined = examine(catalogue, &backup, examination, json);
                 let at = now + TimeDelta::from_std(start.elapsed()).unwrap_or_default();
                 let check = check(&examined, examination, at, began.elapsed());

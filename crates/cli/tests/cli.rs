@@ -171,6 +171,7 @@ impl Home {
             copy_seconds: 0.5,
             wal_growth: None,
             bandwidth: None,
+            dump: None,
             database,
             compression_level: Some(3),
             partial: None,
@@ -241,14 +242,14 @@ impl Engine for Idle {
 
     fn describe(&self, (): &()) -> Pinned {
         Pinned {
-            file: PinnedFile {
+            file: Some(PinnedFile {
                 device: 0,
                 inode: 0,
                 page_size: 4096,
                 page_count: 1,
                 bytes: 4096,
                 modified: 1_795_000_000_123_456_789,
-            },
+            }),
             taken: DateTime::UNIX_EPOCH,
         }
     }

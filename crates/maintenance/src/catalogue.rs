@@ -3,7 +3,7 @@
 //! ```text
 //!  <directory>/
 //!    20261122T030000Z/            a backup: complete, verified and synced
-//!      database.sqlite3.zst       `zstd -d` alone restores it
+//!      database.sqlite3.zst       `zstd -d` alone restores it; of MySQL database.sql.zst
 //!      files.tar.zst              other files, if any are wanted; for its owner alone
 //!      manifest.json              what it is; never changed after publishing
 //!      SHA256SUMS                 of those above; `sha256sum -c` checks them
@@ -48,7 +48,7 @@ pub use self::foreign::{Foreign, Form};
 use self::id::Temporary;
 pub use self::id::{BackupId, NotAnId};
 pub use self::lock::{Locked, Owner};
-pub use self::manifest::{Artifact, MANIFEST_FORMAT, Manifest, StoredFile, StoredFiles};
+pub use self::manifest::{Artifact, DumpOf, MANIFEST_FORMAT, Manifest, StoredFile, StoredFiles};
 pub use self::notes::{Check, Notes};
 use crate::config::Keep;
 use crate::disk::{self, Claim, Disk};

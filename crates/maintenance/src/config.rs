@@ -12,6 +12,7 @@
 
 mod address;
 mod file;
+mod mysql;
 mod source;
 mod table;
 mod value;
@@ -185,6 +186,8 @@ pub struct Backup {
     pub partial: Option<Partial>,
     /// Other files every backup holds.
     pub files: Files,
+    /// The program that dumps a MySQL or MariaDB database; `None`: the first that is found.
+    pub dump_program: Option<PathBuf>,
 }
 
 /// The keys of `[maintenance.backup]` about other files than the database.
@@ -504,6 +507,7 @@ impl Backup {
             // Below the least a figure is a slip of the unit: a gigabyte would take five hours.
             bandwidth: table.or("bandwidth", None, value::limit(64 * KIB)),
             io_priority: table.or("io_priority", IoPriority::Low, value::choice(&priority)),
+            dump_program: table.optional("dump_program", value::path),
         }
     }
 }

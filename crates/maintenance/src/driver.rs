@@ -201,8 +201,8 @@ pub enum NotPinned {
 /// What a pin holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pinned {
-    /// The file.
-    pub file: PinnedFile,
+    /// The file; `None`: there is none that others could copy.
+    pub file: Option<PinnedFile>,
     /// The instant it shows: every commit before is in it, none after.
     pub taken: DateTime<Utc>,
 }
@@ -324,6 +324,32 @@ pub struct Parts<E> {
     pub service: String,
     /// The database, as configured.
     pub database: std::path::PathBuf,
+}
+
+impl<E> Parts<E> {
+    /// The same with this engine.
+    pub(crate) fn with<F>(self, engine: F) -> Parts<F> {
+        let Self {
+            engine: _,
+            keeper,
+            rules,
+            hold_at_most,
+            served,
+            touch_file,
+            service,
+            database,
+        } = self;
+        Parts {
+            engine,
+            keeper,
+            rules,
+            hold_at_most,
+            served,
+            touch_file,
+            service,
+            database,
+        }
+    }
 }
 
 /// The loop and everything it owns.
@@ -1213,7 +1239,8 @@ impl<E: Engine> Driver<E> {
         if !self.window.shown() || std::mem::replace(&mut self.signalled, true) {
             return;
         }
-        let (Some(signal), Some(pinned)) = (&self.signal, &record.pinned) else {
+        let file = record.pinned.as_ref().and_then(|pinned| pinned.file);
+        let (Some(signal), Some(file)) = (&self.signal, file) else {
             return;
         };
         let ready = touch_file::Ready {
@@ -1222,7 +1249,7 @@ impl<E: Engine> Driver<E> {
             driver: readiness::DRIVER.to_owned(),
             copy,
             until: by_wall_clock(self.window.claim_until().unwrap_or(deadline)),
-            file: pinned.file,
+            file,
         };
         let shown = signal.show(ready);
         if let Some(problem) = aside(self.patience(1), shown).await {
@@ -1321,7 +1348,7 @@ impl<E: Engine> Driver<E> {
             service: self.service.clone(),
             alive: true,
             state: self.window.phase(),
-            ready: self.window.ready(),
+            ready: self.window.ready() && !self.has_no_file(),
             gate: GateStatus::of(self.keeper.gate()),
             next: self.rules.schedule.next_after(now().utc),
             run: self.window.run().map(|run| RunStatus {
@@ -1353,11 +1380,19 @@ impl<E: Engine> Driver<E> {
             .send_replace(PublishedStatus { status, job, offer });
     }
 
+    /// Whether what is pinned is nothing that others could copy.
+    fn has_no_file(&self) -> bool {
+        let record = self.record.as_ref();
+        let pinned = record.and_then(|record| record.pinned.as_ref());
+        pinned.is_some_and(|pinned| pinned.file.is_none())
+    }
+
     /// What whoever is to copy has to know.
     fn offer(&self) -> Option<Offer> {
         let until = self.window.deadline()?;
         let record = self.record.as_ref()?;
         let Pinned { file, taken } = record.pinned.clone()?;
+        let file = file?;
         Some(Offer {
             copy: self.copy_of(),
             terms: self.rules.lease,

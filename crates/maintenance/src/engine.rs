@@ -285,14 +285,14 @@ impl Engine for BackupEngine {
         let sealed = self.sealed();
         let facts = &pin.facts;
         Pinned {
-            file: PinnedFile {
+            file: Some(PinnedFile {
                 device: facts.device,
                 inode: facts.inode,
                 page_size: facts.page_size,
                 page_count: facts.page_count,
                 bytes: sealed.as_ref().map_or(facts.bytes(), Seal::bytes),
                 modified: sealed.as_ref().map_or(0, Seal::modified),
-            },
+            }),
             taken: pin.taken,
         }
     }
@@ -347,7 +347,7 @@ impl Engine for BackupEngine {
                     not_cloned(pin.path())
                 })
             }
-            Way::File | Way::Pages => {
+            Way::File | Way::Pages | Way::Dump => {
                 snapshot::copy_pinned(pin, method, &raw, &self.disk, bandwidth, watch)
                     .map(Held::Raw)
                     .map_err(failed)

@@ -24,6 +24,7 @@ pub mod hook;
 pub mod lease;
 pub mod maintenance;
 pub mod metrics;
+pub mod mysql;
 pub mod notify;
 mod priority;
 pub mod process;

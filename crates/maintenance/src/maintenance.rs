@@ -13,15 +13,16 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::catalogue::{self, Backup, Catalogue};
-use crate::config::{self, Address, Announces, JournalMode, Settings, TakenBy};
+use crate::config::{self, Address, Announces, JournalMode, Problems, Settings, TakenBy};
 use crate::disk::{self, Disk, Lock};
-use crate::driver::{Command, Driver, Handles, LOG_TARGET, Parts};
+use crate::driver::{Command, Driver, Engine, Handles, LOG_TARGET, Parts};
 use crate::engine::BackupEngine;
 use crate::excerpt;
 use crate::files::{self, Reserved};
 use crate::gate::{Gate, Keeper};
 use crate::herald::{self, Herald};
 use crate::lease::Terms;
+use crate::mysql::{Address as ServerAddress, Client, DumpEngine};
 use crate::notify::{self, Header};
 use crate::readiness::{self, Access, Listener, Token, token};
 use crate::restore;
@@ -36,8 +37,41 @@ use crate::window::Rules;
 pub struct Service {
     /// Name and version, as manifests and statuses carry them.
     pub name: String,
-    /// The `SQLite` file.
-    pub database: PathBuf,
+    /// What is backed up.
+    pub database: Storage,
+}
+
+/// The service's database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Storage {
+    /// An `SQLite` file.
+    Sqlite(PathBuf),
+    /// A database of a MySQL or MariaDB server.
+    MySql(ServerAddress),
+}
+
+impl From<PathBuf> for Storage {
+    fn from(path: PathBuf) -> Self {
+        Self::Sqlite(path)
+    }
+}
+
+impl Storage {
+    /// What statuses call it. Never shows a password.
+    fn name(&self) -> PathBuf {
+        match self {
+            Self::Sqlite(path) => path.clone(),
+            Self::MySql(address) => address.to_string().into(),
+        }
+    }
+
+    /// The file, which is never read by descriptor; of a server there is none.
+    fn file(&self) -> &Path {
+        match self {
+            Self::Sqlite(path) => path,
+            Self::MySql(_) => Path::new(""),
+        }
+    }
 }
 
 /// Everything checked and bound; nothing runs yet.
@@ -52,7 +86,8 @@ pub struct Maintenance {
     endpoint: Option<(Listener, Access)>,
     touch_file: Option<TouchFile>,
     notify_header: Option<Header>,
-    lock: Lock,
+    /// Of an `SQLite` file.
+    lock: Option<Lock>,
 }
 
 /// A running driver and its endpoint.
@@ -105,6 +140,9 @@ pub enum Error {
         /// Its journal mode.
         journal: Journal,
     },
+    /// What only an `SQLite` file has was asked for.
+    #[error(transparent)]
+    Unfit(#[from] Problems),
     /// Another process uses the database, or is restoring it.
     #[error(
         "{0:?} is in use by another process that holds its lock file, a tracker or a restore; \
@@ -148,13 +186,19 @@ impl Maintenance {
     /// What is wrong and what to do. Nothing is written before everything that can be
     /// checked without writing has been.
     pub fn prepare(settings: Settings, service: Service) -> Result<Self, Error> {
-        let disk = Disk::default().guarding(&service.database);
+        let disk = match &service.database {
+            Storage::Sqlite(path) => Disk::default().guarding(path),
+            Storage::MySql(_) => Disk::default(),
+        };
         let endpoint = settings
             .readiness
             .as_ref()
             .map(|readiness| open(readiness, &disk))
             .transpose()?;
-        must_exist(&service.database, Error::NoDatabaseDirectory)?;
+        match &service.database {
+            Storage::Sqlite(path) => must_exist(path, Error::NoDatabaseDirectory)?,
+            Storage::MySql(_) => settings.check_for_mysql()?,
+        }
         if settings.backup.taken_by == TakenBy::Tracker {
             must_exist(&settings.backup.directory, Error::NoParentDirectory)?;
         }
@@ -172,9 +216,12 @@ impl Maintenance {
             .as_deref()
             .map(|path| Header::read(path, &disk))
             .transpose()?;
-        check_journal(&settings, &service.database)?;
+        match &service.database {
+            Storage::Sqlite(path) => check_journal(&settings, path)?,
+            Storage::MySql(address) => warn_of_programs(&settings, address),
+        }
         if settings.backup.taken_by == TakenBy::Tracker {
-            check_files(&settings, &service.database, &disk)?;
+            check_files(&settings, service.database.file(), &disk)?;
         }
         let (gate, keeper) = Gate::new().map_err(Error::Thread)?;
 
@@ -183,13 +230,18 @@ impl Maintenance {
             TakenBy::Tracker => Catalogue::open(disk.clone(), directory)?,
             TakenBy::Sidecar => Catalogue::elsewhere(disk.clone(), directory),
         };
-        let Some(lock) = restore::hold(&service.database, &disk)? else {
-            return Err(Error::InUse(service.database));
+        let lock = match &service.database {
+            Storage::Sqlite(path) => {
+                Some(restore::hold(path, &disk)?.ok_or_else(|| Error::InUse(path.clone()))?)
+            }
+            Storage::MySql(_) => None,
         };
         if let Some(touch_file) = &touch_file {
             touch_file.clear_stale()?;
         }
-        sqlite::set_journal_mode(&service.database, settings.journal_mode)?;
+        if let Storage::Sqlite(path) = &service.database {
+            sqlite::set_journal_mode(path, settings.journal_mode)?;
+        }
         Ok(Self {
             settings,
             service,
@@ -238,28 +290,17 @@ impl Maintenance {
         let newest = good.next().map(BackupStatus::found);
         let rules = rules(&settings);
         warn_of_catch_up(&settings, &rules);
-        let database = Database::open(&service.database)?;
-        if let (Some(partial), TakenBy::Tracker) =
-            (&settings.backup.partial, settings.backup.taken_by)
-        {
-            excerpt::check(&database, partial)?;
-        }
-        let engine = BackupEngine::new(database, catalogue, disk, &settings, service.name.clone())?;
-        let address = endpoint
-            .as_ref()
-            .and_then(|(listener, _)| listener.address().ok());
-        let herald = Herald::start(herald::Parts {
-            notify: settings.notify,
+        let (name, database) = (service.name.clone(), service.database);
+        let herald = herald::Parts {
+            notify: settings.notify.clone(),
             header: notify_header,
-            hooks: settings.hooks,
-            service: service.name.clone(),
-            database: service.database.clone(),
-            directory: settings.backup.directory,
-        })
-        .map_err(Error::Thread)?;
-        let (herald, heralding) = herald.unzip();
-        let (driver, handles) = Driver::new(Parts {
-            engine,
+            hooks: settings.hooks.clone(),
+            service: name.clone(),
+            database: database.name(),
+            directory: settings.backup.directory.clone(),
+        };
+        let parts = Parts {
+            engine: (),
             keeper,
             rules,
             hold_at_most: PerDoor {
@@ -269,35 +310,73 @@ impl Maintenance {
             served,
             touch_file,
             service: service.name,
-            database: service.database,
-        });
-        let driver = driver.telling(newest, herald);
-        let Handles {
-            commands,
-            mut status,
-        } = handles;
-        if let Some(heralding) = &heralding {
-            status = status.with(heralding.told.clone());
-        }
-        let reader = status.clone();
-        let (stop, stopped) = spawn(driver, endpoint, status, commands)?;
-        match &address {
-            Some(Address::Tcp(address)) => {
-                tracing::info!(target: LOG_TARGET, "Started on: http://{address}");
+            database: database.name(),
+        };
+        let telling = Telling { newest, herald };
+        match database {
+            Storage::Sqlite(path) => {
+                let database = Database::open(&path)?;
+                if let (Some(partial), TakenBy::Tracker) =
+                    (&settings.backup.partial, settings.backup.taken_by)
+                {
+                    excerpt::check(&database, partial)?;
+                }
+                let engine = BackupEngine::new(database, catalogue, disk, &settings, name)?;
+                launch(parts.with(engine), telling, endpoint)
             }
-            Some(unix @ Address::Unix(_)) => {
-                tracing::info!(target: LOG_TARGET, "Started on: {unix}");
+            Storage::MySql(address) => {
+                let engine = DumpEngine::new(address, catalogue, disk, &settings, name);
+                launch(parts.with(engine), telling, endpoint)
             }
-            None => {}
         }
-        Ok(Running {
-            status: reader,
-            readiness: address,
-            stop,
-            stopped,
-            herald: heralding,
-        })
     }
+}
+
+/// Who is told of runs, and of which backup there is to begin with.
+struct Telling {
+    newest: Option<BackupStatus>,
+    herald: herald::Parts,
+}
+
+/// Starts the driver of this engine, and the endpoint, on a thread of their own, and whoever
+/// tells of the runs on another.
+fn launch<E: Engine>(
+    parts: Parts<E>,
+    telling: Telling,
+    endpoint: Option<(Listener, Access)>,
+) -> Result<Running, Error> {
+    let address = endpoint
+        .as_ref()
+        .and_then(|(listener, _)| listener.address().ok());
+    let herald = Herald::start(telling.herald).map_err(Error::Thread)?;
+    let (herald, heralding) = herald.unzip();
+    let (driver, handles) = Driver::new(parts);
+    let driver = driver.telling(telling.newest, herald);
+    let Handles {
+        commands,
+        mut status,
+    } = handles;
+    if let Some(heralding) = &heralding {
+        status = status.with(heralding.told.clone());
+    }
+    let reader = status.clone();
+    let (stop, stopped) = spawn(driver, endpoint, status, commands)?;
+    match &address {
+        Some(Address::Tcp(address)) => {
+            tracing::info!(target: LOG_TARGET, "Started on: http://{address}");
+        }
+        Some(unix @ Address::Unix(_)) => {
+            tracing::info!(target: LOG_TARGET, "Started on: {unix}");
+        }
+        None => {}
+    }
+    Ok(Running {
+        status: reader,
+        readiness: address,
+        stop,
+        stopped,
+        herald: heralding,
+    })
 }
 
 impl Running {
@@ -350,8 +429,8 @@ impl Running {
 }
 
 /// Starts the thread of driver and endpoint: how it is told to stop, and says that it has.
-fn spawn(
-    driver: Driver<BackupEngine>,
+fn spawn<E: Engine>(
+    driver: Driver<E>,
     endpoint: Option<(Listener, Access)>,
     status: Reader,
     commands: mpsc::Sender<Command>,
@@ -494,6 +573,15 @@ fn served(settings: &Settings, backups: &[Backup]) -> Option<DateTime<Utc>> {
     let newest = backups.first()?;
     let window = settings.schedule.last_before(newest.manifest.began)?;
     Some(window.begins)
+}
+
+/// A run without the client program fails, and says so; but somebody who looks at the start
+/// should not have to wait for one.
+fn warn_of_programs(settings: &Settings, address: &ServerAddress) {
+    let program = settings.backup.dump_program.as_deref();
+    if let Err(error) = Client::find(address.clone(), program) {
+        tracing::warn!(target: LOG_TARGET, "There will be no backups as it is: {error}");
+    }
 }
 
 fn warn_of_catch_up(settings: &Settings, rules: &Rules) {

@@ -10,6 +10,9 @@
 //! leaves the catalogue as it was; one after it, of pruning, is a warning, because the
 //! backup is good.
 //!
+//! A dump of a server is stored already; of it there are the other files to store, and all from
+//! reading back.
+//!
 //! Whoever made the copy calls this: the engine in the service itself, or a sidecar once
 //! it was told that the file was held still throughout.
 
@@ -19,13 +22,14 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::catalogue::{
-    Artifact, Backup, Catalogue, Draft, MANIFEST_FORMAT, Manifest, Owner, StoredFiles,
+    Artifact, Backup, Catalogue, Draft, DumpOf, MANIFEST_FORMAT, Manifest, Owner, StoredFiles,
 };
 use crate::config::{self, Compression, Depth};
 use crate::disk::Disk;
 use crate::driver::Published;
 use crate::excerpt::{self, Partial};
 use crate::files::{self, Choice, Reserved};
+use crate::mysql::{self, Consistency, Rows};
 use crate::priority::{self, Work};
 use crate::snapshot::{RawCopy, Streamed, Watch, Way};
 use crate::sqlite::Facts;
@@ -72,6 +76,72 @@ pub struct Made {
     pub wal_growth: Option<u64>,
 }
 
+/// A stored dump, and how it came to be.
+#[derive(Debug, Clone)]
+pub struct DumpMade {
+    /// The run it was made in.
+    pub run: RunId,
+    /// When the run began.
+    pub began: DateTime<Utc>,
+    /// The instant it shows.
+    pub pinned: DateTime<Utc>,
+    /// How long announces waited, all closures of the run together.
+    pub pause: Duration,
+    /// The database, without the password.
+    pub source: String,
+    /// What the dump program says of itself.
+    pub client: String,
+    /// The server's version.
+    pub server: String,
+    /// How all tables are of one instant.
+    pub consistent_by: Consistency,
+    /// What was stored.
+    pub artifact: Artifact,
+    /// zstd's level, if it is compressed.
+    pub level: Option<i32>,
+    /// Rows of each table, as they were counted on the way.
+    pub rows: Rows,
+    /// Seconds until it was durable.
+    pub seconds: f64,
+    /// What to look at though it is good.
+    pub warnings: Vec<String>,
+}
+
+/// What a manifest says of where a backup is from.
+struct Origin {
+    run: RunId,
+    began: DateTime<Utc>,
+    pinned: DateTime<Utc>,
+    pause: Duration,
+    driver: &'static str,
+    source: PathBuf,
+    journal_mode: String,
+    read_mark_zero: Option<bool>,
+    page_size: u32,
+    page_count: u64,
+    wal_growth: Option<u64>,
+    dump: Option<DumpOf>,
+}
+
+impl From<Made> for Origin {
+    fn from(made: Made) -> Self {
+        Self {
+            run: made.run,
+            began: made.began,
+            pinned: made.pinned,
+            pause: made.pause,
+            driver: "sqlite3",
+            journal_mode: made.facts.journal.to_string(),
+            page_size: made.facts.page_size,
+            page_count: made.facts.page_count,
+            source: made.facts.path,
+            read_mark_zero: made.read_mark_zero,
+            wal_growth: made.wal_growth,
+            dump: None,
+        }
+    }
+}
+
 /// An artifact, and how it came to be.
 struct Stored {
     artifact: Artifact,
@@ -105,7 +175,7 @@ impl Publisher<'_> {
             ..
         } = *self.backup;
         let mut warnings = Vec::new();
-        let files = self.store_files(&draft, &made.facts, &mut warnings, watch)?;
+        let files = self.store_files(&draft, &made.facts.path, &mut warnings, watch)?;
         self.works(Work::Reading);
         // What is stored as it is will be read twice anyway.
         let as_it_is = compression == Compression::None && partial.is_none();
@@ -143,7 +213,7 @@ impl Publisher<'_> {
             report,
             warnings,
         };
-        self.conclude(draft, &path, stored, made, watch)
+        self.conclude(draft, &path, stored, made.into(), watch)
     }
 
     /// As [`Publisher::publish`], of what was compressed and checked under the pin.
@@ -159,7 +229,7 @@ impl Publisher<'_> {
         watch: &Watch,
     ) -> Result<Published, Failure> {
         let mut warnings = Vec::new();
-        let files = self.store_files(&draft, &made.facts, &mut warnings, watch)?;
+        let files = self.store_files(&draft, &made.facts.path, &mut warnings, watch)?;
         let path = draft.artifact_path(&self.backup.compression);
         let Streamed {
             artifact,
@@ -188,7 +258,56 @@ impl Publisher<'_> {
             report,
             warnings,
         };
-        self.conclude(draft, &path, stored, made, watch)
+        self.conclude(draft, &path, stored, made.into(), watch)
+    }
+
+    /// As [`Publisher::publish`], of a dump that is in the draft already.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn publish_dump(
+        &self,
+        draft: Draft,
+        made: DumpMade,
+        watch: &Watch,
+    ) -> Result<Published, Failure> {
+        let mut warnings = made.warnings;
+        // There is no file of the database that could be among them.
+        let files = self.store_files(&draft, Path::new(""), &mut warnings, watch)?;
+        let path = draft.dump_path(&self.backup.compression);
+        let stored = Stored {
+            artifact: made.artifact,
+            level: made.level,
+            files,
+            method: Way::Dump,
+            seconds: made.seconds,
+            report: Report {
+                depth: Depth::Quick,
+                rows: made.rows,
+                seconds: 0.0,
+            },
+            warnings,
+        };
+        let origin = Origin {
+            run: made.run,
+            began: made.began,
+            pinned: made.pinned,
+            pause: made.pause,
+            driver: mysql::DRIVER,
+            source: made.source.into(),
+            journal_mode: "none".to_owned(),
+            read_mark_zero: None,
+            page_size: 0,
+            page_count: 0,
+            wal_growth: None,
+            dump: Some(DumpOf {
+                client: made.client,
+                server: made.server,
+                consistent_by: made.consistent_by,
+            }),
+        };
+        self.conclude(draft, &path, stored, origin, watch)
     }
 
     /// What is left to do once there is an artifact.
@@ -197,11 +316,19 @@ impl Publisher<'_> {
         draft: Draft,
         path: &Path,
         stored: Stored,
-        made: Made,
+        origin: Origin,
         watch: &Watch,
     ) -> Result<Published, Failure> {
         self.works(Work::Reading);
-        verify::artifact(path, &stored.artifact, self.disk, watch).map_err(unverified)?;
+        let mut stored = stored;
+        let checked = if origin.dump.is_none() {
+            verify::artifact(path, &stored.artifact, self.disk, watch)
+        } else {
+            let (artifact, rows) = (&stored.artifact, &stored.report.rows);
+            let report = verify::dump(path, artifact, rows, self.disk, watch);
+            report.map(|report| stored.report = report)
+        };
+        checked.map_err(unverified)?;
         self.works(Work::Writing);
 
         let Stored {
@@ -217,17 +344,23 @@ impl Publisher<'_> {
         let last = self
             .earlier()?
             .into_iter()
+            .filter(|last| last.manifest.driver == origin.driver)
             .find(|last| last.manifest.partial == self.backup.partial);
         warnings.extend(last.and_then(|last| shrunk(&last.manifest, artifact.raw_bytes)));
-        let Made {
+        let Origin {
             run,
             began,
             pinned,
-            facts,
-            read_mark_zero,
             pause,
+            driver,
+            source,
+            journal_mode,
+            read_mark_zero,
+            page_size,
+            page_count,
+            dump,
             wal_growth,
-        } = made;
+        } = origin;
         let owner = Owner::this(format!("{}, run {run}", self.service), now());
         let manifest = Manifest {
             format: MANIFEST_FORMAT,
@@ -239,17 +372,18 @@ impl Publisher<'_> {
             service: self.service.to_owned(),
             library: crate::VERSION.into(),
             sqlite: rusqlite::version().into(),
-            driver: "sqlite3".into(),
-            source: facts.path,
-            journal_mode: facts.journal.to_string(),
+            driver: driver.into(),
+            source,
+            journal_mode,
             read_mark_zero,
-            page_size: facts.page_size,
-            page_count: facts.page_count,
+            page_size,
+            page_count,
             method,
             pause_ms: milliseconds(pause),
             copy_seconds: seconds,
             wal_growth,
             bandwidth: self.backup.bandwidth,
+            dump,
             database: artifact,
             compression_level: level,
             partial: self.backup.partial.clone(),
@@ -302,7 +436,11 @@ impl Publisher<'_> {
 
     /// What is to be stored besides the database, as of now. What cannot be, though it
     /// should, is an error if `missing_files` says so.
-    fn choose_files(&self, database: &Path, watch: &Watch) -> Result<(Choice, Reserved), Failure> {
+    pub(crate) fn choose_files(
+        &self,
+        database: &Path,
+        watch: &Watch,
+    ) -> Result<(Choice, Reserved), Failure> {
         let wanted = &self.backup.files;
         let reserved = Reserved::of(database, self.catalogue.directory());
         let choice = files::choose(wanted, &reserved, self.disk, watch).map_err(not_stored)?;
@@ -313,12 +451,12 @@ impl Publisher<'_> {
     fn store_files(
         &self,
         draft: &Draft,
-        facts: &Facts,
+        database: &Path,
         warnings: &mut Vec<String>,
         watch: &Watch,
     ) -> Result<Option<StoredFiles>, Failure> {
         let config::Files { missing, limit, .. } = self.backup.files;
-        let (choice, reserved) = self.choose_files(&facts.path, watch)?;
+        let (choice, reserved) = self.choose_files(database, watch)?;
         let compression = self.backup.compression;
         let stored = files::store(
             choice,

@@ -283,6 +283,12 @@ pub fn plan(
     let (source, pinned, bytes) = match &from {
         Source::Backup(backup) => {
             let manifest = &backup.manifest;
+            if manifest.is_dump() {
+                return Err(Error::Unusable {
+                    path: target,
+                    why: "the backup is a dump, of which a server makes a database",
+                });
+            }
             objections.extend(manifest.partial.clone().map(|of| Objection::Partial { of }));
             let bytes = manifest.database.raw_bytes;
             (manifest.id.to_string(), Some(manifest.pinned), bytes)

@@ -87,6 +87,8 @@ pub enum Way {
     Pages,
     /// The file was read into the compressor, under the pin: there was no room for a copy.
     Stream,
+    /// The server was asked for its rows: there is no file.
+    Dump,
 }
 
 impl fmt::Display for Way {
@@ -96,6 +98,7 @@ impl fmt::Display for Way {
             Self::File => "file",
             Self::Pages => "pages",
             Self::Stream => "stream",
+            Self::Dump => "dump",
         })
     }
 }
@@ -347,7 +350,7 @@ impl Stamp {
 }
 
 /// Fails once a file is no longer held still. Each thread of a copy asks.
-type Still<'a> = dyn Fn() -> Result<(), Error> + Sync + 'a;
+pub(crate) type Still<'a> = dyn Fn() -> Result<(), Error> + Sync + 'a;
 
 /// Whether the pin stands.
 fn still(pin: &Pin) -> impl Fn() -> Result<(), Error> + Sync {
@@ -358,7 +361,7 @@ fn still(pin: &Pin) -> impl Fn() -> Result<(), Error> + Sync {
 const SLICE: Duration = Duration::from_millis(20);
 
 /// Keeps a copy within its bandwidth, shows its progress and passes on that it is over.
-struct Pace<'a> {
+pub(crate) struct Pace<'a> {
     bandwidth: Option<u64>,
     /// Whether the file is still held still.
     still: &'a Still<'a>,
@@ -371,7 +374,7 @@ impl<'a> Pace<'a> {
         clippy::disallowed_methods,
         reason = "a rate is measured where the bytes go by"
     )]
-    fn new(bandwidth: Option<u64>, still: &'a Still<'a>, watch: &'a Watch) -> Self {
+    pub(crate) fn new(bandwidth: Option<u64>, still: &'a Still<'a>, watch: &'a Watch) -> Self {
         Self {
             bandwidth,
             still,
@@ -387,7 +390,7 @@ impl<'a> Pace<'a> {
     }
 
     /// Waits until `done` bytes in all are not too fast.
-    fn keep(&self, done: u64) -> Result<(), Error> {
+    pub(crate) fn keep(&self, done: u64) -> Result<(), Error> {
         let due = self.due(done).unwrap_or_default();
         loop {
             self.go_on()?;
@@ -397,6 +400,11 @@ impl<'a> Pace<'a> {
             }
             self.watch.pause(early.min(SLICE));
         }
+    }
+
+    /// Seconds since it began.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
     }
 
     /// How long `done` bytes should have taken.

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::artifact::{Encoding, checksum, compress_from};
+pub(crate) use self::artifact::{Encoding, checksum, compress_from, read_into, store};
 pub use self::artifact::{artifact, compress, unpack};
+pub(crate) use self::dump::dump;
 pub use self::foreign::{foreign, unpack_foreign, unpacked_size};
 pub(crate) use self::structure::{CHECKING, immutable_uri, structure_of};
 pub use self::structure::{expected, structure};
@@ -17,6 +18,7 @@ use crate::files;
 use crate::snapshot::Watch;
 
 mod artifact;
+mod dump;
 mod foreign;
 mod structure;
 
@@ -74,6 +76,9 @@ impl Error {
 /// that the artifacts are; and with a depth, that the database inside is sound and its
 /// tables have the rows the manifest says.
 ///
+/// A dump of a server is read and its rows are counted at any depth; there is no structure of
+/// it to be checked without a server.
+///
 /// For that the database is unpacked into the directory `scratch`, as
 /// `<id>.unpacked.sqlite3`, and removed again; one stored uncompressed is checked in place.
 ///
@@ -94,6 +99,10 @@ pub fn backup(
         files::check(&backup.dir.join(&stored.artifact.name), stored, disk, watch)?;
     }
     match depth {
+        _ if backup.manifest.is_dump() => {
+            published(backup, disk)?;
+            dump(&stored, expected, &backup.manifest.rows, disk, watch).map(Some)
+        }
         None => {
             published(backup, disk)?;
             artifact(&stored, expected, disk, watch)?;
@@ -164,7 +173,11 @@ pub(crate) fn published(backup: &Backup, disk: &Disk) -> Result<(), Error> {
     Ok(())
 }
 
-fn differing_rows(expected: &BTreeMap<String, u64>, found: &BTreeMap<String, u64>) -> Vec<String> {
+/// Where two counts of rows differ, that of the manifest and that of the database.
+pub(crate) fn differing_rows(
+    expected: &BTreeMap<String, u64>,
+    found: &BTreeMap<String, u64>,
+) -> Vec<String> {
     let rows = |count: Option<&u64>| match count {
         Some(rows) => format!("{rows} rows"),
         None => "none".to_owned(),

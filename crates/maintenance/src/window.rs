@@ -1085,7 +1085,8 @@ impl State {
             message: format!(
                 "announces would have to wait about {estimate:.0?} for the copy, and {limit}; use \
                  journal_mode = \"wal\" with announces = \"auto\", where they flow while the file \
-                 is copied, or one XFS or btrfs for database and backups, where it is cloned"
+                 is copied, or one XFS or btrfs for database and backups, where it is cloned; on \
+                 MySQL have InnoDB tables alone, and announces = \"auto\""
             ),
         })
     }

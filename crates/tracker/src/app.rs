@@ -41,7 +41,7 @@ use torrust_tracker_maintenance::door::Lobby;
 use torrust_tracker_maintenance::durability::{Durability, Failures};
 use torrust_tracker_maintenance::gate::{Door, Gate, Keeper};
 use torrust_tracker_maintenance::hold::Bounds;
-use torrust_tracker_maintenance::maintenance::{Maintenance, Running, Service};
+use torrust_tracker_maintenance::maintenance::{Maintenance, Running, Service, Storage};
 
 use crate::alarm::Alarm;
 use crate::configuration::Configuration;
@@ -122,8 +122,8 @@ impl App {
             .map_or(Acknowledge::Durable, |settings| settings.acknowledge);
 
         let upkeep = blocking({
-            let path = path.clone();
-            move || Upkeep::prepare(settings, path.as_deref())
+            let storage = storage(&configuration);
+            move || Upkeep::prepare(settings, storage)
         })
         .await?;
         let tracker = open(&configuration, path.as_deref(), load_completed).await?;
@@ -186,17 +186,20 @@ impl App {
 
 impl Upkeep<Maintenance> {
     /// Checks the database and prepares it for the windows. Blocks.
-    fn prepare(settings: Option<Settings>, database: Option<&Path>) -> anyhow::Result<Self> {
-        if let Some(path) = database {
+    fn prepare(
+        settings: Option<Settings>,
+        storage: anyhow::Result<Storage>,
+    ) -> anyhow::Result<Self> {
+        if let Ok(Storage::Sqlite(path)) = &storage {
             database::check_file(path)?;
         }
-        let (Some(settings), Some(path)) = (settings, database) else {
+        let Some(settings) = settings else {
             let (_, keeper) = Gate::new().context("could not start the gate's watchdog")?;
             return Ok(Self::Off(keeper));
         };
         let service = Service {
             name: SERVICE.to_owned(),
-            database: path.to_owned(),
+            database: storage?,
         };
         Maintenance::prepare(settings, service)
             .map(Self::On)
@@ -457,6 +460,18 @@ async fn report(mut failures: Failures) {
             tracing::error!(
                 "Requests are left unanswered, as what they wrote may not last (failure {count}): {error}"
             );
+        }
+    }
+}
+
+/// The database as the library is to know it. That it is wrong matters to nobody without
+/// windows: upstream has its own words for it.
+fn storage(configuration: &TrackerConfiguration) -> anyhow::Result<Storage> {
+    match sqlite_path(configuration) {
+        Some(path) => Ok(Storage::Sqlite(path)),
+        None => {
+            let address = configuration.core.database.path.parse();
+            address.map(Storage::MySql).context("core.database.path")
         }
     }
 }

@@ -12,9 +12,10 @@ use figment::Figment;
 use figment::providers::Serialized;
 use torrust_tracker_configuration::validator::Validator as _;
 use torrust_tracker_configuration::{
-    Configuration as Tracker, Driver, Error as Upstream, LATEST_VERSION, Metadata,
+    Configuration as Tracker, Database, Driver, Error as Upstream, LATEST_VERSION, Metadata,
 };
 use torrust_tracker_maintenance::config::{Error, Settings, Source};
+use torrust_tracker_maintenance::mysql::Address;
 
 use crate::descriptors;
 
@@ -125,7 +126,7 @@ fn combine(
             descriptors.and_then(|limit| descriptors::problem(settings.gate.hold_http, limit)),
         );
         if let Some(tracker) = &tracker {
-            problems.extend(unsupported(&tracker.core.database.driver));
+            problems.extend(unfit(settings, &tracker.core.database));
             problems.extend(useless(settings, tracker));
         }
     }
@@ -138,15 +139,18 @@ fn combine(
     }
 }
 
-/// Why `[maintenance]` cannot be used with a database, if it cannot.
-fn unsupported(driver: &Driver) -> Option<String> {
-    match driver {
-        Driver::Sqlite3 => None,
-        Driver::MySQL => Some(
-            "maintenance.enabled = true: core.database.driver = \"mysql\" is not supported yet \
-             by this version; set maintenance.enabled = false"
-                .to_owned(),
-        ),
+/// Why `[maintenance]` cannot be used with a database as it is written, if it cannot.
+fn unfit(settings: &Settings, database: &Database) -> Vec<String> {
+    match database.driver {
+        Driver::Sqlite3 => Vec::new(),
+        Driver::MySQL => {
+            let address = database.path.parse::<Address>().err();
+            // Not the value: it has a password in it.
+            let address = address.map(|error| format!("core.database.path {error}"));
+            let settings = settings.check_for_mysql().err();
+            let settings = settings.map(|problems| problems.to_string());
+            address.into_iter().chain(settings).collect()
+        }
     }
 }
 
@@ -266,13 +270,14 @@ mod tests {
         assert!(read(&toml).is_err());
     }
 
+    fn settings(toml: &str) -> Settings {
+        let toml = format!("[maintenance]\nenabled = true\nwindow = \"03:00-03:05\"\n{toml}");
+        let settings = Source::text(toml).maintenance().expect("valid");
+        settings.expect("enabled")
+    }
+
     #[test]
     fn counters_that_would_not_stay_are_not_loaded() {
-        let settings = |toml: &str| {
-            let toml = format!("[maintenance]\nenabled = true\nwindow = \"03:00-03:05\"\n{toml}");
-            let settings = Source::text(toml).maintenance().expect("valid");
-            settings.expect("enabled")
-        };
         let mut tracker = Tracker::default();
         let loading = settings("load_completed = true");
         let problem = useless(&loading, &tracker).expect("upstream's default is false");
@@ -297,12 +302,21 @@ mod tests {
     }
 
     #[test]
-    fn maintenance_needs_sqlite() {
-        assert_eq!(unsupported(&Driver::Sqlite3), None);
-        let problem = unsupported(&Driver::MySQL).expect("not yet");
+    fn a_server_wants_an_address_and_nothing_that_only_files_have() {
+        let none = Vec::<String>::new();
+        let mut database = Tracker::default().core.database;
+        assert_eq!(unfit(&settings("journal_mode = \"wal\""), &database), none);
+        database.driver = Driver::MySQL;
+        database.path = "mysql://u:hunter2@localhost/torrust".to_owned();
+        assert_eq!(unfit(&settings(""), &database), none);
+        database.path = "mysql://u:hunter2@localhost".to_owned();
+        let problems = unfit(&settings("journal_mode = \"wal\""), &database);
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems[0].contains("names no database"), "{problems:?}");
         assert!(
-            problem.contains("not supported yet by this version"),
-            "{problem}"
+            problems[1].contains("maintenance.journal_mode"),
+            "{problems:?}"
         );
+        assert!(!problems.concat().contains("hunter2"));
     }
 }

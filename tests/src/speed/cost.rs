@@ -137,7 +137,7 @@ pub fn serve(database: &Path, catalogue: &Path, compression: &str) -> Result<()>
     let settings = settings.maintenance()?.context("it is enabled")?;
     let service = Service {
         name: "run_cost".to_owned(),
-        database: database.to_owned(),
+        database: database.to_owned().into(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -19,6 +19,7 @@ mod failures;
 mod foreign;
 mod harness;
 mod modes;
+mod mysql;
 mod operator;
 mod order;
 mod pause;

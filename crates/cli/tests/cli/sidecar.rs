@@ -346,7 +346,7 @@ impl Running {
     fn says(&mut self, what: &str) -> Result {
         let stderr = self.0.stderr.as_mut().ok_or("piped")?;
         // Byte by byte: what is behind the line is for `ended`.
-        let mut lines = std::io::BufReader::with_capacity(1, stderr).lines();
+        let mut lines = BufReader::with_capacity(1, stderr).lines();
         let found = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains(what)));
         found.ok_or_else(|| format!("it ended without saying {what}"))??;
         Ok(())

@@ -83,6 +83,15 @@ impl Draft {
         })
     }
 
+    /// Where the stored dump of a server goes.
+    #[must_use]
+    pub fn dump_path(&self, compression: &Compression) -> PathBuf {
+        self.dir().join(match compression {
+            Compression::None => "database.sql",
+            Compression::Zstd(_) => "database.sql.zst",
+        })
+    }
+
     /// Gives it its final name, after everything in it is written and synced.
     ///
     /// # Errors

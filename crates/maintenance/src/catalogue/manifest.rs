@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::BackupId;
 use crate::config::Depth;
 use crate::excerpt::Partial;
+use crate::mysql::{self, Consistency};
 use crate::snapshot::Way;
 use crate::window::RunId;
 
@@ -38,16 +39,17 @@ pub struct Manifest {
     pub library: String,
     /// `SQLite` version linked.
     pub sqlite: String,
-    /// Database driver, `sqlite3`.
+    /// Database driver, `sqlite3` or `mysql`.
+    #[serde(default = "sqlite3")]
     pub driver: String,
-    /// Path of the database that was copied.
+    /// Path of the database that was copied; of a server its address, without the password.
     pub source: PathBuf,
-    /// Journal mode found: `wal`, `delete`, `truncate` or `persist`.
+    /// Journal mode found: `wal`, `delete`, `truncate` or `persist`; `none` of a server.
     pub journal_mode: String,
     /// Whether the pin was on read mark 0, where every writer pays while it lasts.
     /// `None`: rollback journal, or it could not be told.
     pub read_mark_zero: Option<bool>,
-    /// Bytes in a page.
+    /// Bytes in a page; 0 of a server.
     pub page_size: u32,
     /// Pages of the database that was copied; an excerpt of it has fewer.
     pub page_count: u64,
@@ -65,6 +67,9 @@ pub struct Manifest {
     /// Bytes a second the copy was limited to, if it was.
     #[serde(default)]
     pub bandwidth: Option<u64>,
+    /// How it was dumped, if it is of a server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dump: Option<DumpOf>,
     /// The stored file.
     pub database: Artifact,
     /// zstd's level; `None` if it is stored as it is, or was stored before levels were noted.
@@ -86,6 +91,17 @@ pub struct Manifest {
     /// What the operator should look at, though the backup is good.
     #[serde(default)]
     pub warnings: Vec<String>,
+}
+
+/// How a server was dumped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DumpOf {
+    /// What the dump program says of itself.
+    pub client: String,
+    /// The server's version.
+    pub server: String,
+    /// How all tables are of one instant.
+    pub consistent_by: Consistency,
 }
 
 /// One stored file of a backup.
@@ -133,6 +149,12 @@ impl Manifest {
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.partial.is_none()
+    }
+
+    /// Whether it is SQL that a server makes a database of, not a database.
+    #[must_use]
+    pub fn is_dump(&self) -> bool {
+        self.driver == mysql::DRIVER
     }
 
     /// Bytes that were copied from the database: what [`Self::copy_seconds`] was taken for.
@@ -183,6 +205,11 @@ impl Manifest {
     }
 }
 
+/// The driver of manifests that do not name it.
+fn sqlite3() -> String {
+    "sqlite3".to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,6 +230,7 @@ mod tests {
         let mut json = serde_json::to_value(&written)?;
         let fields = json.as_object_mut().ok_or("a table")?;
         for since in [
+            "driver",
             "bandwidth",
             "wal_growth",
             "compression_level",
@@ -226,7 +254,7 @@ mod tests {
 
     #[test]
     fn every_way_there_is_reads_back_as_it_is_shown() -> serde_json::Result<()> {
-        for way in [Way::Clone, Way::File, Way::Pages, Way::Stream] {
+        for way in [Way::Clone, Way::File, Way::Pages, Way::Stream, Way::Dump] {
             assert_eq!(serde_json::to_value(way)?, way.to_string());
             assert_eq!(serde_json::from_value::<Way>(way.to_string().into())?, way);
         }

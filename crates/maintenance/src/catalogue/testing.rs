@@ -48,6 +48,7 @@ pub(crate) fn manifest(id: &BackupId, database: Artifact) -> Manifest {
         copy_seconds: 0.5,
         wal_growth: Some(0),
         bandwidth: None,
+        dump: None,
         database,
         compression_level: Some(3),
         partial: None,

@@ -19,7 +19,7 @@ fn shipped() -> String {
     std::fs::read_to_string(path).expect("config/tracker.toml is in the repository")
 }
 
-fn file(toml: &str) -> File {
+pub(super) fn file(toml: &str) -> File {
     let figment = Figment::from(Toml::string(toml));
     File::find_in(&figment)
         .expect("valid TOML")

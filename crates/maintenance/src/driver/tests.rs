@@ -179,7 +179,7 @@ impl Engine for Fake {
 
     fn describe(&self, _pin: &Part) -> Pinned {
         Pinned {
-            file: FILE,
+            file: Some(FILE),
             taken: DateTime::UNIX_EPOCH,
         }
     }

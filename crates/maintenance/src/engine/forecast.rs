@@ -140,7 +140,8 @@ impl Known<'_> {
     fn copy(&self, way: Way) -> Duration {
         let rate = match way {
             Way::Clone => self.measured(way).unwrap_or(UNMEASURED_CLONE),
-            Way::Stream => self.measured(way).unwrap_or(UNMEASURED_STREAM),
+            // A dump is reckoned by its own engine.
+            Way::Stream | Way::Dump => self.measured(way).unwrap_or(UNMEASURED_STREAM),
             Way::Pages => self.measured(way).unwrap_or(UNMEASURED_COPY),
             // What `auto` falls back to is slower, if anything.
             Way::File => self

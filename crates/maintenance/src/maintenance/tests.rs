@@ -57,7 +57,7 @@ impl Home {
         let settings = settings.maintenance()?.ok_or("it is enabled")?;
         let service = Service {
             name: "a service 1.0".to_owned(),
-            database: self.path("tracker.db"),
+            database: self.path("tracker.db").into(),
         };
         Ok(Maintenance::prepare(settings, service))
     }

@@ -65,7 +65,8 @@ pub fn stream(
     let encoding = Encoding::hurried();
     watch.begin("streaming", Some(from.total));
     let (size, path) = (from.total, pin.path());
-    let artifact = verify::compress_from(&mut from, path, size, artifact, encoding, disk, watch)
+    let known = Some(size);
+    let artifact = verify::compress_from(&mut from, path, known, artifact, encoding, disk, watch)
         .map_err(why)?;
     watch.expect(verify::CHECKING, verify::expected(size, Depth::Quick, &[]));
     let report = {

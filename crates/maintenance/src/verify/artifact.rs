@@ -17,6 +17,8 @@ use crate::snapshot::Watch;
 
 /// Bytes moved at a time. A fixed buffer: memory must not grow with the database.
 const CHUNK: usize = 256 << 10;
+/// The step of a watch in which an artifact is read back.
+const READING_BACK: &str = "reading back";
 /// Bytes written between two syncs. Many small ones, because one sync of gigabytes makes
 /// every commit of the database in service wait for it.
 const SYNC_EVERY: u64 = 4 << 20;
@@ -63,17 +65,17 @@ pub fn compress(
             let size = from.size()?;
             let encoding = Encoding::patient(level);
             watch.begin("compressing", Some(size));
-            compress_from(&mut from, raw, size, artifact, encoding, disk, watch)
+            compress_from(&mut from, raw, Some(size), artifact, encoding, disk, watch)
         }
     }
 }
 
-/// As [`compress`], of `size` bytes that are read from a stream, those of the file
-/// `source`. The step of the watch is the caller's.
+/// As [`compress`], of bytes that are read from a stream, those of `source`: so many, if that
+/// is known. The step of the watch is the caller's.
 pub(crate) fn compress_from(
     from: &mut impl Read,
     source: &Path,
-    size: u64,
+    size: Option<u64>,
     artifact: &Path,
     encoding: Encoding,
     disk: &Disk,
@@ -91,6 +93,35 @@ pub(crate) fn compress_from(
     let (to, stored) = encoder.finish().map_err(writing)?.sum();
     to.finish()?;
     Ok(described(artifact, from.sum().1, stored, "zstd"))
+}
+
+/// As [`compress`], of what is read from a stream, those bytes of `source`, however many they
+/// are. The step of the watch is the caller's.
+pub(crate) fn store(
+    from: &mut impl Read,
+    source: &Path,
+    artifact: &Path,
+    compression: Compression,
+    disk: &Disk,
+    watch: &Watch,
+) -> Result<Artifact, Error> {
+    match compression {
+        Compression::Zstd(level) => {
+            let encoding = Encoding::patient(level);
+            compress_from(from, source, None, artifact, encoding, disk, watch)
+        }
+        Compression::None => {
+            let mut to = Summed::new(Synced::new(disk.create(artifact)?));
+            pump(from, &mut to, watch).map_err(|stopped| match stopped {
+                Stopped::Cancelled(why) => Error::Cancelled { why },
+                Stopped::Reading(error) => disk::Error::new("read", source, error).into(),
+                Stopped::Writing(error) => disk::Error::new("write", artifact, error).into(),
+            })?;
+            let (to, raw) = to.sum();
+            to.finish()?;
+            Ok(described(artifact, raw.clone(), raw, "none"))
+        }
+    }
 }
 
 fn described(artifact: &Path, raw: Sum, stored: Sum, compression: &str) -> Artifact {
@@ -112,7 +143,20 @@ fn described(artifact: &Path, raw: Sum, stored: Sum, compression: &str) -> Artif
 ///
 /// [`Error::Corrupt`] if anything differs; or if it cannot be read, or `watch` is cancelled.
 pub fn artifact(path: &Path, expected: &Artifact, disk: &Disk, watch: &Watch) -> Result<(), Error> {
-    decode(path, expected, io::sink(), disk, watch)
+    decode(path, expected, READING_BACK, io::sink(), disk, watch)
+}
+
+/// As [`artifact`], writing what is inside to `to` on the way, as the step `doing` of the watch.
+/// What was written is not to be trusted unless this ends well.
+pub(crate) fn read_into(
+    path: &Path,
+    expected: &Artifact,
+    doing: &'static str,
+    to: impl Write,
+    disk: &Disk,
+    watch: &Watch,
+) -> Result<(), Error> {
+    decode(path, expected, doing, to, disk, watch)
 }
 
 /// Decompresses an artifact into the new file `to`, checking it as [`artifact`] does, and
@@ -130,7 +174,7 @@ pub fn unpack(
     watch: &Watch,
 ) -> Result<(), Error> {
     let mut sink = Synced::new(disk.create(to)?);
-    decode(path, expected, &mut sink, disk, watch)?;
+    decode(path, expected, READING_BACK, &mut sink, disk, watch)?;
     Ok(sink.finish()?)
 }
 
@@ -295,9 +339,9 @@ impl Encoding {
         }
     }
 
-    fn encoder<W: Write>(self, to: W, size: u64) -> io::Result<zstd::Encoder<'static, W>> {
+    fn encoder<W: Write>(self, to: W, size: Option<u64>) -> io::Result<zstd::Encoder<'static, W>> {
         let mut encoder = zstd::Encoder::new(to, self.level)?;
-        encoder.set_pledged_src_size(Some(size))?;
+        encoder.set_pledged_src_size(size)?;
         for parameter in self.parameters() {
             encoder.set_parameter(parameter)?;
         }
@@ -331,6 +375,7 @@ impl Encoding {
 fn decode(
     path: &Path,
     expected: &Artifact,
+    doing: &'static str,
     to: impl Write,
     disk: &Disk,
     watch: &Watch,
@@ -343,7 +388,7 @@ fn decode(
         let finding = format!("it has {size} bytes, not {}", expected.stored_bytes);
         return Err(Error::corrupt(path, finding));
     }
-    watch.begin("reading back", Some(expected.raw_bytes));
+    watch.begin(doing, Some(expected.raw_bytes));
 
     let stored = Summed::new(file);
     // One byte more than expected shows that there is too much; reading on would only let

@@ -67,7 +67,7 @@ async fn what_is_stored_is_checked_by_who_stores_it() {
             let backups = settings.backup.directory.clone();
             let service = Service {
                 name: "a service 1.0".into(),
-                database,
+                database: database.into(),
             };
             let started = Maintenance::prepare(settings, service).and_then(Maintenance::start);
             match started {
