@@ -24,6 +24,7 @@ pub mod load;
 pub mod pace;
 pub mod plot;
 pub mod proxy;
+pub mod s3;
 pub mod session;
 pub mod sidecar;
 pub mod speed;

@@ -6,13 +6,15 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use torrust_tracker_maintenance::config::Depth;
-use torrust_tracker_maintenance::disk::Disk;
+use torrust_tracker_maintenance::disk::{Disk, parent};
 use torrust_tracker_maintenance::restore::{self, Objection, RestorePlan, Restored};
 
 use crate::configuration::Configuration;
 use crate::exit::{Answer, Exit, Failure};
+use crate::identity;
 use crate::progress::watched;
-use crate::selection::Selection;
+use crate::remote::{self, Downloaded, Place};
+use crate::selection::{Selected, Selection};
 use crate::units;
 use crate::verify::instant;
 
@@ -30,6 +32,10 @@ pub struct Arguments {
     /// not made by this program.
     #[arg(value_name = "ID", default_value = "latest")]
     backup: Selection,
+    /// Download the backup from `[maintenance.remote]` first, into a directory beside what it
+    /// becomes, which is removed afterwards.
+    #[arg(long, value_name = "WHERE")]
+    from: Option<Place>,
     /// Restore to this file [default: the tracker's database].
     #[arg(long, value_name = "PATH")]
     to: Option<PathBuf>,
@@ -39,6 +45,8 @@ pub struct Arguments {
     partial: bool,
     #[command(flatten)]
     files: files::Options,
+    #[command(flatten)]
+    identity: identity::Options,
     /// Say what would be done and what speaks against it; change nothing.
     #[arg(long)]
     dry_run: bool,
@@ -58,16 +66,36 @@ impl Arguments {
         json: bool,
         now: DateTime<Utc>,
     ) -> Result<Answer, Failure> {
-        let catalogue = configuration.catalogue()?;
-        if self.files.wanted() {
-            let backup = self.backup.find(&catalogue, true)?;
-            return (self.files).carry_out(configuration, backup, self.dry_run, json, now);
-        }
-        let source = self.backup.find(&catalogue, self.partial)?;
+        let whatever = self.partial || self.files.wanted();
+        let identities = self.identity.read()?;
         let target = match &self.to {
+            _ if self.files.wanted() => self.files.directory(),
             Some(to) => to.clone(),
             None => tracker_database(configuration)?,
         };
+        let mut downloaded = None;
+        let source = match self.from {
+            None => {
+                let catalogue = configuration.catalogue()?;
+                let found = self.backup.find(&catalogue, whatever)?;
+                found.opened_with(identities)?
+            }
+            // What would be restored shows without downloading it; whether it opens does not.
+            Some(Place::Remote) if self.dry_run => {
+                let remote = remote::open(configuration)?;
+                Selected::Backup(remote::peek(&remote, &self.backup, whatever)?)
+            }
+            Some(Place::Remote) => {
+                let remote = remote::open(configuration)?;
+                let below = parent(&target);
+                let fetched = remote::download(&remote, &self.backup, whatever, below, json)?;
+                let Downloaded { backup, .. } = downloaded.insert(fetched);
+                Selected::Backup(backup.clone()).opened_with(identities)?
+            }
+        };
+        if self.files.wanted() {
+            return (self.files).carry_out(configuration, source, self.dry_run, json, now);
+        }
         let disk = Disk::default();
         let mut plan = restore::plan(source, &target, now, &disk)?;
         if self.partial {

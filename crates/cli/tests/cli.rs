@@ -38,6 +38,8 @@ use torrust_tracker_maintenance::{readiness, sqlite, verify};
 
 #[path = "cli/backups.rs"]
 mod backups;
+#[path = "cli/offsite.rs"]
+mod offsite;
 #[path = "cli/sidecar.rs"]
 mod sidecar;
 

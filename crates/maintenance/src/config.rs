@@ -12,6 +12,7 @@
 
 mod address;
 mod file;
+mod remote;
 mod source;
 mod table;
 mod value;
@@ -26,9 +27,11 @@ use glob::Pattern;
 pub use self::address::Address;
 pub use self::file::File;
 use self::file::TABLE;
+pub use self::remote::{Place, Readback, Remote, S3};
 pub use self::source::{Error, Source};
 use self::table::{Fault, Read, Table};
 pub use self::table::{Problem, Problems};
+use crate::encryption::Recipient;
 use crate::excerpt::{Partial, TORRENTS};
 use crate::schedule::{self, Schedule};
 
@@ -56,6 +59,8 @@ pub struct Settings {
     pub backup: Backup,
     /// The endpoint and the touch-file; `None`: neither.
     pub readiness: Option<Readiness>,
+    /// Where backups are uploaded to; `None`: nowhere.
+    pub remote: Option<Remote>,
 }
 
 /// `journal_mode`.
@@ -179,6 +184,18 @@ pub struct Backup {
     pub partial: Option<Partial>,
     /// Other files every backup holds.
     pub files: Files,
+    /// Whom a backup is encrypted for.
+    pub encryption: Encryption,
+}
+
+/// `backup.recipients` and `backup.recipients_file`: whom database and files are encrypted
+/// for. If neither is there, they are not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Encryption {
+    /// `recipients`.
+    pub recipients: Vec<Recipient>,
+    /// `recipients_file`: a file with more of them, one a line.
+    pub recipients_file: Option<PathBuf>,
 }
 
 /// The keys of `[maintenance.backup]` about other files than the database.
@@ -285,6 +302,7 @@ impl Settings {
             let gate = table.table("gate", Gate::read);
             let backup = table.table("backup", Backup::read);
             let readiness = table.table("readiness", Readiness::read);
+            let remote = table.table("remote", Remote::read);
 
             if announces == Announces::Serve && journal_mode == JournalMode::Delete {
                 let what = r#"cannot go with journal_mode = "delete""#;
@@ -308,6 +326,7 @@ impl Settings {
                 gate,
                 backup,
                 readiness,
+                remote,
             })
         })
     }
@@ -430,7 +449,33 @@ impl Backup {
             // Below the least a figure is a slip of the unit: a gigabyte would take five hours.
             bandwidth: table.or("bandwidth", None, value::limit(64 * KIB)),
             io_priority: table.or("io_priority", IoPriority::Low, value::choice(&priority)),
+            encryption: Encryption::read(table),
         }
+    }
+}
+
+impl Encryption {
+    fn read(table: &mut Table<'_>) -> Self {
+        let texts = table.unseen("recipients", value::recipients);
+        let recipients_file = table.optional("recipients_file", value::path);
+        let mut recipients = Vec::new();
+        for text in texts.unwrap_or_default() {
+            match Recipient::parse(&text) {
+                Ok(recipient) => recipients.push(recipient),
+                // What is written may be a secret by mistake, so it is not shown.
+                Err(why) => table.hidden("recipients", Fault::of(format!("has one that {why}"))),
+            }
+        }
+        Self {
+            recipients,
+            recipients_file,
+        }
+    }
+
+    /// Whether backups are encrypted.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        !self.recipients.is_empty() || self.recipients_file.is_some()
     }
 }
 

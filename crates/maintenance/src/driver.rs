@@ -1244,6 +1244,7 @@ impl<E: Engine> Driver<E> {
                 path: self.database.clone(),
                 journal_mode: self.engine.journal_mode(),
             },
+            remote: None,
         };
         let job = self.job.as_ref().map(|running| running.watch.clone());
         let offer = self.offer();
@@ -1557,6 +1558,7 @@ fn blank_status<E: Engine>(parts: &Parts<E>, gate: &Gate) -> Status {
             path: parts.database.clone(),
             journal_mode: parts.engine.journal_mode(),
         },
+        remote: None,
     }
 }
 

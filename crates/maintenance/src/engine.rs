@@ -4,6 +4,7 @@
 //!  prepare   facts · files · clones? · room on the disk · how long would announces wait? · draft · PASSIVE checkpoint
 //!  pin       the recipe of `sqlite`
 //!  copy      raw copy, durable; or streamed into the compressor, where there is no room for one
+//!            or none is to be, because backups are encrypted
 //!  release   the pin ends, the log is shrunk; beside what follows
 //!  finish    structure and rows of the copy · compress · read back · publish · prune
 //! ```
@@ -190,10 +191,12 @@ impl BackupEngine {
         if let Some(partial) = &self.backup.partial {
             excerpt::check(&self.database, partial).map_err(|error| Failure::other(&error))?;
         }
+        let seal = self.publisher().seal()?;
         let draft = self
             .catalogue
             .begin(run.began)
-            .map_err(|error| Failure::other(&error))?;
+            .map_err(|error| Failure::other(&error))?
+            .sealed(seal);
         Ok(Prepared { draft, way })
     }
 
@@ -208,13 +211,12 @@ impl BackupEngine {
         forecast.way_with(free).ok_or_else(|| Failure {
             cause: Cause::Other,
             message: format!(
-                "{} has {} free and a backup needs about {} there while it is made (the raw copy \
-                 and the compressed one{}); free space, keep fewer backups or choose another \
-                 directory",
+                "{} has {} free and a backup needs about {} there while it is made ({}); free \
+                 space, keep fewer backups or choose another directory",
                 directory.display(),
                 bytesize::ByteSize(free),
                 bytesize::ByteSize(forecast.room),
-                forecast.with_less_room(&self.backup)
+                forecast.what_room_is_for(&self.backup)
             ),
         })
     }
@@ -341,13 +343,17 @@ impl Engine for BackupEngine {
         } = self.backup;
         priority::of_disk(Work::Writing, io_priority);
         let raw = draft.raw_path();
+        let disk = &draft.disk(&self.disk);
         let held = match way {
             Way::Stream => {
-                let artifact = draft.artifact_path(&self.backup.compression);
-                snapshot::stream(pin, &artifact, &self.disk, bandwidth, watch).map(Held::Streamed)
+                let compression = self.backup.compression;
+                let artifact = draft.artifact_path(&compression);
+                let seal = draft.seal();
+                snapshot::stream(pin, &artifact, compression, seal, disk, bandwidth, watch)
+                    .map(Held::Streamed)
             }
             // Room and pause were reckoned for a clone, so a copy must not take its place.
-            Way::Clone => match snapshot::clone_pinned(pin, &raw, &self.disk, watch) {
+            Way::Clone => match snapshot::clone_pinned(pin, &raw, disk, watch) {
                 Ok(Some(cloned)) => Ok(Held::Raw(cloned)),
                 Ok(None) => {
                     self.refused_to_clone.store(true, Ordering::Relaxed);
@@ -356,8 +362,7 @@ impl Engine for BackupEngine {
                 Err(error) => Err(error),
             },
             Way::File | Way::Pages => {
-                snapshot::copy_pinned(pin, method, &raw, &self.disk, bandwidth, watch)
-                    .map(Held::Raw)
+                snapshot::copy_pinned(pin, method, &raw, disk, bandwidth, watch).map(Held::Raw)
             }
         };
         let held = held.map_err(failed)?;

@@ -16,12 +16,14 @@ use crate::catalogue::{self, Catalogue};
 use crate::config::{self, Address, Announces, JournalMode, Settings, TakenBy};
 use crate::disk::{self, Disk, Lock};
 use crate::driver::{Driver, Handles, LOG_TARGET, Parts};
+use crate::encryption::{self, Seal};
 use crate::engine::BackupEngine;
 use crate::excerpt;
 use crate::files::{self, Reserved};
 use crate::gate::{Gate, Keeper};
 use crate::lease::Terms;
 use crate::readiness::{self, Access, Listener, Token, token};
+use crate::remote::{self, Remote, Uploader};
 use crate::restore;
 use crate::sqlite::{self, Database, Journal};
 use crate::status::{PerDoor, Reader};
@@ -49,6 +51,7 @@ pub struct Maintenance {
     endpoint: Option<(Listener, Access)>,
     touch_file: Option<TouchFile>,
     lock: Lock,
+    remote: Option<Remote>,
 }
 
 /// A running driver and its endpoint.
@@ -58,6 +61,8 @@ pub struct Running {
     readiness: Option<Address>,
     stop: oneshot::Sender<()>,
     stopped: oneshot::Receiver<()>,
+    /// Dropped, it ends the uploads.
+    _uploader: Option<oneshot::Sender<()>>,
 }
 
 /// Why windows cannot be had.
@@ -124,6 +129,12 @@ pub enum Error {
     /// The part of the database that is to be stored.
     #[error(transparent)]
     Excerpt(#[from] excerpt::Error),
+    /// Whom backups are to be encrypted for.
+    #[error("maintenance.backup: {0}")]
+    Encryption(#[from] encryption::Error),
+    /// The second place of the backups.
+    #[error(transparent)]
+    Remote(#[from] remote::Error),
     /// The touch-file.
     #[error(transparent)]
     TouchFile(#[from] touch_file::Error),
@@ -161,7 +172,9 @@ impl Maintenance {
         check_journal(&settings, &service.database)?;
         if settings.backup.taken_by == TakenBy::Tracker {
             check_files(&settings, &service.database, &disk)?;
+            Seal::of(&settings.backup.encryption, &disk)?;
         }
+        let remote = remote(&settings, &disk)?;
         let (gate, keeper) = Gate::new().map_err(Error::Thread)?;
 
         let directory = &settings.backup.directory;
@@ -186,6 +199,7 @@ impl Maintenance {
             endpoint,
             touch_file,
             lock,
+            remote,
         })
     }
 
@@ -211,6 +225,7 @@ impl Maintenance {
             endpoint,
             touch_file,
             lock,
+            remote,
             ..
         } = self;
         // Until the process ends: the service has the file open for longer than windows
@@ -225,6 +240,9 @@ impl Maintenance {
         {
             excerpt::check(&database, partial)?;
         }
+        let (uploader, uploads) = remote
+            .map(|remote| Uploader::new(remote, catalogue.clone()))
+            .unzip();
         let engine = BackupEngine::new(database, catalogue, disk, &settings, service.name.clone())?;
         let address = endpoint
             .as_ref()
@@ -243,6 +261,7 @@ impl Maintenance {
             database: service.database,
         });
         let Handles { commands, status } = handles;
+        let status = status.with_uploads(uploads);
         let reader = status.clone();
         let (stop, asked_to_stop) = oneshot::channel();
         let (say_stopped, stopped) = oneshot::channel();
@@ -285,6 +304,14 @@ impl Maintenance {
                 let _ = say_stopped.send(());
             })
             .map_err(Error::Thread)?;
+        let uploader = uploader
+            .map(|uploader| {
+                let (stop, asked_to_stop) = oneshot::channel();
+                uploader.start(reader.clone(), asked_to_stop)?;
+                Ok(stop)
+            })
+            .transpose()
+            .map_err(Error::Thread)?;
         match &address {
             Some(Address::Tcp(address)) => {
                 tracing::info!(target: LOG_TARGET, "Started on: http://{address}");
@@ -299,6 +326,7 @@ impl Maintenance {
             readiness: address,
             stop,
             stopped,
+            _uploader: uploader,
         })
     }
 }
@@ -363,6 +391,24 @@ fn open(readiness: &config::Readiness, disk: &Disk) -> Result<(Listener, Access)
     let listener = Listener::bind(&readiness.bind_address, disk)?;
     let hosts = readiness.hosts.clone();
     Ok((listener, Access { token, hosts }))
+}
+
+/// The second place of the backups. What a sidecar publishes is not this process's to upload.
+fn remote(settings: &Settings, disk: &Disk) -> Result<Option<Remote>, remote::Error> {
+    let Some(remote) = &settings.remote else {
+        return Ok(None);
+    };
+    match settings.backup.taken_by {
+        TakenBy::Tracker => Remote::open(remote, disk).map(Some),
+        TakenBy::Sidecar => {
+            tracing::warn!(
+                target: LOG_TARGET,
+                "[maintenance.remote] has no effect here with backup.taken_by = \"sidecar\": where \
+                 the backups are, `torrust-maintenance upload` after each run uploads them"
+            );
+            Ok(None)
+        }
+    }
 }
 
 fn must_exist(path: &Path, error: fn(PathBuf) -> Error) -> Result<(), Error> {

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::catalogue::BackupId;
 use crate::gate::{Counters, Door, Gate};
 use crate::lease::{Holder, Terms};
+use crate::remote::Uploads;
 use crate::schedule::Interval;
 use crate::snapshot::{Progress, Watch};
 use crate::window::{Outcome, Phase, RunId, Trigger};
@@ -45,6 +46,22 @@ pub struct Status {
     pub runs: Vec<RunReport>,
     /// The database the windows are for.
     pub database: DatabaseStatus,
+    /// The second place of the backups; `null` if there is none.
+    #[serde(default)]
+    pub remote: Option<RemoteStatus>,
+}
+
+/// How far the uploads to the second place of the backups are.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RemoteStatus {
+    /// How many backups should be there and are not, as far as is known.
+    pub behind: u64,
+    /// Seconds since the oldest of these was published.
+    pub behind_since_seconds: Option<f64>,
+    /// When the newest that is there was uploaded; `null`: none is, or it could not be asked.
+    pub last_uploaded: Option<DateTime<Utc>>,
+    /// Why the last attempt failed; `null` if it did not. It is made again.
+    pub failure: Option<String>,
 }
 
 /// The gate, as seen when the status was asked for.
@@ -318,6 +335,7 @@ fn now() -> Instant {
 pub struct Reader {
     published: watch::Receiver<Published>,
     gate: Gate,
+    uploads: Option<Uploads>,
 }
 
 /// What the driver sends through the channel.
@@ -355,7 +373,16 @@ impl Offer {
 
 impl Reader {
     pub(crate) fn new(published: watch::Receiver<Published>, gate: Gate) -> Self {
-        Self { published, gate }
+        Self {
+            published,
+            gate,
+            uploads: None,
+        }
+    }
+
+    /// The same, with what is uploaded.
+    pub(crate) fn with_uploads(self, uploads: Option<Uploads>) -> Self {
+        Self { uploads, ..self }
     }
 
     /// The status as of now.
@@ -367,6 +394,7 @@ impl Reader {
             offer,
         } = self.published.borrow().clone();
         status.gate = GateStatus::of(&self.gate);
+        status.remote = self.uploads.as_ref().map(Uploads::status);
         if let Some(run) = &mut status.run {
             run.progress = job.and_then(|job| job.progress());
             run.lease = offer.and_then(|offer| offer.lease(now()));

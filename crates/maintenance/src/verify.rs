@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::artifact::{Encoding, checksum, compress_from};
-pub use self::artifact::{artifact, compress, unpack};
+pub use self::artifact::{artifact, compress, store, unpack};
+pub(crate) use self::artifact::{opened, opens};
 pub use self::foreign::{foreign, unpack_foreign, unpacked_size};
 pub(crate) use self::structure::{CHECKING, immutable_uri, structure_of};
 pub use self::structure::{expected, structure};
@@ -42,6 +43,26 @@ pub enum Error {
         /// What is wrong with it; at most 100 findings.
         findings: Vec<String>,
     },
+    /// It is encrypted, and nothing that was given opens it.
+    #[error(
+        "{} is encrypted for {recipients} recipient{}, and {}: name a file with an identity of \
+         one of them with --identity",
+        .path.display(),
+        if *.recipients == 1 { "" } else { "s" },
+        match .given {
+            0 => "no identity was given".to_owned(),
+            1 => "the identity given is of none of them".to_owned(),
+            given => format!("the {given} identities given are of none of them"),
+        }
+    )]
+    Closed {
+        /// The file.
+        path: PathBuf,
+        /// How many it is encrypted for.
+        recipients: usize,
+        /// How many identities were tried.
+        given: usize,
+    },
     /// It was asked to end before it was done.
     #[error("verification was given up: {why}")]
     Cancelled {
@@ -62,7 +83,7 @@ pub enum Error {
 }
 
 impl Error {
-    fn corrupt(path: &Path, finding: impl Into<String>) -> Self {
+    pub(crate) fn corrupt(path: &Path, finding: impl Into<String>) -> Self {
         Self::Corrupt {
             path: path.to_owned(),
             findings: vec![finding.into()],
@@ -72,15 +93,17 @@ impl Error {
 
 /// Verifies a whole backup: that manifest and checksums are those that were published,
 /// that the artifacts are; and with a depth, that the database inside is sound and its
-/// tables have the rows the manifest says.
+/// tables have the rows the manifest says. One that is encrypted is opened with what it
+/// brings along ([`Backup::opened_with`]); without that, and without a depth, the checksums
+/// of what is stored are compared and no others.
 ///
 /// For that the database is unpacked into the directory `scratch`, as
 /// `<id>.unpacked.sqlite3`, and removed again; one stored uncompressed is checked in place.
 ///
 /// # Errors
 ///
-/// [`Error::Corrupt`] with what is wrong; or if it cannot be read, `scratch` not be
-/// written, or `watch` is cancelled.
+/// [`Error::Corrupt`] with what is wrong; [`Error::Closed`]; or if it cannot be read,
+/// `scratch` not be written, or `watch` is cancelled.
 pub fn backup(
     backup: &Backup,
     depth: Option<Depth>,
@@ -90,18 +113,20 @@ pub fn backup(
 ) -> Result<Option<Report>, Error> {
     let expected = &backup.manifest.database;
     let stored = backup.dir.join(&expected.name);
+    let identities = backup.identities.as_ref();
     if let Some(stored) = &backup.manifest.files {
-        files::check(&backup.dir.join(&stored.artifact.name), stored, disk, watch)?;
+        let path = backup.dir.join(&stored.artifact.name);
+        files::check(&path, stored, identities, disk, watch)?;
     }
     match depth {
         None => {
             published(backup, disk)?;
-            artifact(&stored, expected, disk, watch)?;
+            artifact(&stored, expected, identities, disk, watch)?;
             Ok(None)
         }
-        Some(depth) if expected.compression == "none" => {
+        Some(depth) if expected.compression == "none" && expected.encrypted.is_none() => {
             published(backup, disk)?;
-            artifact(&stored, expected, disk, watch)?;
+            artifact(&stored, expected, identities, disk, watch)?;
             database(&stored, backup, depth, watch).map(Some)
         }
         Some(depth) => {
@@ -132,8 +157,22 @@ pub fn unpack_checked(
 ) -> Result<Report, Error> {
     let expected = &backup.manifest.database;
     published(backup, disk)?;
-    unpack(&backup.dir.join(&expected.name), expected, to, disk, watch)?;
+    let (stored, identities) = (backup.dir.join(&expected.name), backup.identities.as_ref());
+    unpack(&stored, expected, identities, to, disk, watch)?;
     database(to, backup, depth, watch)
+}
+
+/// That a backup can be opened with what it brings along. Reads the first bytes of its files.
+///
+/// # Errors
+///
+/// [`Error::Closed`]; or if it cannot be read.
+pub fn check_opens(backup: &Backup, disk: &Disk) -> Result<(), Error> {
+    let identities = backup.identities.as_ref();
+    for artifact in backup.manifest.artifacts() {
+        opens(&backup.dir.join(&artifact.name), artifact, identities, disk)?;
+    }
+    Ok(())
 }
 
 /// Whether an unpacked database is sound and has the rows its manifest says.
@@ -148,8 +187,8 @@ fn database(path: &Path, backup: &Backup, depth: Depth, watch: &Watch) -> Result
     })
 }
 
-/// Whether manifest and checksums are, byte for byte, those that were published.
-fn published(backup: &Backup, disk: &Disk) -> Result<(), Error> {
+/// Manifest and checksums, if they are, byte for byte, those that were published.
+pub(crate) fn published(backup: &Backup, disk: &Disk) -> Result<(Vec<u8>, Vec<u8>), Error> {
     let (manifest, sums) = (backup.dir.join(MANIFEST), backup.dir.join(SUMS));
     let json = disk.read(&manifest, catalogue::SMALL_FILE)?;
     let found = disk.read(&sums, catalogue::SMALL_FILE)?;
@@ -157,7 +196,7 @@ fn published(backup: &Backup, disk: &Disk) -> Result<(), Error> {
         let finding = format!("it does not agree with {MANIFEST}; one of the two has changed");
         return Err(Error::corrupt(&sums, finding));
     }
-    Ok(())
+    Ok((json, found))
 }
 
 fn differing_rows(expected: &BTreeMap<String, u64>, found: &BTreeMap<String, u64>) -> Vec<String> {

@@ -13,6 +13,10 @@ use crate::window::Pause;
 /// said; too high a one closes the gate for nothing.
 const UNMEASURED_COPY: f64 = 150e6;
 
+/// The same of a stream: what zstd's lowest level makes on two processors of such a machine,
+/// the check that follows included.
+const UNMEASURED_STREAM: f64 = 100e6;
+
 /// The same of a clone, whose time goes by the number of extents: what a file in small
 /// pieces gives.
 const UNMEASURED_CLONE: f64 = 2e9;
@@ -83,11 +87,18 @@ impl Known<'_> {
             Method::Auto | Method::File if self.clones => Way::Clone,
             Method::Auto | Method::File => Way::File,
         };
-        let copy = self.copy(way);
         let waits = self.blocks_writers || self.announces == Announces::Pause;
         // An excerpt is taken from a raw copy.
         let can_stream = !waits && way != Way::Pages && backup.partial.is_none();
-        let as_it_is = backup.compression == Compression::None && backup.partial.is_none();
+        // A clone has no blocks of its own, a copy would be a second one that can be read.
+        let way = match (way, backup.method) {
+            (Way::File, Method::Auto) if can_stream && backup.encryption.is_wanted() => Way::Stream,
+            (way, _) => way,
+        };
+        let copy = self.copy(way);
+        let as_it_is = backup.compression == Compression::None
+            && backup.partial.is_none()
+            && !backup.encryption.is_wanted();
         let (room, streamed_room) = if as_it_is {
             // The raw copy becomes the artifact. A clone does too, and will own more and
             // more of its blocks: it must not be the database that then finds no room.
@@ -96,7 +107,8 @@ impl Known<'_> {
             let made = share(bytes, self.ratio());
             let raw = match way {
                 Way::Clone => share(bytes, REWRITTEN),
-                _ => bytes,
+                Way::Stream => 0,
+                Way::File | Way::Pages => bytes,
             };
             let streamed = share(made, HURRIED).saturating_add(SLACK);
             (raw.saturating_add(made), can_stream.then_some(streamed))
@@ -117,29 +129,28 @@ impl Known<'_> {
 
     /// How long it takes to get hold of the database.
     fn copy(&self, way: Way) -> Duration {
-        let (rate, limit) = if way == Way::Clone {
+        let (rate, limit) = match way {
             // No byte is read that could be counted.
-            (self.measured(true).unwrap_or(UNMEASURED_CLONE), None)
-        } else {
-            let rate = self.measured(false).unwrap_or(UNMEASURED_COPY);
-            (rate, self.backup.bandwidth)
+            Way::Clone => (UNMEASURED_CLONE, None),
+            Way::File | Way::Pages => (UNMEASURED_COPY, self.backup.bandwidth),
+            Way::Stream => (UNMEASURED_STREAM, self.backup.bandwidth),
         };
+        let rate = self.measured(way).unwrap_or(rate);
         let rate = limit.map_or(rate, |limit| rate.min(as_rate(limit)));
         Duration::try_from_secs_f64(as_rate(self.bytes) / rate).unwrap_or(Duration::MAX)
     }
 
-    /// Bytes a second: the best of the last few clones, or copies. The best, because one
+    /// Bytes a second: the best of the last few clones, copies or streams. The best, because one
     /// slow night must not keep the next run from beginning, and with it from measuring
     /// anew.
-    fn measured(&self, clones: bool) -> Option<f64> {
-        let telling = |earlier: &&&Manifest| match earlier.method {
-            // What took no time says nothing about a larger database.
-            _ if earlier.copied_bytes() < TELLING => false,
-            Way::Clone => clones,
-            // One that was slowed down on purpose says nothing about the disk.
-            Way::File | Way::Pages => !clones && earlier.bandwidth.is_none(),
-            // Compressed on the way.
-            Way::Stream => false,
+    fn measured(&self, way: Way) -> Option<f64> {
+        let is_copy = |way| matches!(way, Way::File | Way::Pages);
+        let telling = |earlier: &&&Manifest| {
+            let alike = earlier.method == way || is_copy(earlier.method) && is_copy(way);
+            // What took no time says nothing about a larger database; what was slowed down on
+            // purpose says nothing about the disk.
+            let slowed = way != Way::Clone && earlier.bandwidth.is_some();
+            alike && !slowed && earlier.copied_bytes() >= TELLING
         };
         let rate =
             |earlier: &&Manifest| as_rate(earlier.copied_bytes()) / earlier.copy_seconds.max(0.001);
@@ -151,22 +162,24 @@ impl Known<'_> {
     /// an excerpt in both its forms.
     fn ratio(&self) -> f64 {
         let alike = |last: &&&Manifest| last.partial == self.backup.partial;
-        self.earlier
-            .iter()
-            .find(alike)
-            .map_or(UNMEASURED_RATIO, |last| {
-                let Artifact {
-                    raw_bytes,
-                    stored_bytes,
-                    ..
-                } = last.database;
-                let made = match (self.backup.compression, &last.partial) {
-                    (_, None) => stored_bytes,
-                    (Compression::None, Some(_)) => raw_bytes,
-                    (Compression::Zstd(_), Some(_)) => raw_bytes + stored_bytes,
-                };
-                as_rate(made) / as_rate(last.copied_bytes().max(1))
-            })
+        let unmeasured = match (self.backup.compression, &self.backup.partial) {
+            // Encrypted alone: a little more than it was.
+            (Compression::None, None) => 1.001,
+            _ => UNMEASURED_RATIO,
+        };
+        self.earlier.iter().find(alike).map_or(unmeasured, |last| {
+            let Artifact {
+                raw_bytes,
+                stored_bytes,
+                ..
+            } = last.database;
+            let made = match (self.backup.compression, &last.partial) {
+                (_, None) => stored_bytes,
+                (Compression::None, Some(_)) => raw_bytes,
+                (Compression::Zstd(_), Some(_)) => raw_bytes + stored_bytes,
+            };
+            as_rate(made) / as_rate(last.copied_bytes().max(1))
+        })
     }
 }
 
@@ -194,8 +207,16 @@ impl Forecast {
             .map(|_| Way::Stream)
     }
 
-    /// How less room would do, as the rest of a sentence that names [`Forecast::room`].
-    pub(super) fn with_less_room(&self, backup: &config::Backup) -> String {
+    /// What [`Forecast::room`] is for, and how less would do.
+    pub(super) fn what_room_is_for(&self, backup: &config::Backup) -> String {
+        if self.way == Way::Stream {
+            return "the encrypted one".to_owned();
+        }
+        let less = self.with_less_room(backup);
+        format!("the raw copy and the compressed one{less}")
+    }
+
+    fn with_less_room(&self, backup: &config::Backup) -> String {
         match (self.streamed_room, backup.compression, self.pause) {
             (Some(room), ..) => {
                 let room = bytesize::ByteSize(room);

@@ -574,6 +574,7 @@ fn no_member_is_torn_whatever_becomes_of_its_file() -> Outcome {
     check(
         &draft.files_path(),
         &files,
+        None,
         &Disk::default(),
         &Watch::default(),
     )?;
