@@ -176,8 +176,9 @@ impl Publisher<'_> {
             seconds,
         } = streamed;
         let by_choice = draft.seal().is_some() && self.backup.method == Method::Auto;
+        let mut told = Vec::new();
         if !by_choice {
-            warnings.push(format!(
+            told.push(format!(
                 "there was no room for a raw copy of {}, so the file was pinned while it was \
                  compressed; free space, or the log grows with every such run",
                 bytesize::ByteSize(artifact.raw_bytes),
@@ -189,10 +190,13 @@ impl Publisher<'_> {
             } else {
                 "without a copy"
             };
-            warnings.push(format!(
+            told.push(format!(
                 "{why} it was checked with quick_check only: `torrust-maintenance verify --full` \
                  does the rest where there is room"
             ));
+        }
+        if !told.is_empty() {
+            warnings.push(told.join("; "));
         }
         let stored = Stored {
             artifact,
