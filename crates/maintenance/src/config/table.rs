@@ -90,6 +90,14 @@ impl Fault {
         }
     }
 
+    /// For a sentence that says itself what to do.
+    pub fn of(what: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            hint: None,
+        }
+    }
+
     /// For an error that says itself what to do.
     pub fn because(error: &impl std::error::Error) -> Self {
         Self {
@@ -145,6 +153,11 @@ impl<'t> Table<'t> {
         }
         let result = read(&mut table);
         (result, table.finish())
+    }
+
+    /// Whether nothing at all was written.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// Whether `key` was written, rightly or not.
@@ -225,6 +238,28 @@ impl<'t> Table<'t> {
             what: fault.what,
             hint: fault.hint,
         });
+    }
+
+    /// As [`Self::optional`], of a value that is not to be seen.
+    pub fn unseen<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&Value) -> Result<T, Fault>,
+    ) -> Option<T> {
+        let before = self.read.problems.len();
+        let value = self.optional(key, parse);
+        for problem in &mut self.read.problems[before..] {
+            problem.value = None;
+        }
+        value
+    }
+
+    /// As [`Self::object`], with a value that is not to be seen: it may be a secret.
+    pub fn hidden(&mut self, key: &str, fault: Fault) {
+        self.object(key, fault);
+        if let Some(problem) = self.read.problems.last_mut() {
+            problem.value = None;
+        }
     }
 
     fn full(&self, key: &str) -> String {
