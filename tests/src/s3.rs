@@ -210,10 +210,10 @@ async fn pass(
     fault: Fault,
 ) -> Result<Response<Full<Bytes>>> {
     match fault {
-        Fault::Busy(at) if at == nth => return busy(),
-        Fault::Down(from) if nth >= from => return busy(),
+        Fault::Busy(at) if at == nth => return Ok(busy()),
+        Fault::Down(from) if nth >= from => return Ok(busy()),
         Fault::Hang(part) if request.uri().to_string().contains(part) => {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
         Fault::Slow(pause) => tokio::time::sleep(pause).await,
         _ => {}
@@ -235,10 +235,10 @@ async fn pass(
     Ok(Response::from_parts(head, Full::new(body)))
 }
 
-fn busy() -> Result<Response<Full<Bytes>>> {
+fn busy() -> Response<Full<Bytes>> {
     let body =
         "<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>";
     let mut answer = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
     *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-    Ok(answer)
+    answer
 }

@@ -161,15 +161,14 @@ fn run_line(run: &RunStatus, status: &Status, now: DateTime<Utc>) -> String {
     let lease = run.lease.as_ref().map(lease);
     let progress = run.progress.as_ref().map(progress);
     let below = lease.into_iter().chain(progress);
+    let below = below.map(|line| format!("\n           {line}"));
     format!(
         "{} ({}): {}{attempt}, began {}{}",
         run.id,
         trigger(run.trigger),
         status.state,
         units::ago(run.began, now),
-        below
-            .map(|line| format!("\n           {line}"))
-            .collect::<String>(),
+        below.collect::<String>(),
     )
 }
 

@@ -152,18 +152,18 @@ impl BackupEngine {
         };
         let mut estimate = subject.estimate(&self.disk, watch).map_err(refused)?;
         let forecast = &mut estimate.forecast;
-        if let Pause::UntilCopied(_) = forecast.pause {
-            if let Some(learned) = self.pace().expect(facts.bytes()) {
-                // Of our own copies only those are learned from that were not done in time: what
-                // the manifests say is then the least.
-                let copy = if taken_here {
-                    learned.max(forecast.copy)
-                } else {
-                    learned
-                };
-                forecast.copy = copy;
-                forecast.pause = Pause::UntilCopied(copy);
-            }
+        if let Pause::UntilCopied(_) = forecast.pause
+            && let Some(learned) = self.pace().expect(facts.bytes())
+        {
+            // Of our own copies only those are learned from that were not done in time: what the
+            // manifests say is then the least.
+            let copy = if taken_here {
+                learned.max(forecast.copy)
+            } else {
+                learned
+            };
+            forecast.copy = copy;
+            forecast.pause = Pause::UntilCopied(copy);
         }
         Ok(estimate)
     }

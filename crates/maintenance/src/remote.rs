@@ -364,12 +364,12 @@ impl Remote {
         };
         let (plan, _) = self.outline(catalogue, &there)?;
         for id in plan.remove {
-            self.check(watch)?;
+            check(watch)?;
             self.store.remove(&id).await?;
             report.removed.push(id);
         }
         for id in plan.sweep {
-            self.check(watch)?;
+            check(watch)?;
             self.store.remove(&id).await?;
         }
         for id in catalogue.uploads()? {
@@ -379,12 +379,13 @@ impl Remote {
         }
         Ok(())
     }
+}
 
-    fn check(&self, watch: &Watch) -> Result<(), Error> {
-        watch
-            .cancelled()
-            .map_or(Ok(()), |why| Err(Error::Cancelled(why)))
-    }
+/// Whether it is to go on.
+fn check(watch: &Watch) -> Result<(), Error> {
+    watch
+        .cancelled()
+        .map_or(Ok(()), |why| Err(Error::Cancelled(why)))
 }
 
 /// A backup, as retention sees it.

@@ -144,9 +144,7 @@ impl<'t> Table<'t> {
             Some(Value::Table(entries)) => table.entries = entries,
             Some(other) => table.read.problems.push(Problem {
                 key: table.key.clone(),
-                // Here a text may be a secret that belongs one level below.
-                value: (!table.key.ends_with(".notify") && !table.key.ends_with(".hooks"))
-                    .then(|| other.to_string()),
+                value: (!may_be_secret(&table.key)).then(|| other.to_string()),
                 what: "is not a table".to_owned(),
                 hint: Some(format!("write its keys under [{}]", table.key)),
             }),
@@ -308,6 +306,12 @@ fn edits(one: &str, other: &str) -> usize {
         }
     }
     row[other.chars().count()]
+}
+
+/// Whether a text in place of the table of this name may be a secret, one that belongs one level
+/// below.
+fn may_be_secret(key: &str) -> bool {
+    matches!(key.rsplit('.').next(), Some("notify" | "hooks" | "remote"))
 }
 
 #[cfg(test)]

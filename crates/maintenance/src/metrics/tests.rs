@@ -122,11 +122,13 @@ fn every_figure_is_that_of_the_status() {
         ("notices_total{channel=\"webhook\",result=\"failed\"}", 1.0),
         ("notify_failing{channel=\"webhook\"}", 1.0),
         ("hook_failures_total{hook=\"after\"}", 2.0),
+        ("upload_behind", 2.0),
+        ("upload_behind_seconds", 3600.5),
     ] {
         let found = samples.get(&format!("torrust_maintenance_{name}"));
         assert_eq!(found, Some(&value), "{name} of {samples:#?}");
     }
-    assert_eq!(samples.len(), 62, "no other: {samples:#?}");
+    assert_eq!(samples.len(), 64, "no other: {samples:#?}");
 }
 
 #[test]
@@ -137,9 +139,10 @@ fn what_is_not_known_is_left_out() {
     status.next = None;
     status.notify = None;
     status.hooks_failed.clear();
+    status.remote = None;
     let text = render(&status);
     for absent in [
-        "last_", "backup_", "next_", "notices", "notify", "hook_", "pinned_",
+        "last_", "backup_", "next_", "notices", "notify", "hook_", "pinned_", "upload_",
     ] {
         let name = format!("torrust_maintenance_{absent}");
         assert!(!text.contains(&name), "{absent} in {text}");

@@ -332,8 +332,8 @@ async fn an_upload_goes_on_from_the_part_it_had_come_to() -> Outcome {
         let killed = Faults::at(3 + done, Fault::Dead);
         let remote = bench.remote(&Disk::default(), killed);
         let report = remote.pass(&catalogue, &Watch::default()).await?;
-        assert_eq!(report.pending, [id.clone()], "{done}");
-        assert_eq!(bench.notes(), [id.clone()], "{done}");
+        assert_eq!(report.pending, std::slice::from_ref(&id), "{done}");
+        assert_eq!(bench.notes(), std::slice::from_ref(&id), "{done}");
 
         // Another process, after a start that sweeps.
         let catalogue = bench.catalogue(&Disk::default());

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::note::Note;
 use super::store::Kind;
-use super::{Error, Remote};
+use super::{Error, Remote, check};
 use crate::catalogue::{Artifact, Backup, BackupId, Catalogue, MANIFEST, SUMS};
 use crate::config::Readback;
 use crate::disk::{self, File};
@@ -45,7 +45,7 @@ impl Remote {
         }
         self.upload_small(id, SUMS, sums.into()).await?;
         // Whoever sees it may rely on all the others.
-        self.check(watch)?;
+        check(watch)?;
         self.upload_small(id, MANIFEST, json.into()).await
     }
 
@@ -185,7 +185,7 @@ impl Remote {
         let mut parts = Parts::of(from, artifact, note.part_bytes, self)?;
         let mut nth = 0;
         while let Some(bytes) = parts.next()? {
-            self.check(watch)?;
+            check(watch)?;
             let length = bytes.len() as u64;
             // What was uploaded is read here all the same: all of it must be what it was.
             if nth >= note.parts.len() {
@@ -237,7 +237,7 @@ impl Remote {
         let mut parts = Parts::of(from, artifact, self.settings.part_size, self)?;
         let mut file = self.disk.private().create(&temporary)?;
         while let Some(bytes) = parts.next()? {
-            self.check(watch)?;
+            check(watch)?;
             let began = instant();
             // Synced part by part: gigabytes at once would hold up the commits of others.
             file.fill(&bytes)?;
@@ -300,7 +300,7 @@ impl Remote {
         let bytes = artifact.stored_bytes;
         let mut done = 0;
         while done < bytes {
-            self.check(watch)?;
+            check(watch)?;
             let end = bytes.min(done + self.settings.part_size);
             let part = self.store.read(id, &artifact.name, done..end).await?;
             if part.len() as u64 != end - done {

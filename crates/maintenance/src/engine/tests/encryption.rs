@@ -102,7 +102,7 @@ fn nothing_in_plain_is_written_where_announces_flow() {
                 .all(|artifact| artifact.encrypted.is_some())
         );
         let name = &manifest.database.name;
-        assert!(name.ends_with(".age"), "{name}");
+        assert_eq!(Path::new(name).extension(), Some("age".as_ref()), "{name}");
         assert_eq!(bench.backups(), [manifest.id]);
     }
 }
@@ -225,7 +225,7 @@ fn a_file_of_recipients_that_is_gone_fails_the_run_and_nothing_is_published() {
     let disk = Disk::default();
     let write = |text: &str| {
         disk.write_atomically(&file, text.as_bytes())
-            .expect("writes")
+            .expect("writes");
     };
     write(&format!("{}\n", recipient(&identities)));
     let more = format!("recipients_file = \"{}\"\n", file.display());
