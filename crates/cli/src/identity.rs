@@ -9,17 +9,18 @@ use crate::exit::{Exit, Failure};
 
 /// Options of commands that open backups.
 #[derive(clap::Args)]
+#[group(id = "identities")]
 pub struct Options {
     /// A file with the age identity of a recipient, as `age-keygen` writes it; `-`: standard
     /// input. May be given several times.
-    #[arg(long = "identity", short, value_name = "FILE")]
-    files: Vec<PathBuf>,
+    #[arg(long, short, value_name = "FILE")]
+    identity: Vec<PathBuf>,
 }
 
 impl Options {
     /// All that were given; `None` if none was.
     pub fn read(&self) -> Result<Option<Identities>, Failure> {
-        Ok(Identities::read(&self.files, &Disk::default())?)
+        Ok(Identities::read(&self.identity, &Disk::default())?)
     }
 }
 

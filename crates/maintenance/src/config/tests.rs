@@ -170,7 +170,7 @@ fn all_problems_are_reported_at_once_in_a_disabled_table_too() {
         r"maintenance.gate.hold_at_most.tcp is unknown; remove it, or use one of udp, http",
         r#"maintenance.backup.verify = true is not a choice; write "quick" or "full""#,
         r"maintenance.backup.keep.daily = -1 is out of range; write one from 0 to 10000",
-        r"maintenance.elsewhere is unknown; remove it, or use one of enabled, window, schedule, duration, catch_up, journal_mode, announces, acknowledge, load_completed, load_completed_limit, gate, backup, readiness, remote",
+        r"maintenance.elsewhere is unknown; remove it, or use one of enabled, window, schedule, duration, catch_up, journal_mode, announces, acknowledge, load_completed, load_completed_limit, gate, backup, readiness, notify, hooks, remote",
         r"maintenance.widow is unknown; did you mean window?",
     ];
     assert_eq!(reported.lines().collect::<Vec<_>>(), expected);
