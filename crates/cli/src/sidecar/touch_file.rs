@@ -3,13 +3,13 @@
 //!
 //! ```text
 //!  ready.json          the tracker's: this run may be copied, until then
-//!  ready.json.done     ours: the copy of this run is complete
+//!  ready.json.done     ours: the copy of this run is complete, or there will be none
 //!  ready.json.result   the tracker's: whether the file was still until that was accepted
 //! ```
 //!
-//! The files cannot say that a copy failed, nor ask for more time: such a run ends by
-//! itself. And the touch-file outlives a tracker that is killed, so nothing is believed
-//! but a `.result` of the same run.
+//! The files cannot ask for more time: a copy that needs it ends with the run. And the
+//! touch-file outlives a tracker that is killed, so nothing is believed but a `.result` of
+//! the same run.
 //!
 //! Nor do the files say whose they are, and two sidecars may copy the same run. The first to
 //! be done ends it, and from then on the file moves under the other. So a `.result` counts
@@ -34,10 +34,10 @@ use torrust_tracker_maintenance::disk::{self, Disk};
 use torrust_tracker_maintenance::sidecar::Offer;
 use torrust_tracker_maintenance::sqlite::Journal;
 use torrust_tracker_maintenance::status::CopyOf;
-use torrust_tracker_maintenance::touch_file::{self, RunResult};
+use torrust_tracker_maintenance::touch_file::{self, Done, RunResult};
 use torrust_tracker_maintenance::window::RunId;
 
-use super::contact::LOOK_FOR;
+use super::contact::{LOOK_FOR, shortened};
 use super::round::{Grant, Ready, Refusal, Reply, Request};
 use crate::exit::{Exit, Failure};
 use crate::units;
@@ -98,10 +98,7 @@ impl TouchFile {
             }
             Request::Claim(run) | Request::Renew(run, _) => self.still_shown(run).await,
             Request::Finish(run, None) => self.finish(run).await,
-            Request::Finish(..) => Ok(Reply::Verdict {
-                held: false,
-                why: Some("the tracker was not told that there is a copy".to_owned()),
-            }),
+            Request::Finish(run, Some(reason)) => self.fail(run, reason).await,
         };
         reply.unwrap_or_else(Reply::Unclear)
     }
@@ -146,8 +143,7 @@ impl TouchFile {
             if shown.is_none_or(|(ready, _)| ready.offer.run != *run) {
                 return Ok(self.gone(run));
             }
-            let done = run.clone();
-            self.at(move |files| files.tell(&done)).await?;
+            self.tell(run, None).await?;
             *self.told() = Some(run.clone());
         }
         let waiting = async {
@@ -166,6 +162,28 @@ impl TouchFile {
             );
             Err(Failure::new(Exit::Failed, "no_verdict", why))
         })
+    }
+
+    /// Says that there will be no copy: announces may be waiting for it. Nothing is to be
+    /// waited for.
+    async fn fail(&self, run: &RunId, reason: &str) -> Result<Reply, Failure> {
+        let shown = self.at(Files::shown).await?;
+        if shown.is_none_or(|(ready, _)| ready.offer.run != *run) {
+            return Ok(self.gone(run));
+        }
+        self.tell(run, Some(shortened(reason))).await?;
+        Ok(Reply::Verdict {
+            held: false,
+            why: Some("the tracker was told that there is no copy".to_owned()),
+        })
+    }
+
+    async fn tell(&self, run: &RunId, failed: Option<String>) -> Result<(), Failure> {
+        let done = Done {
+            run: run.as_str().to_owned(),
+            failed,
+        };
+        self.at(move |files| files.tell(&done)).await
     }
 
     fn gone(&self, run: &RunId) -> Reply {
@@ -216,16 +234,26 @@ impl TouchFile {
 }
 
 impl Files {
-    /// Says that there is a copy of this run.
-    fn tell(&self, run: &RunId) -> Result<(), Failure> {
-        let done = format!("{}\n", json!({ "run": run }));
-        let written = self
-            .disk
-            .write_atomically(&self.beside(".done"), done.as_bytes());
+    /// Says that there is a copy of this run, or that there will be none.
+    fn tell(&self, done: &Done) -> Result<(), Failure> {
+        let path = self.beside(".done");
+        // Another's copy of this run may be good, though ours is not: its word stands.
+        if done.failed.is_some()
+            && let Some(said) = self.read(&path)?
+            && String::from_utf8_lossy(&said).contains(&done.run)
+        {
+            return Ok(());
+        }
+        let written = format!("{}\n", json!(done));
+        let written = self.disk.write_atomically(&path, written.as_bytes());
         written.map_err(|error| {
+            let what = match done.failed {
+                None => "there is a copy",
+                Some(_) => "there is no copy",
+            };
             let why = format!(
-                "the tracker cannot be told that there is a copy: {error}; the directory of \
-                 the touch-file must be writable"
+                "the tracker cannot be told that {what}: {error}; the directory of the \
+                 touch-file must be writable"
             );
             Failure::new(Exit::Failed, "not_told", why)
         })
@@ -254,7 +282,8 @@ impl Files {
         }))
     }
 
-    /// What is shown, and until when.
+    /// What is shown, and until when. What should be gone by now is what a tracker left that
+    /// was killed, or is about to go.
     fn shown(&self) -> Result<Option<(Ready, DateTime<Utc>)>, Failure> {
         let Some(bytes) = self.read(&self.path)? else {
             return Ok(None);
@@ -262,7 +291,8 @@ impl Files {
         let parsed = serde_json::from_slice::<touch_file::Ready>(&bytes)
             .map_err(|error| error.to_string())
             .and_then(|shown| Ok((understood(&shown)?, shown.until)));
-        parsed.map(Some).map_err(|why| {
+        let parsed = parsed.map(|shown| Some(shown).filter(|(_, until)| *until > now()));
+        parsed.map_err(|why| {
             let why = format!(
                 "{} is no touch-file that this version understands: {why}",
                 self.path.display()
