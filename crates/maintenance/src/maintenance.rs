@@ -258,19 +258,22 @@ impl Maintenance {
                         // A handle that was dropped stops the driver as well.
                         drop(asked_to_stop.await);
                     }));
-                    if let Some((listener, access)) = endpoint {
-                        let never = std::future::pending();
+                    let (end, told_to_end) = oneshot::channel::<()>();
+                    let serving = endpoint.map(|(listener, access)| {
+                        let ended = async {
+                            drop(told_to_end.await);
+                        };
                         tokio::spawn(async move {
                             if let Err(error) =
-                                readiness::serve(listener, access, status, commands, never).await
+                                readiness::serve(listener, access, status, commands, ended).await
                             {
                                 tracing::error!(
                                     target: LOG_TARGET,
                                     "The readiness endpoint ended: {error}; windows go on without it"
                                 );
                             }
-                        });
-                    }
+                        })
+                    });
                     if let Err(error) = driver.await {
                         tracing::error!(
                             target: LOG_TARGET,
@@ -280,7 +283,15 @@ impl Maintenance {
                         // The endpoint goes on saying so.
                         std::future::pending::<()>().await;
                     }
+                    // Who was promised an answer gets it, a verdict for one. That takes
+                    // `readiness::SHUTDOWN_WITHIN` at most.
+                    drop(end);
+                    if let Some(serving) = serving {
+                        let _ = serving.await;
+                    }
                 });
+                // Not waiting for what hangs in a dead volume.
+                runtime.shutdown_background();
                 // Whoever shuts down may have stopped waiting.
                 let _ = say_stopped.send(());
             })
