@@ -1183,6 +1183,10 @@ impl<E: Engine> Driver<E> {
             driver: readiness::DRIVER.to_owned(),
             copy,
             until: by_wall_clock(self.window.claim_until().unwrap_or(deadline)),
+            began: record.run.began,
+            pinned: pinned.taken,
+            journal_mode: self.engine.journal_mode(),
+            pause_ms: milliseconds(record.pauses.total),
             file: pinned.file,
         };
         let shown = signal.show(ready);

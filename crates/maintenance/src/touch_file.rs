@@ -47,7 +47,7 @@ pub struct TouchFile {
 }
 
 /// What the file says, as JSON: the body of `GET /ready` and a deadline.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ready {
     /// The run that holds the pin.
     pub run: RunId,
@@ -61,6 +61,14 @@ pub struct Ready {
     /// planning: the limit itself is kept on the monotonic clock, and the file goes when the
     /// pin does.
     pub until: DateTime<Utc>,
+    /// When the run began.
+    pub began: DateTime<Utc>,
+    /// The instant the file shows: every commit before is in it, none after.
+    pub pinned: DateTime<Utc>,
+    /// The database's journal mode.
+    pub journal_mode: String,
+    /// Milliseconds for which announces have been held for this run so far.
+    pub pause_ms: f64,
     /// What the file is, by whatever path it is seen.
     pub file: PinnedFile,
 }

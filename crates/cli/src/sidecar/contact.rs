@@ -208,7 +208,7 @@ pub fn shortened(reason: &str) -> String {
 }
 
 /// What no clock can hold is as good as a month.
-fn seconds(seconds: f64) -> Duration {
+pub fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds.max(0.0)).map_or(FOR_DAYS, |time| time.min(FOR_DAYS))
 }
 

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::json;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::spawn_blocking;
@@ -33,11 +33,10 @@ use tokio::time::{sleep, timeout};
 use torrust_tracker_maintenance::disk::{self, Disk};
 use torrust_tracker_maintenance::sidecar::Offer;
 use torrust_tracker_maintenance::sqlite::Journal;
-use torrust_tracker_maintenance::status::CopyOf;
 use torrust_tracker_maintenance::touch_file::{self, Done, RunResult};
 use torrust_tracker_maintenance::window::RunId;
 
-use super::contact::{LOOK_FOR, shortened};
+use super::contact::{LOOK_FOR, seconds, shortened};
 use super::round::{Grant, Ready, Refusal, Reply, Request};
 use crate::exit::{Exit, Failure};
 use crate::units;
@@ -325,18 +324,14 @@ impl Files {
 /// What is to be made of a touch-file.
 fn understood(shown: &touch_file::Ready) -> Result<Ready, String> {
     let run = RunId::parse(shown.run.as_str()).ok_or("the run's id is none")?;
-    let began = second(&run).ok_or("the run's id does not say when it began")?;
     Ok(Ready {
         offer: Offer {
             run,
-            began,
-            // Everything committed before the run began is in the file.
-            pinned: began,
-            journal: match shown.copy {
-                CopyOf::PinnedFile => Journal::Wal,
-                CopyOf::PausedDatabase => Journal::Delete,
-            },
-            pause: Duration::ZERO,
+            began: shown.began,
+            pinned: shown.pinned,
+            journal: Journal::named(&shown.journal_mode)
+                .ok_or_else(|| format!("`{}` is no journal mode", shown.journal_mode))?,
+            pause: seconds(shown.pause_ms / 1000.0),
             file: shown.file,
         },
         database: shown.database.clone(),
@@ -345,13 +340,6 @@ fn understood(shown: &touch_file::Ready) -> Result<Ready, String> {
         holder: None,
         claim_within: None,
     })
-}
-
-/// The second a run began in, with which its id begins.
-fn second(run: &RunId) -> Option<DateTime<Utc>> {
-    let (second, _) = run.as_str().split_once('-')?;
-    let second = NaiveDateTime::parse_from_str(second, "%Y%m%dT%H%M%SZ").ok()?;
-    Some(second.and_utc())
 }
 
 #[expect(

@@ -55,6 +55,10 @@ fn ready() -> Ready {
         driver: "sqlite3".to_owned(),
         copy: CopyOf::PinnedFile,
         until: now,
+        began: now,
+        pinned: now,
+        journal_mode: "wal".to_owned(),
+        pause_ms: 12.5,
         file: PinnedFile {
             device: 1,
             inode: 2,

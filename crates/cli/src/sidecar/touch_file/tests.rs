@@ -11,7 +11,7 @@ use std::sync::mpsc;
 
 use chrono::TimeDelta;
 use tempfile::TempDir;
-use torrust_tracker_maintenance::status::PinnedFile;
+use torrust_tracker_maintenance::status::{CopyOf, PinnedFile};
 
 use super::*;
 use crate::client::block_on;
@@ -47,6 +47,10 @@ impl Tracker {
             driver: "sqlite3".to_owned(),
             copy: CopyOf::PinnedFile,
             until,
+            began: until,
+            pinned: until,
+            journal_mode: "wal".to_owned(),
+            pause_ms: 1.5,
             file: PinnedFile {
                 device: 1,
                 inode: 7,
@@ -205,6 +209,28 @@ fn a_file_that_a_dead_tracker_left_invites_nobody() {
         matches!(&reply, Reply::Ready(ready) if ready.offer.run == run('b')),
         "{reply:?}"
     );
+}
+
+/// A WAL database may be paused, too, and the manifest is to say what it was.
+#[test]
+fn a_touch_file_says_what_the_manifest_is_to_say() {
+    let tracker = Tracker::new();
+    tracker.show(run('a'));
+    let shown = fs::read(tracker.path("")).expect("it is shown");
+    let mut shown: touch_file::Ready = serde_json::from_slice(&shown).expect("JSON");
+    shown.copy = CopyOf::PausedDatabase;
+    shown.began = shown.until - TimeDelta::minutes(3);
+    shown.pinned = shown.until - TimeDelta::minutes(2);
+    let ready = understood(&shown).expect("it is a touch-file");
+    assert_eq!(ready.offer.journal, Journal::Wal);
+    assert_eq!(
+        (ready.offer.began, ready.offer.pinned),
+        (shown.began, shown.pinned)
+    );
+    assert_eq!(ready.offer.pause, Duration::from_micros(1500));
+    shown.journal_mode = "none".to_owned();
+    let why = understood(&shown).expect_err("no journal mode");
+    assert!(why.contains("`none`"), "{why}");
 }
 
 #[test]

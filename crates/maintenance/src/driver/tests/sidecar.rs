@@ -108,6 +108,9 @@ async fn a_sidecar_claims_renews_and_finishes() {
             serde_json::from_slice(&std::fs::read(&bench.touch_file).expect("it is shown"))
                 .expect("a touch-file");
         assert_eq!((&shown.run, shown.file), (&run, FILE));
+        let ready = bench.status.ready().expect("it is offered");
+        assert_eq!((shown.began, shown.pinned), (ready.began, ready.pinned));
+        assert_eq!(shown.journal_mode, ready.journal_mode);
         let copy = if flows {
             CopyOf::PinnedFile
         } else {
