@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::catalogue::{self, Catalogue};
 use crate::config::{self, Address, Announces, JournalMode, Settings, TakenBy};
 use crate::disk::{self, Disk, Lock};
-use crate::driver::{Driver, Handles, LOG_TARGET, Parts};
+use crate::driver::{Command, Driver, Handles, LOG_TARGET, Parts};
 use crate::engine::BackupEngine;
 use crate::excerpt;
 use crate::files::{self, Reserved};
@@ -260,19 +260,7 @@ impl Maintenance {
                     }));
                     let (end, told_to_end) = oneshot::channel::<()>();
                     let serving = endpoint.map(|(listener, access)| {
-                        let ended = async {
-                            drop(told_to_end.await);
-                        };
-                        tokio::spawn(async move {
-                            if let Err(error) =
-                                readiness::serve(listener, access, status, commands, ended).await
-                            {
-                                tracing::error!(
-                                    target: LOG_TARGET,
-                                    "The readiness endpoint ended: {error}; windows go on without it"
-                                );
-                            }
-                        })
+                        tokio::spawn(serve(listener, access, status, commands, told_to_end))
                     });
                     if let Err(error) = driver.await {
                         tracing::error!(
@@ -344,6 +332,26 @@ impl Running {
                 "The maintenance driver does not stop; what is temporary is removed at the next start"
             );
         }
+    }
+}
+
+/// Serves until told to end. Should it end before, that is said.
+async fn serve(
+    listener: Listener,
+    access: Access,
+    status: Reader,
+    commands: mpsc::Sender<Command>,
+    told_to_end: oneshot::Receiver<()>,
+) {
+    let ended = async {
+        // Whoever tells it to drops the other end.
+        drop(told_to_end.await);
+    };
+    if let Err(error) = readiness::serve(listener, access, status, commands, ended).await {
+        tracing::error!(
+            target: LOG_TARGET,
+            "The readiness endpoint ended: {error}; windows go on without it"
+        );
     }
 }
 

@@ -342,12 +342,12 @@ fn said(contents: &[u8], run: &RunId) -> Option<Finished> {
         return Some(Finished::Ok);
     }
     let done: Done = serde_json::from_slice(contents).ok()?;
-    (done.run == run.as_str()).then(|| done.failed.map_or(Finished::Ok, failed))
+    (done.run == run.as_str()).then(|| done.failed.map_or(Finished::Ok, |why| failed(&why)))
 }
 
 /// Of whatever was given as a reason: one that is cut off ends the run as well.
-fn failed(reason: String) -> Finished {
-    let reason = lease::on_one_line(&reason);
+fn failed(reason: &str) -> Finished {
+    let reason = lease::on_one_line(reason);
     let reason: String = reason.trim().chars().take(REASON_LIMIT).collect();
     Finished::Failed(if reason.is_empty() {
         "the sidecar has no copy and gives no reason in its file".to_owned()
