@@ -26,6 +26,7 @@ pub mod pace;
 pub mod plot;
 pub mod proxy;
 pub mod receiver;
+pub mod s3;
 pub mod session;
 pub mod sidecar;
 pub mod speed;

@@ -184,12 +184,10 @@ impl MariaDb {
     /// The URL of a database of it, with the password.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
-        let password: String = PASSWORD
-            .bytes()
-            .map(|byte| format!("%{byte:02x}"))
-            .collect();
+        let password = PASSWORD.bytes().map(|byte| format!("%{byte:02x}"));
         format!(
-            "mysql://{USER}:{password}@127.0.0.1:{}/{database}",
+            "mysql://{USER}:{}@127.0.0.1:{}/{database}",
+            password.collect::<String>(),
             self.port
         )
     }

@@ -15,6 +15,7 @@ use torrust_tracker_maintenance::config::{
     Address, Announces, Error, JournalMode, Readiness, Settings, TakenBy,
 };
 use torrust_tracker_maintenance::disk::{Disk, parent};
+use torrust_tracker_maintenance::encryption::Seal;
 use torrust_tracker_maintenance::excerpt::{self, Error as Unfit};
 use torrust_tracker_maintenance::files::{self, Reserved};
 use torrust_tracker_maintenance::mysql::{self, Client as DumpClient};
@@ -391,6 +392,9 @@ fn check_contents(settings: &Settings, database: &Found, problems: &mut Vec<Prob
     });
     if let Err(error) = checked {
         problem("files", error.to_string());
+    }
+    if let Err(error) = Seal::of(&settings.backup.encryption, &Disk::default()) {
+        problem("recipients_file", error.to_string());
     }
     if let Some(partial) = &settings.backup.partial
         && database.is_settled()

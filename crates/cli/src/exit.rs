@@ -183,6 +183,7 @@ impl From<verify::Error> for Failure {
         use verify::Error;
         let (exit, code) = match &error {
             Error::Corrupt { .. } => (Exit::Verification, "damaged"),
+            Error::Closed { .. } => (Exit::Usage, "encrypted"),
             Error::Cancelled { .. } => (Exit::Failed, "interrupted"),
             Error::Disk(_) | Error::Sqlite { .. } => (Exit::Failed, "not_verified"),
         };

@@ -141,6 +141,11 @@ impl Forecast {
             "at the rate of earlier backups"
         };
         match (self.cost(), self.way()) {
+            (Some(cost), Some(Way::Stream)) if cost.way == Way::Stream => format!(
+                "streamed into the compressor and encrypted, so that there is no copy that others \
+                 can read: about {}, {basis}",
+                units::seconds(cost.copy)
+            ),
             (Some(_), Some(Way::Stream)) => {
                 "streamed into the compressor, as there is no room for a raw copy".to_owned()
             }

@@ -1,21 +1,87 @@
-//! `list`: what is in the catalogue's directory.
+//! `list`: what is in the catalogue's directory, or in the second place.
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use torrust_tracker_maintenance::catalogue::{Backup, BackupId, Check, Entry, Foreign};
+use torrust_tracker_maintenance::catalogue::{Backup, BackupId, Check, Entry, Foreign, Manifest};
 use torrust_tracker_maintenance::config::Depth;
+use torrust_tracker_maintenance::remote::{Entry as There, Stored};
 
+use crate::client::block_on;
 use crate::configuration::Configuration;
 use crate::exit::{Answer, Exit, Failure};
+use crate::remote;
 use crate::table::{Side, Table};
 use crate::units;
 
 /// Why each backup stays; nothing for those that go with the next prune.
 type Kept = BTreeMap<BackupId, Vec<String>>;
 
-pub fn carry_out(configuration: &Configuration, now: DateTime<Utc>) -> Result<Answer, Failure> {
+/// List the backups, newest first. Reads no more than their manifests.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Those in `[maintenance.remote]` instead of those here.
+    #[arg(long)]
+    remote: bool,
+}
+
+impl Arguments {
+    pub fn carry_out(
+        self,
+        configuration: &Configuration,
+        now: DateTime<Utc>,
+    ) -> Result<Answer, Failure> {
+        if self.remote {
+            there(configuration, now)
+        } else {
+            here(configuration, now)
+        }
+    }
+}
+
+fn there(configuration: &Configuration, now: DateTime<Utc>) -> Result<Answer, Failure> {
+    let remote = remote::open(configuration)?;
+    let entries = block_on(remote.list())?;
+    let mut table = Table::new([
+        ("ID", Side::Left),
+        ("AGE", Side::Right),
+        ("SIZE", Side::Right),
+        ("RATIO", Side::Right),
+        ("UPLOADED", Side::Right),
+        ("NOTE", Side::Left),
+    ]);
+    for entry in &entries {
+        table.row(match entry {
+            There::Complete(Stored { manifest, uploaded }) => [
+                manifest.id.to_string(),
+                units::span(now - manifest.pinned),
+                units::bytes(manifest.stored_bytes()),
+                ratio(manifest.database.raw_bytes, manifest.database.stored_bytes),
+                units::ago(*uploaded, now),
+                notes_of(manifest).collect::<Vec<_>>().join("; "),
+            ],
+            There::Unfinished { name } => odd_there(name, "not complete: never restored".into()),
+            There::Broken { name, why } => odd_there(name, format!("BROKEN: {why}")),
+        });
+    }
+    Ok(Answer {
+        exit: Exit::Done,
+        text: if entries.is_empty() {
+            format!("no backups in {}", remote.at())
+        } else {
+            table.to_string()
+        },
+        json: json!({ "remote": remote.at(), "entries": entries }),
+    })
+}
+
+fn odd_there(name: &BackupId, note: String) -> [String; 6] {
+    let [age, size, ratio, uploaded] = Default::default();
+    [name.to_string(), age, size, ratio, uploaded, note]
+}
+
+fn here(configuration: &Configuration, now: DateTime<Utc>) -> Result<Answer, Failure> {
     let catalogue = configuration.catalogue()?;
     let directory = catalogue.directory();
     let entries = catalogue.list()?;
@@ -95,11 +161,6 @@ fn good(backup: &Backup, kept: &Kept, now: DateTime<Utc>) -> [String; 9] {
     } = backup;
     let found = notes.checks.iter().flat_map(|check| &check.findings);
     let damage = found.map(|finding| format!("DAMAGED: {finding}"));
-    let partial = manifest.partial.iter().map(|of| format!("PARTIAL: {of}"));
-    let warnings = manifest
-        .warnings
-        .iter()
-        .map(|warning| format!("warning: {warning}"));
     let reasons = kept.get(&manifest.id).map(Vec::as_slice);
     [
         manifest.id.to_string(),
@@ -111,11 +172,23 @@ fn good(backup: &Backup, kept: &Kept, now: DateTime<Utc>) -> [String; 9] {
         verified(manifest.verified, notes.deepest(), now),
         reasons.map_or_else(String::new, rules),
         damage
-            .chain(partial)
-            .chain(warnings)
+            .chain(notes_of(manifest))
             .collect::<Vec<_>>()
             .join("; "),
     ]
+}
+
+/// What is worth knowing of a backup, by its manifest.
+fn notes_of(manifest: &Manifest) -> impl Iterator<Item = String> {
+    let partial = manifest.partial.iter().map(|of| format!("PARTIAL: {of}"));
+    let encrypted = manifest
+        .encrypted()
+        .map(|how| format!("encrypted for {}", how.recipients));
+    let warnings = manifest
+        .warnings
+        .iter()
+        .map(|warning| format!("warning: {warning}"));
+    partial.chain(encrypted).chain(warnings)
 }
 
 /// The check it passed before it was published, and the deepest since.

@@ -13,10 +13,12 @@ mod client;
 mod configuration;
 mod exit;
 mod forecast;
+mod identity;
 mod keep;
 mod list;
 mod monitor;
 mod progress;
+mod remote;
 mod restore;
 mod run;
 mod selection;
@@ -24,6 +26,7 @@ mod sidecar;
 mod status;
 mod table;
 mod units;
+mod upload;
 mod verify;
 
 /// Looks after the maintenance window of a running tracker and the backups it makes.
@@ -47,11 +50,11 @@ enum Command {
     Sidecar(sidecar::Arguments),
     /// Show whether announces flow, what is being done, and how the last runs ended.
     Status,
-    /// List the backups, newest first. Reads no more than their manifests.
-    List,
+    List(list::Arguments),
     Monitor(monitor::Arguments),
     Verify(verify::Arguments),
     Restore(restore::Arguments),
+    Upload(upload::Arguments),
     Prune(keep::Prune),
     Protect(keep::Protect),
     Unprotect(keep::Unprotect),
@@ -71,9 +74,10 @@ fn main() -> ExitCode {
         Command::Run(run) => run.carry_out(&configuration, json, now()),
         Command::Sidecar(sidecar) => sidecar.carry_out(&configuration, json, now()),
         Command::Status => status::carry_out(&configuration, json, now()),
-        Command::List => list::carry_out(&configuration, now()),
+        Command::List(list) => list.carry_out(&configuration, now()),
         Command::Verify(verify) => verify.carry_out(&configuration, json, now()),
         Command::Restore(restore) => restore.carry_out(&configuration, json, now()),
+        Command::Upload(upload) => upload.carry_out(&configuration, json),
         Command::Prune(prune) => prune.carry_out(&configuration, json, now()),
         Command::Protect(protect) => protect.carry_out(&configuration, now()),
         Command::Unprotect(unprotect) => unprotect.carry_out(&configuration, now()),

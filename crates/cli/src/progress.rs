@@ -236,7 +236,10 @@ mod tests {
             expected: None,
         };
         show.phase(Phase::Copying, None);
-        assert_eq!((bar.prefix(), bar.message()), ("copying".into(), "".into()));
+        assert_eq!(
+            (bar.prefix(), bar.message()),
+            ("copying".into(), String::new())
+        );
         show.phase(Phase::Copying, Some(&copying));
         assert_eq!(
             (bar.position(), bar.length(), bar.message()),

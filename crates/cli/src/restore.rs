@@ -6,12 +6,14 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use torrust_tracker_maintenance::config::Depth;
-use torrust_tracker_maintenance::disk::Disk;
+use torrust_tracker_maintenance::disk::{Disk, parent};
 use torrust_tracker_maintenance::restore::{self, Objection, RestorePlan, Restored};
 
 use crate::configuration::Configuration;
 use crate::exit::{Answer, Exit, Failure};
+use crate::identity;
 use crate::progress::watched;
+use crate::remote::{self, Downloaded, Place};
 use crate::selection::{Selected, Selection};
 use crate::units;
 use crate::verify::instant;
@@ -31,6 +33,10 @@ pub struct Arguments {
     /// not made by this program.
     #[arg(value_name = "ID", default_value = "latest")]
     backup: Selection,
+    /// Download the backup from `[maintenance.remote]` first, into a directory beside what it
+    /// becomes, which is removed afterwards.
+    #[arg(long, value_name = "WHERE")]
+    from: Option<Place>,
     /// Restore to this file [default: the tracker's database].
     #[arg(long, value_name = "PATH")]
     to: Option<PathBuf>,
@@ -42,6 +48,8 @@ pub struct Arguments {
     files: files::Options,
     #[command(flatten)]
     server: server::Options,
+    #[command(flatten)]
+    identity: identity::Options,
     /// Say what would be done and what speaks against it; change nothing.
     #[arg(long)]
     dry_run: bool,
@@ -61,12 +69,31 @@ impl Arguments {
         json: bool,
         now: DateTime<Utc>,
     ) -> Result<Answer, Failure> {
-        let catalogue = configuration.catalogue()?;
+        let whatever = self.partial || self.files.wanted();
+        let identities = self.identity.read()?;
+        let mut downloaded = None;
+        let source = match self.from {
+            None => {
+                let catalogue = configuration.catalogue()?;
+                let found = self.backup.find(&catalogue, whatever)?;
+                found.opened_with(identities)?
+            }
+            // What would be restored shows without downloading it; whether it opens does not.
+            Some(Place::Remote) if self.dry_run => {
+                let remote = remote::open(configuration)?;
+                Selected::Backup(remote::peek(&remote, &self.backup, whatever)?)
+            }
+            Some(Place::Remote) => {
+                let remote = remote::open(configuration)?;
+                let below = self.scratch(configuration)?;
+                let fetched = remote::download(&remote, &self.backup, whatever, &below, json)?;
+                let Downloaded { backup, .. } = downloaded.insert(fetched);
+                Selected::Backup(backup.clone()).opened_with(identities)?
+            }
+        };
         if self.files.wanted() {
-            let backup = self.backup.find(&catalogue, true)?;
-            return (self.files).carry_out(configuration, backup, self.dry_run, json, now);
+            return (self.files).carry_out(configuration, source, self.dry_run, json, now);
         }
-        let source = self.backup.find(&catalogue, self.partial)?;
         let source = match source {
             Selected::Backup(backup) if backup.manifest.is_dump() => {
                 if self.to.is_some() {
@@ -83,10 +110,7 @@ impl Arguments {
         if self.server.wanted() {
             return Err(server::no_dump());
         }
-        let target = match &self.to {
-            Some(to) => to.clone(),
-            None => tracker_database(configuration)?,
-        };
+        let target = self.target(configuration)?;
         let disk = Disk::default();
         let mut plan = restore::plan(source, &target, now, &disk)?;
         if self.partial {
@@ -113,6 +137,31 @@ impl Arguments {
             (restored, began.elapsed())
         });
         Ok(done(&restored?, took, &planned))
+    }
+
+    /// The file a database is restored to.
+    fn target(&self, configuration: &Configuration) -> Result<PathBuf, Failure> {
+        match &self.to {
+            Some(to) => Ok(to.clone()),
+            None => tracker_database(configuration),
+        }
+    }
+
+    /// Where a backup is downloaded to: beside what it becomes. A dump becomes nothing here, so
+    /// it lies where backups do.
+    fn scratch(&self, configuration: &Configuration) -> Result<PathBuf, Failure> {
+        if self.files.wanted() {
+            return Ok(parent(&self.files.directory()).to_owned());
+        }
+        if self.to.is_none() && configuration.server()?.is_some() || self.server.wanted() {
+            let directory = configuration.settings()?.backup.directory;
+            return Ok(if directory.is_dir() {
+                directory
+            } else {
+                parent(&directory).to_owned()
+            });
+        }
+        Ok(parent(&self.target(configuration)?).to_owned())
     }
 
     fn depth(&self) -> Depth {

@@ -4,7 +4,10 @@ use std::convert::Infallible;
 use std::str::FromStr;
 
 use torrust_tracker_maintenance::catalogue::{Backup, BackupId, Catalogue, Foreign};
+use torrust_tracker_maintenance::disk::Disk;
+use torrust_tracker_maintenance::encryption::Identities;
 use torrust_tracker_maintenance::restore::Source;
+use torrust_tracker_maintenance::verify;
 
 use crate::exit::{Exit, Failure};
 
@@ -49,6 +52,21 @@ impl Selection {
             Self::Foreign(name) => return Ok(Selected::Foreign(catalogue.foreign(name)?)),
         };
         Ok(Selected::Backup(catalogue.get(id)?))
+    }
+}
+
+impl Selected {
+    /// The same, to be opened with these: said at once if they do not, before anything else is
+    /// looked at.
+    pub fn opened_with(self, identities: Option<Identities>) -> Result<Self, Failure> {
+        Ok(match self {
+            Self::Backup(backup) => {
+                let backup = backup.opened_with(identities);
+                verify::check_opens(&backup, &Disk::default())?;
+                Self::Backup(backup)
+            }
+            foreign @ Self::Foreign(_) => foreign,
+        })
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::time::{sleep, sleep_until};
 use torrust_tracker_maintenance::catalogue::Catalogue;
 use torrust_tracker_maintenance::config::{self, Settings};
 use torrust_tracker_maintenance::disk::Disk;
+use torrust_tracker_maintenance::encryption::Recipient;
 use torrust_tracker_maintenance::lease::{self, Holder};
 use torrust_tracker_maintenance::snapshot::Watch;
 use torrust_tracker_maintenance::window::RunId;
@@ -70,6 +71,15 @@ pub struct Arguments {
     /// What the tracker is to call this sidecar [default: its host and process].
     #[arg(long, value_parser = name)]
     name: Option<Holder>,
+    /// Encrypt for this recipient (`age1...`), besides those of the configuration. May be given
+    /// several times.
+    #[arg(
+        long = "recipient",
+        value_name = "RECIPIENT",
+        value_parser = Recipient::parse,
+        conflicts_with = "command"
+    )]
+    recipients: Vec<Recipient>,
     /// Exit after one run.
     #[arg(long)]
     once: bool,
@@ -124,7 +134,11 @@ impl Arguments {
         json: bool,
         now: DateTime<Utc>,
     ) -> Result<Answer, Failure> {
-        let backup = rules_of(configuration)?;
+        let mut backup = rules_of(configuration)?;
+        backup
+            .encryption
+            .recipients
+            .extend(self.recipients.iter().cloned());
         if self.dry_run {
             return rehearsal::of(&self, configuration, &backup);
         }

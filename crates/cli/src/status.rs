@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use torrust_tracker_maintenance::catalogue::Backup;
 use torrust_tracker_maintenance::snapshot::Progress;
 use torrust_tracker_maintenance::status::{
-    ChannelStatus, GateStatus, LeaseStatus, PerDoor, RunReport, RunStatus, Status,
+    ChannelStatus, GateStatus, LeaseStatus, PerDoor, RemoteStatus, RunReport, RunStatus, Status,
 };
 use torrust_tracker_maintenance::window::{Outcome, Trigger};
 
@@ -71,6 +71,9 @@ fn screen(status: &Status, newest: Option<&Backup>, now: DateTime<Utc>) -> Strin
         ),
         ("gate", counters(&status.gate)),
     ];
+    if let Some(remote) = &status.remote {
+        lines.insert(5, ("remote", uploads(remote, now)));
+    }
     if status.gate.forced_open > 0 {
         let forced = format!(
             "the watchdog had to open the gate {} times: a defect, please report it with the log",
@@ -111,6 +114,30 @@ fn told(status: &Status) -> impl Iterator<Item = String> {
     })
 }
 
+/// How far the second place is.
+fn uploads(remote: &RemoteStatus, now: DateTime<Utc>) -> String {
+    let behind = match remote.behind {
+        0 => "has all it should have".to_owned(),
+        1 => "LACKS 1 backup".to_owned(),
+        behind => format!("LACKS {behind} backups"),
+    };
+    let since = remote
+        .behind_since_seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .map(|since| format!(" since {}", units::duration(since)));
+    let last = remote
+        .last_uploaded
+        .map(|last| format!(", last upload {}", units::ago(last, now)));
+    let failure = remote
+        .failure
+        .as_ref()
+        .map(|failure| format!("\n           {failure}"));
+    [since, last, failure]
+        .into_iter()
+        .flatten()
+        .fold(behind, |line, more| line + &more)
+}
+
 fn announces(gate: &GateStatus) -> String {
     match gate.closed_for_ms {
         None => "flow".to_owned(),
@@ -134,15 +161,14 @@ fn run_line(run: &RunStatus, status: &Status, now: DateTime<Utc>) -> String {
     let lease = run.lease.as_ref().map(lease);
     let progress = run.progress.as_ref().map(progress);
     let below = lease.into_iter().chain(progress);
+    let below = below.map(|line| format!("\n           {line}"));
     format!(
         "{} ({}): {}{attempt}, began {}{}",
         run.id,
         trigger(run.trigger),
         status.state,
         units::ago(run.began, now),
-        below
-            .map(|line| format!("\n           {line}"))
-            .collect::<String>(),
+        below.collect::<String>(),
     )
 }
 

@@ -17,6 +17,7 @@ use torrust_tracker_maintenance::verify::{self, Report};
 
 use crate::configuration::Configuration;
 use crate::exit::{Answer, Exit, Failure};
+use crate::identity;
 use crate::keep::writable;
 use crate::progress::watched;
 use crate::selection::Selection;
@@ -46,6 +47,8 @@ pub struct Arguments {
     /// (the full integrity check: about a minute a gigabyte).
     #[arg(long)]
     full: bool,
+    #[command(flatten)]
+    identity: identity::Options,
 }
 
 /// How deep to look.
@@ -79,8 +82,15 @@ struct Verdict {
 enum Came {
     Good {
         rows: Option<u64>,
+        /// Whether it was looked into: of an encrypted one without an identity only what is
+        /// stored was.
+        opened: bool,
     },
     Damaged {
+        why: String,
+    },
+    /// It is encrypted, and was to be looked into.
+    Closed {
         why: String,
     },
     /// It could not be found out.
@@ -97,7 +107,13 @@ impl Arguments {
         now: DateTime<Utc>,
     ) -> Result<Answer, Failure> {
         let catalogue = configuration.catalogue()?;
+        let identities = self.identity.read()?;
         let entries = self.chosen(&catalogue, now)?;
+        let entries = entries.into_iter().map(|entry| match entry {
+            Entry::Good(backup) => Entry::Good(backup.opened_with(identities.clone())),
+            other => other,
+        });
+        let entries: Vec<_> = entries.collect();
         let catalogue = self.prepared(catalogue, &entries)?;
         let began = instant();
         let mut verdicts = Vec::new();
@@ -196,6 +212,12 @@ impl Arguments {
         (now, start): (DateTime<Utc>, Instant),
     ) -> (Verdict, bool) {
         let began = instant();
+        let opened = match &entry {
+            Entry::Good(backup) => {
+                backup.identities.is_some() || backup.manifest.encrypted().is_none()
+            }
+            Entry::Broken { .. } | Entry::Foreign(_) => true,
+        };
         let (name, examined, unnoted) = match entry {
             Entry::Broken { name, why } => {
                 let (name, came) = (name.to_string(), Came::Damaged { why });
@@ -232,7 +254,10 @@ impl Arguments {
             Err(Error::Verify(verify::Error::Cancelled { .. }))
         );
         let came = match examined {
-            Ok(rows) => Came::Good { rows },
+            Ok(rows) => Came::Good { rows, opened },
+            Err(Error::Verify(error @ verify::Error::Closed { .. })) => Came::Closed {
+                why: error.to_string(),
+            },
             Err(error) if error.is_damage() => Came::Damaged {
                 why: error.to_string(),
             },
@@ -381,6 +406,8 @@ fn answer(directory: &Path, verdicts: &[Verdict]) -> Answer {
         Exit::Verification
     } else if has(|verdict| matches!(verdict.came, Came::Unknown { .. })) {
         Exit::Failed
+    } else if has(|verdict| matches!(verdict.came, Came::Closed { .. })) {
+        Exit::Usage
     } else if has(|verdict| matches!(verdict.unnoted, Some(catalogue::Error::Busy { .. }))) {
         Exit::Busy
     } else {
@@ -404,10 +431,15 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}  ", self.name)?;
         match &self.came {
-            Came::Good { rows: None } => f.write_str("good")?,
-            Came::Good { rows: Some(rows) } => write!(f, "good, {rows} rows")?,
+            Came::Good { opened: false, .. } => {
+                f.write_str("verified: checksums of what is stored; not opened: encrypted")?;
+            }
+            Came::Good { rows: None, .. } => f.write_str("good")?,
+            Came::Good {
+                rows: Some(rows), ..
+            } => write!(f, "good, {rows} rows")?,
             Came::Damaged { why } => write!(f, "DAMAGED: {why}")?,
-            Came::Unknown { why } => write!(f, "not verified: {why}")?,
+            Came::Unknown { why } | Came::Closed { why } => write!(f, "not verified: {why}")?,
         }
         match &self.unnoted {
             Some(error) => write!(f, " (not noted down: {error})"),
@@ -419,9 +451,12 @@ impl fmt::Display for Verdict {
 impl Verdict {
     fn json(&self) -> Value {
         let mut json = match &self.came {
-            Came::Good { rows } => json!({ "verdict": "good", "rows": rows }),
+            Came::Good { rows, opened } => {
+                json!({ "verdict": "good", "rows": rows, "opened": opened })
+            }
             Came::Damaged { why } => json!({ "verdict": "damaged", "why": why }),
             Came::Unknown { why } => json!({ "verdict": "unknown", "why": why }),
+            Came::Closed { why } => json!({ "verdict": "closed", "why": why }),
         };
         json["id"] = json!(self.name);
         json["seconds"] = json!(self.took.as_secs_f64());
@@ -498,7 +533,11 @@ mod tests {
         let read_only = || catalogue::Error::ReadOnly {
             path: "backups".into(),
         };
-        let good = || Came::Good { rows: None };
+        let good = || Came::Good {
+            rows: None,
+            opened: true,
+        };
+        let closed = || Came::Closed { why: String::new() };
         let unknown = || Came::Unknown { why: String::new() };
         let damaged = || Came::Damaged { why: String::new() };
         for (verdicts, exit) in [
@@ -506,6 +545,14 @@ mod tests {
             (vec![verdict(good(), None)], Exit::Done),
             (vec![verdict(good(), Some(read_only()))], Exit::Done),
             (vec![verdict(good(), Some(busy()))], Exit::Busy),
+            (
+                vec![verdict(good(), Some(busy())), verdict(closed(), None)],
+                Exit::Usage,
+            ),
+            (
+                vec![verdict(closed(), None), verdict(unknown(), None)],
+                Exit::Failed,
+            ),
             (
                 vec![verdict(good(), Some(busy())), verdict(unknown(), None)],
                 Exit::Failed,

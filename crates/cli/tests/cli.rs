@@ -40,6 +40,8 @@ use torrust_tracker_maintenance::{readiness, sqlite, verify};
 mod backups;
 #[path = "cli/monitor.rs"]
 mod monitor;
+#[path = "cli/offsite.rs"]
+mod offsite;
 #[path = "cli/sidecar.rs"]
 mod sidecar;
 

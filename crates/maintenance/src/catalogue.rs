@@ -3,13 +3,15 @@
 //! ```text
 //!  <directory>/
 //!    20261122T030000Z/            a backup: complete, verified and synced
-//!      database.sqlite3.zst       `zstd -d` alone restores it; of MySQL database.sql.zst
+//!      database.sqlite3.zst       `zstd -d` alone restores it; of MySQL database.sql.zst;
+//!                                 encrypted: `....age`
 //!      files.tar.zst              other files, if any are wanted; for its owner alone
 //!      manifest.json              what it is; never changed after publishing
 //!      SHA256SUMS                 of those above; `sha256sum -c` checks them
 //!      verified.json, protected   what was learned and wished since; may be missing
 //!    .20261123T030000Z.partial/   a backup in the making, locked by its maker
 //!    .20261115T030000Z.removing/  a backup on its way out
+//!    .20261122T030000Z.upload     how far its upload is, if that was not ended
 //!    .lock                        held by whoever removes or notes something
 //!    anything else                foreign: listed, never touched
 //! ```
@@ -48,10 +50,13 @@ pub use self::foreign::{Foreign, Form};
 use self::id::Temporary;
 pub use self::id::{BackupId, NotAnId};
 pub use self::lock::{Locked, Owner};
-pub use self::manifest::{Artifact, DumpOf, MANIFEST_FORMAT, Manifest, StoredFile, StoredFiles};
+pub use self::manifest::{
+    Artifact, DumpOf, Encrypted, MANIFEST_FORMAT, Manifest, StoredFile, StoredFiles,
+};
 pub use self::notes::{Check, Notes};
 use crate::config::Keep;
-use crate::disk::{self, Claim, Disk};
+use crate::disk::{self, Claim, Disk, Hold};
+use crate::encryption::Identities;
 use crate::retention::{self, Candidate, Decision};
 
 mod draft;
@@ -89,6 +94,18 @@ pub struct Backup {
     pub manifest: Manifest,
     /// What was learned of it since.
     pub notes: Notes,
+    /// What it is to be opened with, should it be encrypted. `None`: it stays closed, and of
+    /// what is stored the checksums are all that can be compared.
+    #[serde(skip)]
+    pub identities: Option<Identities>,
+}
+
+impl Backup {
+    /// The same, to be opened with these.
+    #[must_use]
+    pub fn opened_with(self, identities: Option<Identities>) -> Self {
+        Self { identities, ..self }
+    }
 }
 
 /// One name in the catalogue's directory.
@@ -403,6 +420,43 @@ impl Catalogue {
         Ok(retention::plan(&candidates, keep))
     }
 
+    /// Keeps a backup from being removed while the result lives, though not by force. `None`:
+    /// somebody else does so, or is removing it.
+    ///
+    /// # Errors
+    ///
+    /// If there is none of this name, or the file system refuses.
+    pub fn hold(&self, id: &BackupId) -> Result<Option<Hold>, Error> {
+        let dir = self.directory.join(id.to_string());
+        if !fs::symlink_metadata(&dir).is_ok_and(|found| found.is_dir()) {
+            return Err(self.unknown(&id.to_string()));
+        }
+        Ok(self.disk.hold_dir(&dir)?)
+    }
+
+    /// The backups whose uploads were begun and not ended.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::list`].
+    pub(crate) fn uploads(&self) -> Result<Vec<BackupId>, Error> {
+        let names = self.disk.list(&self.directory)?.into_iter();
+        let ids = names.filter_map(|name| match Temporary::parse(name.to_str()?)? {
+            Temporary::Upload(id) => Some(id),
+            _ => None,
+        });
+        Ok(ids.collect())
+    }
+
+    /// Where it is noted how far the upload of a backup is.
+    pub(crate) fn upload_path(&self, id: &BackupId) -> PathBuf {
+        self.temporary(&Temporary::Upload(id.clone()))
+    }
+
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
     /// Removes a backup: its name first, durably, then its files. For the holder of the
     /// lock, who has looked at what it is.
     fn remove(&self, id: &BackupId) -> Result<(), Error> {
@@ -433,8 +487,9 @@ impl Catalogue {
         let mut swept = Vec::new();
         let mut failed = None;
         for name in self.disk.list(&self.directory)? {
-            if name.to_str().and_then(Temporary::parse).is_none() {
-                continue;
+            match name.to_str().and_then(Temporary::parse) {
+                None | Some(Temporary::Upload(_)) => continue,
+                Some(_) => {}
             }
             let path = self.directory.join(name);
             match self.disk.sweep(&path) {
@@ -507,6 +562,7 @@ impl Catalogue {
             dir,
             manifest,
             notes,
+            identities: None,
         })
     }
 
@@ -541,23 +597,30 @@ impl Catalogue {
 
 /// Whether the stored files are there, each with a name and the size it should have.
 fn check_artifacts(dir: &Path, manifest: &Manifest) -> Result<(), String> {
+    check_names(manifest)?;
+    manifest
+        .artifacts()
+        .try_for_each(|artifact| check_size(dir, artifact))
+}
+
+/// Whether each stored file has a name of its own. A manifest is input: none of its names must
+/// lead out of the directory.
+pub(crate) fn check_names(manifest: &Manifest) -> Result<(), String> {
     let mut names = vec![MANIFEST, SUMS];
-    for artifact in manifest.artifacts() {
-        if names.contains(&artifact.name.as_str()) {
-            return Err(format!("`{}` is the name of two files", artifact.name));
+    for Artifact { name, .. } in manifest.artifacts() {
+        if names.contains(&name.as_str()) {
+            return Err(format!("`{name}` is the name of two files"));
         }
-        names.push(&artifact.name);
-        check_size(dir, artifact)?;
+        if Path::new(name).file_name() != Some(OsStr::new(name)) {
+            return Err(format!("`{name}` is not a plain file name"));
+        }
+        names.push(name);
     }
     Ok(())
 }
 
 fn check_size(dir: &Path, artifact: &Artifact) -> Result<(), String> {
     let name = &artifact.name;
-    // A manifest is input: its name must not lead out of the directory.
-    if Path::new(name).file_name() != Some(OsStr::new(name)) {
-        return Err(format!("`{name}` is not a plain file name"));
-    }
     match fs::symlink_metadata(dir.join(name)) {
         Ok(found) if found.is_file() && found.len() == artifact.stored_bytes => Ok(()),
         Ok(found) if found.is_file() => Err(format!(

@@ -13,6 +13,7 @@
 mod address;
 mod file;
 mod mysql;
+mod remote;
 mod source;
 mod table;
 mod value;
@@ -27,9 +28,11 @@ use glob::Pattern;
 pub use self::address::Address;
 pub use self::file::File;
 use self::file::TABLE;
+pub use self::remote::{Place, Readback, Remote, S3};
 pub use self::source::{Error, Source};
 use self::table::{Fault, Read, Table};
 pub use self::table::{Problem, Problems};
+use crate::encryption::Recipient;
 use crate::excerpt::{Partial, TORRENTS};
 use crate::hook::Hook;
 use crate::notify::Target;
@@ -63,6 +66,8 @@ pub struct Settings {
     pub notify: Notify,
     /// The operator's commands that belong to a run.
     pub hooks: Hooks,
+    /// Where backups are uploaded to; `None`: nowhere.
+    pub remote: Option<Remote>,
 }
 
 /// `journal_mode`.
@@ -188,6 +193,18 @@ pub struct Backup {
     pub files: Files,
     /// The program that dumps a MySQL or MariaDB database; `None`: the first that is found.
     pub dump_program: Option<PathBuf>,
+    /// Whom a backup is encrypted for.
+    pub encryption: Encryption,
+}
+
+/// `backup.recipients` and `backup.recipients_file`: whom database and files are encrypted
+/// for. If neither is there, they are not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Encryption {
+    /// `recipients`.
+    pub recipients: Vec<Recipient>,
+    /// `recipients_file`: a file with more of them, one a line.
+    pub recipients_file: Option<PathBuf>,
 }
 
 /// The keys of `[maintenance.backup]` about other files than the database.
@@ -352,6 +369,7 @@ impl Settings {
             let readiness = table.table("readiness", Readiness::read);
             let notify = table.table("notify", Notify::read);
             let hooks = table.table("hooks", Hooks::read);
+            let remote = table.table("remote", Remote::read);
 
             if announces == Announces::Serve && journal_mode == JournalMode::Delete {
                 let what = r#"cannot go with journal_mode = "delete""#;
@@ -385,6 +403,7 @@ impl Settings {
                 readiness,
                 notify,
                 hooks,
+                remote,
             })
         })
     }
@@ -508,7 +527,33 @@ impl Backup {
             bandwidth: table.or("bandwidth", None, value::limit(64 * KIB)),
             io_priority: table.or("io_priority", IoPriority::Low, value::choice(&priority)),
             dump_program: table.optional("dump_program", value::path),
+            encryption: Encryption::read(table),
         }
+    }
+}
+
+impl Encryption {
+    fn read(table: &mut Table<'_>) -> Self {
+        let texts = table.unseen("recipients", value::recipients);
+        let recipients_file = table.optional("recipients_file", value::path);
+        let mut recipients = Vec::new();
+        for text in texts.unwrap_or_default() {
+            match Recipient::parse(&text) {
+                Ok(recipient) => recipients.push(recipient),
+                // What is written may be a secret by mistake, so it is not shown.
+                Err(why) => table.hidden("recipients", Fault::of(format!("has one that {why}"))),
+            }
+        }
+        Self {
+            recipients,
+            recipients_file,
+        }
+    }
+
+    /// Whether backups are encrypted.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        !self.recipients.is_empty() || self.recipients_file.is_some()
     }
 }
 

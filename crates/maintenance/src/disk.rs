@@ -37,7 +37,7 @@ pub use self::direct::{Aligned, Direct};
 pub use self::fault::Loss;
 use self::fault::{Fault, Seam};
 use self::guard::Guard;
-pub use self::lock::Lock;
+pub use self::lock::{Hold, Lock};
 
 mod claim;
 mod direct;

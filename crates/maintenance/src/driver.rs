@@ -1440,6 +1440,7 @@ impl<E: Engine> Driver<E> {
             // The herald says it itself.
             notify: None,
             hooks_failed: BTreeMap::new(),
+            remote: None,
         };
         let job = self.job.as_ref().map(|running| running.watch.clone());
         let offer = self.offer();
@@ -1804,6 +1805,7 @@ fn blank_status<E: Engine>(parts: &Parts<E>, gate: &Gate, started: DateTime<Utc>
         totals: Totals::default(),
         notify: None,
         hooks_failed: BTreeMap::new(),
+        remote: None,
     }
 }
 

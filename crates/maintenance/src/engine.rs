@@ -4,6 +4,7 @@
 //!  prepare   facts · clones? · files · room on the disk · how long would announces wait? · draft · PASSIVE checkpoint
 //!  pin       the recipe of `sqlite`
 //!  copy      raw copy, durable; or streamed into the compressor, where there is no room for one
+//!            or none is to be, because backups are encrypted
 //!  release   the pin ends, the log is shrunk; beside what follows
 //!  finish    structure and rows of the copy · compress · read back · publish · prune
 //! ```
@@ -151,18 +152,18 @@ impl BackupEngine {
         };
         let mut estimate = subject.estimate(&self.disk, watch).map_err(refused)?;
         let forecast = &mut estimate.forecast;
-        if let Pause::UntilCopied(_) = forecast.pause {
-            if let Some(learned) = self.pace().expect(facts.bytes()) {
-                // Of our own copies only those are learned from that were not done in time: what
-                // the manifests say is then the least.
-                let copy = if taken_here {
-                    learned.max(forecast.copy)
-                } else {
-                    learned
-                };
-                forecast.copy = copy;
-                forecast.pause = Pause::UntilCopied(copy);
-            }
+        if let Pause::UntilCopied(_) = forecast.pause
+            && let Some(learned) = self.pace().expect(facts.bytes())
+        {
+            // Of our own copies only those are learned from that were not done in time: what the
+            // manifests say is then the least.
+            let copy = if taken_here {
+                learned.max(forecast.copy)
+            } else {
+                learned
+            };
+            forecast.copy = copy;
+            forecast.pause = Pause::UntilCopied(copy);
         }
         Ok(estimate)
     }
@@ -187,10 +188,12 @@ impl BackupEngine {
         if let Some(partial) = &self.backup.partial {
             excerpt::check(&self.database, partial).map_err(|error| Failure::other(&error))?;
         }
+        let seal = self.publisher().seal()?;
         let draft = self
             .catalogue
             .begin(run.began)
-            .map_err(|error| Failure::other(&error))?;
+            .map_err(|error| Failure::other(&error))?
+            .sealed(seal);
         Ok(Prepared { draft, way })
     }
 
@@ -332,23 +335,26 @@ impl Engine for BackupEngine {
         } = self.backup;
         priority::of_disk(Work::Writing, io_priority);
         let raw = draft.raw_path();
+        let disk = &draft.disk(&self.disk);
         let taken = || match way {
             Way::Stream => {
-                let artifact = draft.artifact_path(&self.backup.compression);
-                snapshot::stream(pin, &artifact, &self.disk, bandwidth, watch)
+                let compression = self.backup.compression;
+                let artifact = draft.artifact_path(&compression);
+                let seal = draft.seal();
+                snapshot::stream(pin, &artifact, compression, seal, disk, bandwidth, watch)
                     .map(Held::Streamed)
                     .map_err(failed)
             }
             // Room and pause were reckoned for a clone, so a copy must not take its place.
             Way::Clone => {
-                let cloned = snapshot::clone_pinned(pin, &raw, &self.disk, watch);
+                let cloned = snapshot::clone_pinned(pin, &raw, disk, watch);
                 cloned.map_err(failed)?.map(Held::Raw).ok_or_else(|| {
                     self.refused_to_clone.store(true, Ordering::Relaxed);
                     not_cloned(pin.path())
                 })
             }
             Way::File | Way::Pages | Way::Dump => {
-                snapshot::copy_pinned(pin, method, &raw, &self.disk, bandwidth, watch)
+                snapshot::copy_pinned(pin, method, &raw, disk, bandwidth, watch)
                     .map(Held::Raw)
                     .map_err(failed)
             }

@@ -16,6 +16,7 @@ use crate::catalogue::{self, Backup, Catalogue};
 use crate::config::{self, Address, Announces, JournalMode, Problems, Settings, TakenBy};
 use crate::disk::{self, Disk, Lock};
 use crate::driver::{Command, Driver, Engine, Handles, LOG_TARGET, Parts};
+use crate::encryption::{self, Seal};
 use crate::engine::BackupEngine;
 use crate::excerpt;
 use crate::files::{self, Reserved};
@@ -25,6 +26,7 @@ use crate::lease::Terms;
 use crate::mysql::{Address as ServerAddress, Client, DumpEngine};
 use crate::notify::{self, Header};
 use crate::readiness::{self, Access, Listener, Token, token};
+use crate::remote::{self, Remote, Uploader, Uploads};
 use crate::restore;
 use crate::snapshot::Watch;
 use crate::sqlite::{self, Database, Journal};
@@ -88,6 +90,7 @@ pub struct Maintenance {
     notify_header: Option<Header>,
     /// Of an `SQLite` file.
     lock: Option<Lock>,
+    remote: Option<Remote>,
 }
 
 /// A running driver and its endpoint.
@@ -98,6 +101,8 @@ pub struct Running {
     stop: oneshot::Sender<()>,
     stopped: oneshot::Receiver<()>,
     herald: Option<herald::Running>,
+    /// Dropped, it ends the uploads.
+    _uploader: Option<oneshot::Sender<()>>,
 }
 
 /// Why windows cannot be had.
@@ -167,6 +172,12 @@ pub enum Error {
     /// The part of the database that is to be stored.
     #[error(transparent)]
     Excerpt(#[from] excerpt::Error),
+    /// Whom backups are to be encrypted for.
+    #[error("maintenance.backup: {0}")]
+    Encryption(#[from] encryption::Error),
+    /// The second place of the backups.
+    #[error(transparent)]
+    Remote(#[from] remote::Error),
     /// The touch-file.
     #[error(transparent)]
     TouchFile(#[from] touch_file::Error),
@@ -222,7 +233,9 @@ impl Maintenance {
         }
         if settings.backup.taken_by == TakenBy::Tracker {
             check_files(&settings, service.database.file(), &disk)?;
+            Seal::of(&settings.backup.encryption, &disk)?;
         }
+        let remote = remote(&settings, &disk)?;
         let (gate, keeper) = Gate::new().map_err(Error::Thread)?;
 
         let directory = &settings.backup.directory;
@@ -253,6 +266,7 @@ impl Maintenance {
             touch_file,
             notify_header,
             lock,
+            remote,
         })
     }
 
@@ -279,6 +293,7 @@ impl Maintenance {
             touch_file,
             notify_header,
             lock,
+            remote,
             ..
         } = self;
         // Until the process ends: the service has the file open for longer than windows
@@ -312,7 +327,11 @@ impl Maintenance {
             service: service.name,
             database: database.name(),
         };
-        let telling = Telling { newest, herald };
+        let beside = Beside {
+            newest,
+            herald,
+            uploads: remote.map(|remote| Uploader::new(remote, catalogue.clone())),
+        };
         match database {
             Storage::Sqlite(path) => {
                 let database = Database::open(&path)?;
@@ -322,36 +341,38 @@ impl Maintenance {
                     excerpt::check(&database, partial)?;
                 }
                 let engine = BackupEngine::new(database, catalogue, disk, &settings, name)?;
-                launch(parts.with(engine), telling, endpoint)
+                launch(parts.with(engine), beside, endpoint)
             }
             Storage::MySql(address) => {
                 let engine = DumpEngine::new(address, catalogue, disk, &settings, name);
-                launch(parts.with(engine), telling, endpoint)
+                launch(parts.with(engine), beside, endpoint)
             }
         }
     }
 }
 
-/// Who is told of runs, and of which backup there is to begin with.
-struct Telling {
+/// What goes on beside the driver: who is told of runs, and of which backup there is to begin
+/// with; and who uploads what they publish.
+struct Beside {
     newest: Option<BackupStatus>,
     herald: herald::Parts,
+    uploads: Option<(Uploader, Uploads)>,
 }
 
-/// Starts the driver of this engine, and the endpoint, on a thread of their own, and whoever
-/// tells of the runs on another.
+/// Starts the driver of this engine, and the endpoint, on a thread of their own, and on one each
+/// whoever tells of the runs and whoever uploads.
 fn launch<E: Engine>(
     parts: Parts<E>,
-    telling: Telling,
+    beside: Beside,
     endpoint: Option<(Listener, Access)>,
 ) -> Result<Running, Error> {
     let address = endpoint
         .as_ref()
         .and_then(|(listener, _)| listener.address().ok());
-    let herald = Herald::start(telling.herald).map_err(Error::Thread)?;
+    let herald = Herald::start(beside.herald).map_err(Error::Thread)?;
     let (herald, heralding) = herald.unzip();
     let (driver, handles) = Driver::new(parts);
-    let driver = driver.telling(telling.newest, herald);
+    let driver = driver.telling(beside.newest, herald);
     let Handles {
         commands,
         mut status,
@@ -359,8 +380,20 @@ fn launch<E: Engine>(
     if let Some(heralding) = &heralding {
         status = status.with(heralding.told.clone());
     }
+    let (uploader, uploads) = beside.uploads.unzip();
+    if let Some(uploads) = uploads {
+        status = status.with_uploads(uploads);
+    }
     let reader = status.clone();
     let (stop, stopped) = spawn(driver, endpoint, status, commands)?;
+    let uploader = uploader
+        .map(|uploader| {
+            let (stop, asked_to_stop) = oneshot::channel();
+            uploader.start(reader.clone(), asked_to_stop)?;
+            Ok(stop)
+        })
+        .transpose()
+        .map_err(Error::Thread)?;
     match &address {
         Some(Address::Tcp(address)) => {
             tracing::info!(target: LOG_TARGET, "Started on: http://{address}");
@@ -376,6 +409,7 @@ fn launch<E: Engine>(
         stop,
         stopped,
         herald: heralding,
+        _uploader: uploader,
     })
 }
 
@@ -525,6 +559,24 @@ fn open(readiness: &config::Readiness, disk: &Disk) -> Result<(Listener, Access)
     let listener = Listener::bind(&readiness.bind_address, disk)?;
     let hosts = readiness.hosts.clone();
     Ok((listener, Access { token, hosts }))
+}
+
+/// The second place of the backups. What a sidecar publishes is not this process's to upload.
+fn remote(settings: &Settings, disk: &Disk) -> Result<Option<Remote>, remote::Error> {
+    let Some(remote) = &settings.remote else {
+        return Ok(None);
+    };
+    match settings.backup.taken_by {
+        TakenBy::Tracker => Remote::open(remote, disk).map(Some),
+        TakenBy::Sidecar => {
+            tracing::warn!(
+                target: LOG_TARGET,
+                "[maintenance.remote] has no effect here with backup.taken_by = \"sidecar\": where \
+                 the backups are, `torrust-maintenance upload` after each run uploads them"
+            );
+            Ok(None)
+        }
+    }
 }
 
 fn must_exist(path: &Path, error: fn(PathBuf) -> Error) -> Result<(), Error> {

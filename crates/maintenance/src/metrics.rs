@@ -18,13 +18,13 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use crate::status::{GateStatus, PerDoor, RunReport, Status, Taker};
+use crate::status::{GateStatus, PerDoor, RemoteStatus, RunReport, Status, Taker};
 use crate::window::{Cause, Outcome, Phase};
 
 /// What [`render`] renders.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Names that alerts know and that are there only where copies are taken elsewhere.
+/// Names that alerts know and that are there only where backups are uploaded.
 pub const OF_UPLOADS: [&str; 2] = [
     "torrust_maintenance_upload_behind",
     "torrust_maintenance_upload_behind_seconds",
@@ -116,8 +116,7 @@ fn metrics(status: &Status) -> Vec<Metric> {
     metrics.extend(of_runs(status));
     metrics.extend(of_the_backup(status));
     metrics.extend(of_those_told(status));
-    // How far uploads are behind comes here, under the names of `OF_UPLOADS`, as soon as the
-    // status says it.
+    metrics.extend(of_uploads(status.remote.as_ref()));
     metrics.retain(|metric| !metric.samples.is_empty());
     metrics
 }
@@ -153,6 +152,23 @@ fn of_the_service(status: &Status) -> Vec<Metric> {
             "torrust_maintenance_next_window_timestamp_seconds",
             "When the next window begins",
             status.next.map(|next| timestamp(next.begins)),
+        ),
+    ]
+}
+
+/// Nothing is told where there is no second place.
+fn of_uploads(remote: Option<&RemoteStatus>) -> Vec<Metric> {
+    let [behind, behind_seconds] = OF_UPLOADS;
+    vec![
+        Metric::gauge(
+            behind,
+            "Backups that should be in the second place and are not, as far as is known",
+            remote.map(|remote| number(remote.behind)),
+        ),
+        Metric::gauge(
+            behind_seconds,
+            "How long ago the oldest of these was published; not there while none is missing",
+            remote.and_then(|remote| remote.behind_since_seconds),
         ),
     ]
 }

@@ -1,8 +1,8 @@
 //! From a raw copy to a backup under its final name.
 //!
 //! ```text
-//!  other files · structure and rows of the copy · (an excerpt of it) · compress · read back
-//!  · publish by rename · prune
+//!  other files · structure and rows of the copy · (an excerpt of it) · compress · (encrypt)
+//!  · read back · publish by rename · prune
 //! ```
 //!
 //! Nothing has its final name before it has been read back and compared, and nothing old
@@ -24,9 +24,10 @@ use chrono::{DateTime, Utc};
 use crate::catalogue::{
     Artifact, Backup, Catalogue, Draft, DumpOf, MANIFEST_FORMAT, Manifest, Owner, StoredFiles,
 };
-use crate::config::{self, Compression, Depth};
+use crate::config::{self, Compression, Depth, Method};
 use crate::disk::Disk;
 use crate::driver::Published;
+use crate::encryption::Seal;
 use crate::excerpt::{self, Partial};
 use crate::files::{self, Choice, Reserved};
 use crate::mysql::{self, Consistency, Rows};
@@ -178,7 +179,8 @@ impl Publisher<'_> {
         let files = self.store_files(&draft, &made.facts.path, &mut warnings, watch)?;
         self.works(Work::Reading);
         // What is stored as it is will be read twice anyway.
-        let as_it_is = compression == Compression::None && partial.is_none();
+        let as_it_is =
+            compression == Compression::None && partial.is_none() && draft.seal().is_none();
         let read = match raw.method {
             // Nothing was summed under the pin that it could be compared with, so it is read
             // once more than a copy.
@@ -189,8 +191,10 @@ impl Publisher<'_> {
         let mut report = verify::structure(&raw.path, depth, watch).map_err(unverified)?;
         self.works(Work::Writing);
         let path = draft.artifact_path(&compression);
-        let compress =
-            |database: &Path| verify::compress(database, &path, compression, self.disk, watch);
+        let compress = |database: &Path| {
+            let seal = draft.seal();
+            verify::store(database, &path, compression, seal, self.disk, watch)
+        };
         let artifact = if let Some(partial) = partial {
             check_read(raw, read, &self.sum(&raw.path, watch)?)?;
             let excerpt;
@@ -201,6 +205,12 @@ impl Publisher<'_> {
             check_read(raw, read, &artifact.raw_sha256)?;
             artifact
         };
+        if draft.seal().is_some() {
+            // What anybody could read lies there no longer than it is needed.
+            draft
+                .remove_unpublished()
+                .map_err(|error| Failure::other(&error))?;
+        }
         let stored = Stored {
             artifact,
             level: match compression {
@@ -237,21 +247,32 @@ impl Publisher<'_> {
             report,
             seconds,
         } = streamed;
-        let mut warning = format!(
-            "there was no room for a raw copy of {}, so the file was pinned while it was \
-             compressed, at level {level}; free space, or the log grows with every such run",
-            bytesize::ByteSize(artifact.raw_bytes),
-        );
-        if self.backup.verify == Depth::Full {
-            warning.push_str(
-                "; without a copy it was checked with quick_check only: `torrust-maintenance \
-                 verify --full` does the rest where there is room",
-            );
+        let by_choice = draft.seal().is_some() && self.backup.method == Method::Auto;
+        let mut told = Vec::new();
+        if !by_choice {
+            told.push(format!(
+                "there was no room for a raw copy of {}, so the file was pinned while it was \
+                 compressed; free space, or the log grows with every such run",
+                bytesize::ByteSize(artifact.raw_bytes),
+            ));
         }
-        warnings.push(warning);
+        if self.backup.verify == Depth::Full {
+            let why = if by_choice {
+                "of an encrypted backup there is no raw copy unless method = \"file\", so"
+            } else {
+                "without a copy"
+            };
+            told.push(format!(
+                "{why} it was checked with quick_check only: `torrust-maintenance verify --full` \
+                 does the rest where there is room"
+            ));
+        }
+        if !told.is_empty() {
+            warnings.push(told.join("; "));
+        }
         let stored = Stored {
             artifact,
-            level: Some(level),
+            level,
             files,
             method: Way::Stream,
             seconds,
@@ -321,11 +342,12 @@ impl Publisher<'_> {
     ) -> Result<Published, Failure> {
         self.works(Work::Reading);
         let mut stored = stored;
+        let identities = draft.seal().map(Seal::identities);
         let checked = if origin.dump.is_none() {
-            verify::artifact(path, &stored.artifact, self.disk, watch)
+            verify::artifact(path, &stored.artifact, identities, self.disk, watch)
         } else {
             let (artifact, rows) = (&stored.artifact, &stored.report.rows);
-            let report = verify::dump(path, artifact, rows, self.disk, watch);
+            let report = verify::dump(path, artifact, rows, identities, self.disk, watch);
             report.map(|report| stored.report = report)
         };
         checked.map_err(unverified)?;
@@ -434,6 +456,15 @@ impl Publisher<'_> {
             .map_err(|error| Failure::other(&error))
     }
 
+    /// What this run encrypts with, if backups are to be encrypted.
+    ///
+    /// # Errors
+    ///
+    /// As [`Seal::of`].
+    pub fn seal(&self) -> Result<Option<Seal>, Failure> {
+        Seal::of(&self.backup.encryption, self.disk).map_err(|error| Failure::other(&error))
+    }
+
     /// What is to be stored besides the database, as of now. What cannot be, though it
     /// should, is an error if `missing_files` says so.
     pub(crate) fn choose_files(
@@ -484,7 +515,8 @@ impl Publisher<'_> {
         watch: &Watch,
     ) -> Result<(PathBuf, Report), Failure> {
         let path = draft.excerpt_path();
-        let counted = excerpt::take(&raw.path, &path, partial, facts.journal, self.disk, watch)
+        let disk = &draft.disk(self.disk);
+        let counted = excerpt::take(&raw.path, &path, partial, facts.journal, disk, watch)
             .map_err(|error| not_taken(&error))?;
         let report = verify::structure(&path, self.backup.verify, watch).map_err(unverified)?;
         excerpt::compare(&counted, &report.rows).map_err(|error| not_taken(&error))?;

@@ -26,7 +26,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::catalogue::Draft;
-use crate::config::{Announces, Method};
+use crate::config::{self, Announces, Method};
 use crate::disk::{self, Claim, Disk};
 use crate::driver::Published;
 use crate::engine::Known;
@@ -163,11 +163,13 @@ pub fn take(
     watch: &Watch,
 ) -> Result<Taken, Failure> {
     check_room(offer, publisher)?;
+    let seal = publisher.seal()?;
     let draft = publisher
         .catalogue
         .begin(offer.began)
-        .map_err(|error| Failure::other(&error))?;
-    let (disk, bandwidth) = (publisher.disk, publisher.backup.bandwidth);
+        .map_err(|error| Failure::other(&error))?
+        .sealed(seal);
+    let (disk, bandwidth) = (&draft.disk(publisher.disk), publisher.backup.bandwidth);
     priority::of_disk(Work::Writing, publisher.backup.io_priority);
     let raw = draft.raw_path();
     let (raw, facts, read_mark_zero) = match from {
@@ -241,13 +243,18 @@ pub fn needed(bytes: u64, publisher: &Publisher<'_>) -> Result<u64, Failure> {
         .backups()
         .map_err(|error| Failure::other(&error))?;
     let earlier: Vec<_> = earlier.iter().map(|backup| &backup.manifest).collect();
+    // What it reads is good only if it is told so afterwards: it always makes a copy.
+    let backup = &config::Backup {
+        method: Method::File,
+        ..publisher.backup.clone()
+    };
     let known = Known {
         bytes,
         blocks_writers: false,
         clones: false,
         shares: false,
         announces: Announces::Auto,
-        backup: publisher.backup,
+        backup,
         earlier: &earlier,
     };
     Ok(known.forecast().room)

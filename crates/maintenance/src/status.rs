@@ -17,6 +17,7 @@ use crate::config::Depth;
 use crate::gate::{Counters, Door, Gate};
 use crate::hook::Hook;
 use crate::lease::{Holder, Terms};
+use crate::remote::Uploads;
 use crate::schedule::Interval;
 use crate::snapshot::{Progress, Watch};
 use crate::window::{Outcome, Phase, RunId, Trigger};
@@ -71,6 +72,9 @@ pub struct Status {
     /// not configured are left out.
     #[serde(default)]
     pub hooks_failed: BTreeMap<Hook, u64>,
+    /// The second place of the backups; `null` if there is none.
+    #[serde(default)]
+    pub remote: Option<RemoteStatus>,
 }
 
 /// A published backup.
@@ -199,6 +203,19 @@ pub(crate) struct Told {
     pub(crate) hooks_failed: BTreeMap<Hook, u64>,
     /// What there is to add to the warnings of runs that have ended.
     pub(crate) remarks: Vec<(RunId, String)>,
+}
+
+/// How far the uploads to the second place of the backups are.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RemoteStatus {
+    /// How many backups should be there and are not, as far as is known.
+    pub behind: u64,
+    /// Seconds since the oldest of these was published.
+    pub behind_since_seconds: Option<f64>,
+    /// When the newest that is there was uploaded; `null`: none is, or it could not be asked.
+    pub last_uploaded: Option<DateTime<Utc>>,
+    /// Why the last attempt failed; `null` if it did not. It is made again.
+    pub failure: Option<String>,
 }
 
 /// The gate, as seen when the status was asked for.
@@ -482,6 +499,8 @@ pub struct Reader {
     gate: Gate,
     /// `None`: nobody is told and nothing called.
     told: Option<watch::Receiver<Told>>,
+    /// `None`: nothing is uploaded.
+    uploads: Option<Uploads>,
 }
 
 /// What was told of runs goes to what they are reported with.
@@ -534,6 +553,7 @@ impl Reader {
             published,
             gate,
             told: None,
+            uploads: None,
         }
     }
 
@@ -541,6 +561,14 @@ impl Reader {
     pub(crate) fn with(self, told: watch::Receiver<Told>) -> Self {
         Self {
             told: Some(told),
+            ..self
+        }
+    }
+
+    /// Adds what is uploaded.
+    pub(crate) fn with_uploads(self, uploads: Uploads) -> Self {
+        Self {
+            uploads: Some(uploads),
             ..self
         }
     }
@@ -554,6 +582,7 @@ impl Reader {
             offer,
         } = self.published.borrow().clone();
         status.gate = GateStatus::of(&self.gate);
+        status.remote = self.uploads.as_ref().map(Uploads::status);
         if let Some(run) = &mut status.run {
             run.progress = job.and_then(|job| job.progress());
             run.lease = offer.and_then(|offer| offer.lease(now()));

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::artifact::{Encoding, checksum, compress_from, read_into, store};
-pub use self::artifact::{artifact, compress, unpack};
+pub(crate) use self::artifact::{Encoding, checksum, compress_from, read_into};
+pub use self::artifact::{artifact, compress, store, unpack};
+pub(crate) use self::artifact::{opened, opens};
 pub(crate) use self::dump::dump;
 pub use self::foreign::{foreign, unpack_foreign, unpacked_size};
 pub(crate) use self::structure::{CHECKING, immutable_uri, structure_of};
@@ -44,6 +45,26 @@ pub enum Error {
         /// What is wrong with it; at most 100 findings.
         findings: Vec<String>,
     },
+    /// It is encrypted, and nothing that was given opens it.
+    #[error(
+        "{} is encrypted for {recipients} recipient{}, and {}: name a file with an identity of \
+         one of them with --identity",
+        .path.display(),
+        if *.recipients == 1 { "" } else { "s" },
+        match .given {
+            0 => "no identity was given".to_owned(),
+            1 => "the identity given is of none of them".to_owned(),
+            given => format!("the {given} identities given are of none of them"),
+        }
+    )]
+    Closed {
+        /// The file.
+        path: PathBuf,
+        /// How many it is encrypted for.
+        recipients: usize,
+        /// How many identities were tried.
+        given: usize,
+    },
     /// It was asked to end before it was done.
     #[error("verification was given up: {why}")]
     Cancelled {
@@ -64,7 +85,7 @@ pub enum Error {
 }
 
 impl Error {
-    fn corrupt(path: &Path, finding: impl Into<String>) -> Self {
+    pub(crate) fn corrupt(path: &Path, finding: impl Into<String>) -> Self {
         Self::Corrupt {
             path: path.to_owned(),
             findings: vec![finding.into()],
@@ -74,18 +95,20 @@ impl Error {
 
 /// Verifies a whole backup: that manifest and checksums are those that were published,
 /// that the artifacts are; and with a depth, that the database inside is sound and its
-/// tables have the rows the manifest says.
+/// tables have the rows the manifest says. One that is encrypted is opened with what it
+/// brings along ([`Backup::opened_with`]); without that, and without a depth, the checksums
+/// of what is stored are compared and no others.
 ///
-/// A dump of a server is read and its rows are counted at any depth; there is no structure of
-/// it to be checked without a server.
+/// A dump of a server that can be opened is read and its rows are counted at any depth; there is
+/// no structure of it to be checked without a server.
 ///
 /// For that the database is unpacked into the directory `scratch`, as
 /// `<id>.unpacked.sqlite3`, and removed again; one stored uncompressed is checked in place.
 ///
 /// # Errors
 ///
-/// [`Error::Corrupt`] with what is wrong; or if it cannot be read, `scratch` not be
-/// written, or `watch` is cancelled.
+/// [`Error::Corrupt`] with what is wrong; [`Error::Closed`]; or if it cannot be read,
+/// `scratch` not be written, or `watch` is cancelled.
 pub fn backup(
     backup: &Backup,
     depth: Option<Depth>,
@@ -95,22 +118,29 @@ pub fn backup(
 ) -> Result<Option<Report>, Error> {
     let expected = &backup.manifest.database;
     let stored = backup.dir.join(&expected.name);
+    let identities = backup.identities.as_ref();
     if let Some(stored) = &backup.manifest.files {
-        files::check(&backup.dir.join(&stored.artifact.name), stored, disk, watch)?;
+        let path = backup.dir.join(&stored.artifact.name);
+        files::check(&path, stored, identities, disk, watch)?;
     }
     match depth {
         _ if backup.manifest.is_dump() => {
             published(backup, disk)?;
-            dump(&stored, expected, &backup.manifest.rows, disk, watch).map(Some)
+            if expected.encrypted.is_some() && identities.is_none() && depth.is_none() {
+                artifact(&stored, expected, None, disk, watch)?;
+                return Ok(None);
+            }
+            let rows = &backup.manifest.rows;
+            dump(&stored, expected, rows, identities, disk, watch).map(Some)
         }
         None => {
             published(backup, disk)?;
-            artifact(&stored, expected, disk, watch)?;
+            artifact(&stored, expected, identities, disk, watch)?;
             Ok(None)
         }
-        Some(depth) if expected.compression == "none" => {
+        Some(depth) if expected.compression == "none" && expected.encrypted.is_none() => {
             published(backup, disk)?;
-            artifact(&stored, expected, disk, watch)?;
+            artifact(&stored, expected, identities, disk, watch)?;
             database(&stored, backup, depth, watch).map(Some)
         }
         Some(depth) => {
@@ -141,8 +171,22 @@ pub fn unpack_checked(
 ) -> Result<Report, Error> {
     let expected = &backup.manifest.database;
     published(backup, disk)?;
-    unpack(&backup.dir.join(&expected.name), expected, to, disk, watch)?;
+    let (stored, identities) = (backup.dir.join(&expected.name), backup.identities.as_ref());
+    unpack(&stored, expected, identities, to, disk, watch)?;
     database(to, backup, depth, watch)
+}
+
+/// That a backup can be opened with what it brings along. Reads the first bytes of its files.
+///
+/// # Errors
+///
+/// [`Error::Closed`]; or if it cannot be read.
+pub fn check_opens(backup: &Backup, disk: &Disk) -> Result<(), Error> {
+    let identities = backup.identities.as_ref();
+    for artifact in backup.manifest.artifacts() {
+        opens(&backup.dir.join(&artifact.name), artifact, identities, disk)?;
+    }
+    Ok(())
 }
 
 /// Whether an unpacked database is sound and has the rows its manifest says.
@@ -157,12 +201,12 @@ fn database(path: &Path, backup: &Backup, depth: Depth, watch: &Watch) -> Result
     })
 }
 
-/// Whether manifest and checksums are, byte for byte, those that were published.
+/// Manifest and checksums, if they are, byte for byte, those that were published.
 ///
 /// # Errors
 ///
 /// [`Error::Corrupt`]; or if they cannot be read.
-pub(crate) fn published(backup: &Backup, disk: &Disk) -> Result<(), Error> {
+pub(crate) fn published(backup: &Backup, disk: &Disk) -> Result<(Vec<u8>, Vec<u8>), Error> {
     let (manifest, sums) = (backup.dir.join(MANIFEST), backup.dir.join(SUMS));
     let json = disk.read(&manifest, catalogue::SMALL_FILE)?;
     let found = disk.read(&sums, catalogue::SMALL_FILE)?;
@@ -170,7 +214,7 @@ pub(crate) fn published(backup: &Backup, disk: &Disk) -> Result<(), Error> {
         let finding = format!("it does not agree with {MANIFEST}; one of the two has changed");
         return Err(Error::corrupt(&sums, finding));
     }
-    Ok(())
+    Ok((json, found))
 }
 
 /// Where two counts of rows differ, that of the manifest and that of the database.

@@ -467,13 +467,11 @@ async fn report(mut failures: Failures) {
 /// The database as the library is to know it. That it is wrong matters to nobody without
 /// windows: upstream has its own words for it.
 fn storage(configuration: &TrackerConfiguration) -> anyhow::Result<Storage> {
-    match sqlite_path(configuration) {
-        Some(path) => Ok(Storage::Sqlite(path)),
-        None => {
-            let address = configuration.core.database.path.parse();
-            address.map(Storage::MySql).context("core.database.path")
-        }
+    if let Some(path) = sqlite_path(configuration) {
+        return Ok(Storage::Sqlite(path));
     }
+    let address = configuration.core.database.path.parse();
+    address.map(Storage::MySql).context("core.database.path")
 }
 
 /// `None`: the database is not SQLite.

@@ -36,6 +36,7 @@ fn backup(days_ago: i64, bytes: u64) -> Entry {
         dir: "/backups".into(),
         manifest,
         notes: Notes::default(),
+        identities: None,
     })
 }
 
@@ -142,6 +143,7 @@ fn what_it_finds_is_told_by_its_code() {
 
 #[test]
 fn what_the_tracker_says_counts_if_it_answers() {
+    type Change = Box<dyn FnOnce(&mut Value)>;
     let entries = [backup(0, 900), backup(1, 1000)];
     let failed = json!([{
         "id": "20261122T110000Z-abcd", "trigger": "operator",
@@ -160,7 +162,6 @@ fn what_the_tracker_says_counts_if_it_answers() {
             "failing": { "at": "2026-11-22T03:00:00Z", "reason": "it hung" },
         },
     });
-    type Change = Box<dyn FnOnce(&mut Value)>;
     let changes: [(u8, &str, Change); 4] = [
         (
             1,

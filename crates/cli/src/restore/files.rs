@@ -39,6 +39,11 @@ impl Options {
         self.files
     }
 
+    /// Beside what they become.
+    pub fn directory(&self) -> PathBuf {
+        self.files_to.clone().unwrap_or_else(|| "files".into())
+    }
+
     pub fn carry_out(
         &self,
         configuration: &Configuration,

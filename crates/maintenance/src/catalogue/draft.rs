@@ -7,7 +7,8 @@ use sha2::{Digest, Sha256};
 
 use super::{Backup, BackupId, Error, MANIFEST, Manifest, Notes, SUMS, check_artifacts};
 use crate::config::Compression;
-use crate::disk::{Claim, Disk};
+use crate::disk::{self, Claim, Disk};
+use crate::encryption::Seal;
 
 /// The raw copy in a draft, an excerpt of it, and what `SQLite` may leave beside databases of
 /// those names.
@@ -19,6 +20,9 @@ const SIDE_FILES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
 const TAR: &str = "files.tar";
 const FILES: &str = "files.tar.zst";
 
+/// What the name of an encrypted file ends with.
+const AGE: &str = ".age";
+
 /// A backup in the making, under a temporary name. Dropped, it is removed.
 #[derive(Debug)]
 pub struct Draft {
@@ -26,6 +30,7 @@ pub struct Draft {
     id: BackupId,
     destination: PathBuf,
     claim: Claim,
+    seal: Option<Seal>,
 }
 
 impl Draft {
@@ -35,6 +40,29 @@ impl Draft {
             id,
             destination,
             claim,
+            seal: None,
+        }
+    }
+
+    /// What is stored in it is to be encrypted so.
+    #[must_use]
+    pub fn sealed(self, seal: Option<Seal>) -> Self {
+        Self { seal, ..self }
+    }
+
+    /// How what is stored in it is to be encrypted; `None`: it is not.
+    #[must_use]
+    pub fn seal(&self) -> Option<&Seal> {
+        self.seal.as_ref()
+    }
+
+    /// What its files are to be made with: if they are to be encrypted, what lies there
+    /// while it is being made is for its owner alone.
+    #[must_use]
+    pub fn disk(&self, disk: &Disk) -> Disk {
+        match &self.seal {
+            Some(_) => disk.private(),
+            None => disk.clone(),
         }
     }
 
@@ -71,13 +99,13 @@ impl Draft {
     /// Where the stored archive of other files goes.
     #[must_use]
     pub fn files_path(&self) -> PathBuf {
-        self.dir().join(FILES)
+        self.stored_path(FILES)
     }
 
     /// Where the stored database goes.
     #[must_use]
     pub fn artifact_path(&self, compression: &Compression) -> PathBuf {
-        self.dir().join(match compression {
+        self.stored_path(match compression {
             Compression::None => "database.sqlite3",
             Compression::Zstd(_) => "database.sqlite3.zst",
         })
@@ -86,20 +114,25 @@ impl Draft {
     /// Where the stored dump of a server goes.
     #[must_use]
     pub fn dump_path(&self, compression: &Compression) -> PathBuf {
-        self.dir().join(match compression {
+        self.stored_path(match compression {
             Compression::None => "database.sql",
             Compression::Zstd(_) => "database.sql.zst",
         })
     }
 
-    /// Gives it its final name, after everything in it is written and synced.
+    /// Where a file of this name goes: with the ending of an encrypted one, if it is to be.
+    fn stored_path(&self, name: &str) -> PathBuf {
+        let age = if self.seal.is_some() { AGE } else { "" };
+        self.dir().join(format!("{name}{age}"))
+    }
+
+    /// Removes what is not published: the raw copy, an excerpt, the archive before it is
+    /// compressed.
     ///
     /// # Errors
     ///
-    /// If the manifest is not that of this draft, or the file system refuses. There is no
-    /// backup then, and the draft is removed.
-    pub fn publish(self, manifest: &Manifest) -> Result<Backup, Error> {
-        let json = self.check(manifest)?;
+    /// If the file system refuses.
+    pub fn remove_unpublished(&self) -> Result<(), disk::Error> {
         let databases = [RAW, EXCERPT].into_iter().flat_map(|name| {
             let names = SIDE_FILES.iter();
             names.map(move |suffix| format!("{name}{suffix}"))
@@ -110,6 +143,18 @@ impl Draft {
                 self.disk.remove_gradually(&unpublished)?;
             }
         }
+        Ok(())
+    }
+
+    /// Gives it its final name, after everything in it is written and synced.
+    ///
+    /// # Errors
+    ///
+    /// If the manifest is not that of this draft, or the file system refuses. There is no
+    /// backup then, and the draft is removed.
+    pub fn publish(self, manifest: &Manifest) -> Result<Backup, Error> {
+        let json = self.check(manifest)?;
+        self.remove_unpublished()?;
         let sums = sums(&json, manifest);
         self.disk.create(&self.dir().join(MANIFEST))?.fill(&json)?;
         self.disk
@@ -124,6 +169,7 @@ impl Draft {
             dir: self.destination,
             manifest: manifest.clone(),
             notes: Notes::default(),
+            identities: None,
         })
     }
 

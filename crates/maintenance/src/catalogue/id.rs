@@ -90,6 +90,9 @@ pub(super) enum Temporary {
     Scratch(BackupId),
     /// Scratch space of the process of this id, for a file that was not made here.
     Unpacking(u32),
+    /// How far the upload of a backup is. Unlike the others it outlives its owner: the next one
+    /// goes on from there.
+    Upload(BackupId),
     /// Shows the process of this id that it can write to the directory.
     Probe(u32),
 }
@@ -107,6 +110,7 @@ impl Temporary {
             "partial" => Some(Self::Partial(id)),
             "removing" => Some(Self::Removing(id)),
             "scratch" => Some(Self::Scratch(id)),
+            "upload" => Some(Self::Upload(id)),
             _ => None,
         }
     }
@@ -118,6 +122,7 @@ impl fmt::Display for Temporary {
             Self::Partial(id) => write!(f, ".{id}.partial"),
             Self::Removing(id) => write!(f, ".{id}.removing"),
             Self::Scratch(id) => write!(f, ".{id}.scratch"),
+            Self::Upload(id) => write!(f, ".{id}.upload"),
             Self::Unpacking(process) => write!(f, ".{process}.unpacking"),
             Self::Probe(process) => write!(f, ".{process}.probe"),
         }
@@ -218,7 +223,8 @@ mod tests {
         for temporary in [
             Temporary::Partial(id.clone()),
             Temporary::Removing(id.clone()),
-            Temporary::Scratch(id),
+            Temporary::Scratch(id.clone()),
+            Temporary::Upload(id),
             Temporary::Unpacking(7),
             Temporary::Probe(7),
         ] {

@@ -22,6 +22,8 @@ use crate::snapshot::Watch;
 
 /// Time between two attempts to take the lock.
 const RETRY: Duration = Duration::from_millis(50);
+/// Why a backup stays that no rule keeps.
+const UPLOADING: &str = "it is being uploaded";
 /// Longest description of an owner worth reading.
 const LONGEST: u64 = 4096;
 
@@ -162,11 +164,19 @@ impl Locked<'_> {
                 });
             }
         }
-        let mut removed = Vec::new();
-        for decision in dropped.into_iter().rev() {
+        let (mut removed, mut kept) = (Vec::new(), kept);
+        for mut decision in dropped.into_iter().rev() {
+            let Some(_held) = self.catalogue.hold(&decision.id)? else {
+                // Until the next prune: what is half uploaded would be lost twice.
+                decision.keep = true;
+                decision.reasons.push(UPLOADING.to_owned());
+                kept.push(decision);
+                continue;
+            };
             self.catalogue.remove(&decision.id)?;
             removed.push(decision.id);
         }
+        kept.sort_by(|one, other| other.id.cmp(&one.id));
         Ok(Pruned { removed, kept })
     }
 
@@ -199,6 +209,10 @@ impl Locked<'_> {
                     format!("it is the newest {kind} backup")
                 }),
         };
+        // What cannot be held, being no directory for one, is not uploaded either.
+        let held = self.catalogue.hold(id);
+        let is_uploaded = matches!(held, Ok(None));
+        let objection = objection.or_else(|| is_uploaded.then(|| UPLOADING.to_owned()));
         match objection {
             Some(why) if !force => Err(Error::Kept {
                 id: id.clone(),

@@ -119,6 +119,24 @@ pub struct Artifact {
     pub raw_sha256: String,
     /// `zstd` or `none`.
     pub compression: String,
+    /// How it is encrypted, after it was compressed; `None`: it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted: Option<Encrypted>,
+}
+
+/// How a stored file is encrypted. Who can open it is not said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Encrypted {
+    /// [`Encrypted::FORMAT`].
+    pub format: String,
+    /// How many recipients the operator has named. In the file there is one more: the run
+    /// that made it, whose identity was never stored.
+    pub recipients: usize,
+}
+
+impl Encrypted {
+    /// The first line of such a file, which names its format.
+    pub const FORMAT: &str = "age-encryption.org/v1";
 }
 
 /// Files other than the database, in one archive (tar, POSIX.1-1988 with GNU's long names).
@@ -172,6 +190,13 @@ impl Manifest {
         std::iter::once(&self.database).chain(files)
     }
 
+    /// How the backup is encrypted, if it is.
+    #[must_use]
+    pub fn encrypted(&self) -> Option<&Encrypted> {
+        self.artifacts()
+            .find_map(|artifact| artifact.encrypted.as_ref())
+    }
+
     /// Bytes of all of them.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
@@ -179,7 +204,7 @@ impl Manifest {
     }
 
     /// Reads a manifest, or says what is wrong with it.
-    pub(super) fn parse(json: &[u8]) -> Result<Self, String> {
+    pub(crate) fn parse(json: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Format {
             format: u32,
@@ -225,6 +250,7 @@ mod tests {
             raw_bytes: 2,
             raw_sha256: String::new(),
             compression: "zstd".into(),
+            encrypted: None,
         };
         let written = testing::manifest(&id, artifact);
         let mut json = serde_json::to_value(&written)?;

@@ -90,6 +90,14 @@ impl Fault {
         }
     }
 
+    /// For a sentence that says itself what to do.
+    pub fn of(what: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            hint: None,
+        }
+    }
+
     /// For an error that says itself what to do.
     pub fn because(error: &impl std::error::Error) -> Self {
         Self {
@@ -136,15 +144,18 @@ impl<'t> Table<'t> {
             Some(Value::Table(entries)) => table.entries = entries,
             Some(other) => table.read.problems.push(Problem {
                 key: table.key.clone(),
-                // Here a text may be a secret that belongs one level below.
-                value: (!table.key.ends_with(".notify") && !table.key.ends_with(".hooks"))
-                    .then(|| other.to_string()),
+                value: (!may_be_secret(&table.key)).then(|| other.to_string()),
                 what: "is not a table".to_owned(),
                 hint: Some(format!("write its keys under [{}]", table.key)),
             }),
         }
         let result = read(&mut table);
         (result, table.finish())
+    }
+
+    /// Whether nothing at all was written.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// Whether `key` was written, rightly or not.
@@ -227,6 +238,28 @@ impl<'t> Table<'t> {
         });
     }
 
+    /// As [`Self::optional`], of a value that is not to be seen.
+    pub fn unseen<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&Value) -> Result<T, Fault>,
+    ) -> Option<T> {
+        let before = self.read.problems.len();
+        let value = self.optional(key, parse);
+        for problem in &mut self.read.problems[before..] {
+            problem.value = None;
+        }
+        value
+    }
+
+    /// As [`Self::object`], with a value that is not to be seen: it may be a secret.
+    pub fn hidden(&mut self, key: &str, fault: Fault) {
+        self.object(key, fault);
+        if let Some(problem) = self.read.problems.last_mut() {
+            problem.value = None;
+        }
+    }
+
     fn full(&self, key: &str) -> String {
         format!("{}.{key}", self.key)
     }
@@ -273,6 +306,12 @@ fn edits(one: &str, other: &str) -> usize {
         }
     }
     row[other.chars().count()]
+}
+
+/// Whether a text in place of the table of this name may be a secret, one that belongs one level
+/// below.
+fn may_be_secret(key: &str) -> bool {
+    matches!(key.rsplit('.').next(), Some("notify" | "hooks" | "remote"))
 }
 
 #[cfg(test)]

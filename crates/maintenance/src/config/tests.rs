@@ -157,7 +157,7 @@ fn all_problems_are_reported_at_once_in_a_disabled_table_too() {
         verify = true
         keep = { daily = -1 }
 
-        [maintenance.remote]
+        [maintenance.elsewhere]
         secret_key = "hunter2"
         "#,
     );
@@ -170,7 +170,7 @@ fn all_problems_are_reported_at_once_in_a_disabled_table_too() {
         r"maintenance.gate.hold_at_most.tcp is unknown; remove it, or use one of udp, http",
         r#"maintenance.backup.verify = true is not a choice; write "quick" or "full""#,
         r"maintenance.backup.keep.daily = -1 is out of range; write one from 0 to 10000",
-        r"maintenance.remote is unknown; remove it, or use one of enabled, window, schedule, duration, catch_up, journal_mode, announces, acknowledge, load_completed, load_completed_limit, gate, backup, readiness",
+        r"maintenance.elsewhere is unknown; remove it, or use one of enabled, window, schedule, duration, catch_up, journal_mode, announces, acknowledge, load_completed, load_completed_limit, gate, backup, readiness, remote",
         r"maintenance.widow is unknown; did you mean window?",
     ];
     assert_eq!(reported.lines().collect::<Vec<_>>(), expected);
@@ -626,6 +626,10 @@ fn what_may_be_a_secret_is_not_shown_when_it_is_wrong() {
             "maintenance.notify is not a table",
         ),
         (
+            "remote = \"s3://me:SECRET@host/bucket\"",
+            "maintenance.remote is not a table",
+        ),
+        (
             "notify = { heartbeat = \"http://example.org/SECRET\" }\nbackup.taken_by = \"sidecar\"",
             "maintenance.notify.heartbeat cannot be kept with backup.taken_by = \"sidecar\"",
         ),
@@ -654,5 +658,97 @@ fn what_may_be_a_secret_is_not_shown_when_it_is_wrong() {
         assert!(said.starts_with(what), "{more}: {said}");
         assert!(!said.contains("SECRET"), "{more}: {said}");
         assert_eq!(said.lines().count(), 1, "{more}: {said}");
+    }
+}
+
+#[test]
+fn recipients_are_read_and_an_identity_among_them_is_never_shown() {
+    use crate::encryption::testing::{recipient, somebody};
+    let (identities, secret) = somebody();
+    let recipient = recipient(&identities);
+    let read = settings(&format!("backup.recipients = [\"{recipient}\"]")).backup;
+    assert!(read.encryption.is_wanted());
+    assert_eq!(read.encryption.recipients, [recipient]);
+    let file = settings("backup.recipients_file = \"./recipients.txt\"").backup;
+    assert!(file.encryption.is_wanted());
+    assert!(!settings("").backup.encryption.is_wanted());
+
+    for (written, said) in [
+        (format!("[\"{secret}\"]"), "has one that is an identity"),
+        (format!("\"{secret}\""), "is not a list of recipients"),
+        (
+            "[\"age1nobody\"]".to_owned(),
+            "has one that is not a recipient",
+        ),
+        ("[7]".to_owned(), "is not a list of recipients"),
+    ] {
+        let told = problems(&format!("backup.recipients = {written}"));
+        let begins = format!("maintenance.backup.recipients {said}");
+        assert!(told.starts_with(&begins), "{told}");
+        assert!(!told.contains(&secret), "{told}");
+    }
+}
+
+#[test]
+fn a_second_place_is_a_bucket_or_a_directory() {
+    let remote = |more: &str| settings(&format!("[maintenance.remote]\n{more}")).remote;
+    assert_eq!(settings("").remote, None);
+    let s3 = remote(
+        "url = \"s3://backups/a/b/\"\nendpoint = \"http://127.0.0.1:9000/\"\nallow_http = true\n\
+         access_key_id = \"id\"\nsecret_access_key_file = \"./secret\"\nkeep.last = 3",
+    );
+    let s3 = s3.expect("it is there");
+    assert_eq!(s3.describe(), "s3://backups/a/b");
+    assert_eq!((s3.keep.last, s3.keep.daily), (3, 7));
+    let Place::S3(bucket) = s3.place else {
+        panic!("a bucket")
+    };
+    assert_eq!(bucket.endpoint.as_deref(), Some("http://127.0.0.1:9000"));
+    assert!(bucket.path_style, "as there is an endpoint");
+    assert_eq!(bucket.credentials, Some(("id".into(), "./secret".into())));
+    let aws = remote("url = \"s3://backups\"").expect("it is there");
+    assert_eq!(aws.describe(), "s3://backups");
+    let directory = remote("url = \"file:///mnt/b\"").expect("it is there");
+    assert_eq!(directory.place, Place::Directory("/mnt/b".into()));
+}
+
+#[test]
+fn what_is_wrong_with_a_second_place_is_told_at_once_and_without_secrets() {
+    let told = |more: &str| problems(&format!("[maintenance.remote]\n{more}"));
+    let all = told(
+        "url = \"s3://me:s3cret@host/bucket\"\nendpoint = \"https://me:s3cret@host\"\n\
+         access_key_id = \"id\"\npart_size = \"1MiB\"\nattempts = 0\nsecret_access_key = \"s3cret\"",
+    );
+    for said in [
+        "maintenance.remote.url has no name of a bucket",
+        "maintenance.remote.endpoint is not the address of a host",
+        "maintenance.remote.secret_access_key_file is missing",
+        "maintenance.remote.part_size = \"1MiB\" is too small",
+        "maintenance.remote.attempts = 0 is out of range",
+        "maintenance.remote.secret_access_key is unknown",
+    ] {
+        assert!(all.contains(said), "{said:?} is not in:\n{all}");
+    }
+    assert_eq!(all.lines().count(), 6, "{all}");
+    assert!(!all.contains("s3cret"), "{all}");
+    for (written, said) in [
+        ("attempts = 3", "maintenance.remote.url is missing"),
+        ("url = \"https://host\"", "url is of no kind that is known"),
+        ("url = \"s3://\"", "url has no name of a bucket"),
+        ("url = \"s3://b/../c\"", "url has a prefix with other signs"),
+        ("url = \"file://relative\"", "url is not an absolute path"),
+        (
+            "url = \"s3://b\"\nendpoint = \"http://host\"",
+            "endpoint is without TLS; write https://, or allow_http = true",
+        ),
+        (
+            "url = \"file:///mnt\"\nregion = \"x\"",
+            "region has no meaning with a url of file://; remove it",
+        ),
+        ("url = \"s3://b\"\npart_size = \"2GiB\"", "is too large"),
+    ] {
+        let told = told(written);
+        assert!(told.contains(said), "{said:?} is not: {told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
     }
 }

@@ -92,6 +92,16 @@ pub(super) fn target(value: &Value) -> Result<Target, Fault> {
     })
 }
 
+/// What recipients are to be read from.
+pub(super) fn recipients(value: &Value) -> Result<Vec<String>, Fault> {
+    texts(value).map_err(|_| {
+        Fault::new(
+            "is not a list of recipients",
+            r#"write them in brackets, such as ["age1..."]"#,
+        )
+    })
+}
+
 /// Paths, of which any may be a pattern.
 pub(super) fn paths_or_patterns(value: &Value) -> Result<Vec<PathBuf>, Fault> {
     patterns(value).and_then(|_| paths(value))
@@ -227,6 +237,18 @@ pub(super) fn size(least: u64) -> impl Fn(&Value) -> Result<u64, Fault> {
             Some(_) => Err(Fault::new("is too small", hint())),
             None => Err(Fault::new("is not a size", hint())),
         }
+    }
+}
+
+/// A [`size`] within `range`.
+pub(super) fn size_in(range: RangeInclusive<u64>) -> impl Fn(&Value) -> Result<u64, Fault> {
+    move |value| {
+        let bytes = size(*range.start())(value)?;
+        if bytes <= *range.end() {
+            return Ok(bytes);
+        }
+        let hint = format!("write at most {}", ByteSize(*range.end()));
+        Err(Fault::new("is too large", hint))
     }
 }
 

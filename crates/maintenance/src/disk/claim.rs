@@ -96,7 +96,7 @@ impl Disk {
     }
 
     /// The lock ends with the descriptor, so with the process, however it ends.
-    fn lock_dir(&self, path: &Path) -> Result<Option<fs::File>, Error> {
+    pub(super) fn lock_dir(&self, path: &Path) -> Result<Option<fs::File>, Error> {
         self.step("lock", path, || {
             self.check_identity(path)?;
             let directory = fs::File::open(path)?;

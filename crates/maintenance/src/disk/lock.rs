@@ -29,7 +29,26 @@ impl Lock {
     }
 }
 
+/// A hold (`flock`) on a directory until dropped, and no longer than the process lives. It keeps
+/// nobody from anything but from taking it, too.
+#[derive(Debug)]
+pub struct Hold {
+    _directory: fs::File,
+}
+
 impl Disk {
+    /// Takes hold of a directory; `None` if somebody else has. Nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says.
+    pub fn hold_dir(&self, path: &Path) -> Result<Option<Hold>, Error> {
+        let directory = self.lock_dir(path)?;
+        Ok(directory.map(|directory| Hold {
+            _directory: directory,
+        }))
+    }
+
     /// Takes a lock file; `None` if somebody else has it. Where there is none it is created
     /// (mode 0640), and by root with the owner and the group of `like`, so that a start as
     /// root does not lock out the user the service otherwise runs as.

@@ -59,8 +59,8 @@ pub enum Refusal {
     },
     /// The disk has no room for a backup.
     #[error(
-        "{} has {} free and a backup needs about {} there while it is made (the raw copy and the \
-         compressed one, what the log grows by meanwhile if it is there too, and a reserve{with_less}); \
+        "{} has {} free and a backup needs about {} there while it is made ({made}, \
+         what the log grows by meanwhile if it is there too, and a reserve{with_less}); \
          free space (`torrust-maintenance prune` removes what backup.keep does not keep), keep fewer \
          backups or choose another directory",
         .directory.display(), bytesize::ByteSize(*.free), bytesize::ByteSize(*.needed)
@@ -72,6 +72,8 @@ pub enum Refusal {
         free: u64,
         /// Bytes needed there.
         needed: u64,
+        /// What most of it is for.
+        made: &'static str,
         /// What less would do, as the rest of a sentence.
         with_less: String,
     },
@@ -193,6 +195,7 @@ impl Estimate {
             directory: self.directory.clone(),
             free,
             needed: self.forecast.room,
+            made: self.forecast.what_room_is_for(),
             with_less: self.with_less.clone(),
         })
     }

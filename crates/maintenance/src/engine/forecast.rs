@@ -99,11 +99,18 @@ impl Known<'_> {
             Method::Auto | Method::File if self.clones => Way::Clone,
             Method::Auto | Method::File => Way::File,
         };
-        let copy = self.copy(way);
         let waits = self.waits();
         // An excerpt is taken from a raw copy.
         let can_stream = !waits && way != Way::Pages && backup.partial.is_none();
-        let as_it_is = backup.compression == Compression::None && backup.partial.is_none();
+        // A clone has no blocks of its own, a copy would be a second one that can be read.
+        let way = match (way, backup.method) {
+            (Way::File, Method::Auto) if can_stream && backup.encryption.is_wanted() => Way::Stream,
+            (way, _) => way,
+        };
+        let copy = self.copy(way);
+        let as_it_is = backup.compression == Compression::None
+            && backup.partial.is_none()
+            && !backup.encryption.is_wanted();
         let (room, streamed_room) = if as_it_is {
             // The raw copy becomes the artifact. A clone does too, and will own more and
             // more of its blocks: it must not be the database that then finds no room.
@@ -112,7 +119,8 @@ impl Known<'_> {
             let made = share(bytes, self.ratio());
             let raw = match way {
                 Way::Clone => share(bytes, REWRITTEN),
-                _ => bytes,
+                Way::Stream => 0,
+                Way::File | Way::Pages | Way::Dump => bytes,
             };
             let streamed = share(made, HURRIED).saturating_add(SLACK);
             (raw.saturating_add(made), can_stream.then_some(streamed))
@@ -196,22 +204,24 @@ impl Known<'_> {
     /// an excerpt in both its forms.
     fn ratio(&self) -> f64 {
         let alike = |last: &&&Manifest| last.partial == self.backup.partial;
-        self.earlier
-            .iter()
-            .find(alike)
-            .map_or(UNMEASURED_RATIO, |last| {
-                let Artifact {
-                    raw_bytes,
-                    stored_bytes,
-                    ..
-                } = last.database;
-                let made = match (self.backup.compression, &last.partial) {
-                    (_, None) => stored_bytes,
-                    (Compression::None, Some(_)) => raw_bytes,
-                    (Compression::Zstd(_), Some(_)) => raw_bytes + stored_bytes,
-                };
-                as_rate(made) / as_rate(last.copied_bytes().max(1))
-            })
+        let unmeasured = match (self.backup.compression, &self.backup.partial) {
+            // Encrypted alone: a little more than it was.
+            (Compression::None, None) => 1.001,
+            _ => UNMEASURED_RATIO,
+        };
+        self.earlier.iter().find(alike).map_or(unmeasured, |last| {
+            let Artifact {
+                raw_bytes,
+                stored_bytes,
+                ..
+            } = last.database;
+            let made = match (self.backup.compression, &last.partial) {
+                (_, None) => stored_bytes,
+                (Compression::None, Some(_)) => raw_bytes,
+                (Compression::Zstd(_), Some(_)) => raw_bytes + stored_bytes,
+            };
+            as_rate(made) / as_rate(last.copied_bytes().max(1))
+        })
     }
 }
 
@@ -239,8 +249,19 @@ impl Forecast {
             .map(|_| Way::Stream)
     }
 
+    /// What most of [`Forecast::room`] is for.
+    pub(super) fn what_room_is_for(&self) -> &'static str {
+        match self.way {
+            Way::Stream => "the encrypted copy",
+            _ => "the raw copy and the compressed one",
+        }
+    }
+
     /// How less room would do, as the rest of a sentence that names [`Forecast::room`].
     pub(super) fn with_less_room(&self, backup: &config::Backup) -> String {
+        if self.way == Way::Stream {
+            return String::new();
+        }
         match (self.streamed_room, backup.compression, self.pause) {
             (Some(room), ..) => {
                 let room = bytesize::ByteSize(room);

@@ -14,6 +14,7 @@ use crate::config::{Depth, Source};
 use crate::disk::Loss;
 use crate::disk::testing::{Elsewhere, Volume};
 use crate::driver::{Command, Driver, Handles, Parts};
+use crate::encryption::Identities;
 use crate::excerpt::Partial;
 use crate::gate::Gate;
 use crate::schedule::Schedule;
@@ -21,6 +22,7 @@ use crate::status::PerDoor;
 use crate::verify;
 use crate::window::{Outcome, Rules, RunId, Trigger};
 
+mod encryption;
 mod sidecar;
 
 /// A database with some rows, and room for backups beside it.
@@ -28,6 +30,8 @@ struct Bench {
     directory: TempDir,
     settings: Settings,
     opened: OnceCell<Database>,
+    /// What opens its backups.
+    identities: Option<Identities>,
 }
 
 impl Bench {
@@ -59,6 +63,7 @@ impl Bench {
             directory,
             settings,
             opened,
+            identities: None,
         };
         bench
             .writer()
@@ -172,6 +177,7 @@ impl Bench {
         let scratch = testing::memory_dir();
         let check = |backup: Backup| {
             let watch = Watch::default();
+            let backup = backup.opened_with(self.identities.clone());
             verify::backup(&backup, Some(Depth::Full), scratch.path(), &disk, &watch)
                 .unwrap_or_else(|error| panic!("a bad backup is listed: {error}"));
             backup.manifest.id

@@ -9,6 +9,7 @@ use zstd::zstd_safe::DParameter;
 use super::member;
 use crate::catalogue::{StoredFile, StoredFiles};
 use crate::disk::{self, Attributes, Disk};
+use crate::encryption::Identities;
 use crate::snapshot::Watch;
 use crate::verify::{self, Error};
 
@@ -23,13 +24,25 @@ const WINDOW_LOG: u32 = 22;
 const CHUNK: usize = 64 << 10;
 
 /// Reads a stored archive back and compares everything there is to compare: checksums of
-/// the file and of the archive inside, and each member with its entry.
+/// the file and of the archive inside, and each member with its entry. Of one that is
+/// encrypted, without `identities`, the checksum of the file alone.
 ///
 /// # Errors
 ///
-/// [`Error::Corrupt`] if anything differs; or if it cannot be read, or `watch` is cancelled.
-pub fn check(path: &Path, stored: &StoredFiles, disk: &Disk, watch: &Watch) -> Result<(), Error> {
-    read(path, stored, disk, watch, |_, _, contents| {
+/// [`Error::Corrupt`] if anything differs; [`Error::Closed`] if it is for others; or if it
+/// cannot be read, or `watch` is cancelled.
+pub fn check(
+    path: &Path,
+    stored: &StoredFiles,
+    identities: Option<&Identities>,
+    disk: &Disk,
+    watch: &Watch,
+) -> Result<(), Error> {
+    if stored.artifact.encrypted.is_some() && identities.is_none() {
+        check_list(path, stored)?;
+        return verify::artifact(path, &stored.artifact, None, disk, watch);
+    }
+    read(path, stored, identities, disk, watch, |_, _, contents| {
         contents
             .copy_to(&mut io::sink())
             .map_err(|error| broken(path, error))
@@ -41,16 +54,18 @@ pub fn check(path: &Path, stored: &StoredFiles, disk: &Disk, watch: &Watch) -> R
 pub(super) fn read(
     path: &Path,
     stored: &StoredFiles,
+    identities: Option<&Identities>,
     disk: &Disk,
     watch: &Watch,
     mut each: impl FnMut(&StoredFile, &Attributes, &mut Contents<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     check_list(path, stored)?;
-    verify::artifact(path, &stored.artifact, disk, watch)?;
+    verify::artifact(path, &stored.artifact, identities, disk, watch)?;
 
     watch.begin("reading files", Some(total(stored)));
     let broken = |error| broken(path, error);
-    let mut decoder = zstd::Decoder::new(disk.open(path)?).map_err(broken)?;
+    let from = verify::opened(path, &stored.artifact, disk.open(path)?, identities)?;
+    let mut decoder = zstd::Decoder::new(from).map_err(broken)?;
     decoder
         .set_parameter(DParameter::WindowLogMax(WINDOW_LOG))
         .map_err(broken)?;

@@ -20,6 +20,7 @@ use serde::Serialize;
 use super::{Error, Reserved, reader};
 use crate::catalogue::{Backup, BackupId, StoredFile, StoredFiles};
 use crate::disk::{self, Attributes, Disk};
+use crate::encryption::Identities;
 use crate::restore::{aside, beside};
 use crate::snapshot::Watch;
 use crate::verify;
@@ -53,6 +54,8 @@ pub struct FilesPlan {
     archive: PathBuf,
     #[serde(skip)]
     stored: StoredFiles,
+    #[serde(skip)]
+    identities: Option<Identities>,
 }
 
 /// What would become of one file.
@@ -181,6 +184,7 @@ pub fn plan(
         objections: Vec::new(),
         archive,
         stored,
+        identities: backup.identities.clone(),
     };
     match destination {
         Destination::Directory(directory) => plan.below_directory(directory)?,
@@ -435,7 +439,8 @@ impl FilesPlan {
                     .map_err(|error| disk::Error::new("sync", &path, error))?;
                 Ok::<(), verify::Error>(())
             };
-        reader::read(&self.archive, &self.stored, disk, watch, each)?;
+        let identities = self.identities.as_ref();
+        reader::read(&self.archive, &self.stored, identities, disk, watch, each)?;
         Ok(not_given_back)
     }
 

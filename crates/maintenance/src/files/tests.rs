@@ -575,6 +575,7 @@ fn no_member_is_torn_whatever_becomes_of_its_file() -> Outcome {
     check(
         &draft.files_path(),
         &files,
+        None,
         &Disk::default(),
         &Watch::default(),
     )?;

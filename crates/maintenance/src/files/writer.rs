@@ -10,6 +10,7 @@ use super::{Choice, Chosen, Error, LeftOut, Reserved, Why, member, reader};
 use crate::catalogue::{Draft, StoredFile, StoredFiles};
 use crate::config::Compression;
 use crate::disk::{self, Disk, File};
+use crate::encryption::Seal;
 use crate::snapshot::Watch;
 use crate::verify;
 
@@ -95,9 +96,10 @@ pub fn store(
         };
         let path = draft.files_path();
         let compression = Compression::Zstd(level);
-        let artifact = verify::compress(&tar, &path, compression, &disk, watch)?;
+        let seal = draft.seal();
+        let artifact = verify::store(&tar, &path, compression, seal, &disk, watch)?;
         let files = StoredFiles { artifact, entries };
-        reader::check(&path, &files, &disk, watch)?;
+        reader::check(&path, &files, seal.map(Seal::identities), &disk, watch)?;
         Some(files)
     };
     disk.remove_file(&tar)?;

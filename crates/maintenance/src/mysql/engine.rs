@@ -27,7 +27,7 @@ use crate::driver::{Engine, LOG_TARGET, NotPinned, Pauses, Pinned, Published};
 use crate::priority::{self, Work};
 use crate::publication::{self, DumpMade, Publisher};
 use crate::snapshot::{Pace, Watch};
-use crate::verify;
+use crate::verify::{self, Encoding};
 use crate::window::{Cause, Failure, Pause, Run};
 
 /// How long a rehearsal may take; the gate is open.
@@ -150,14 +150,9 @@ impl DumpEngine {
         let source = PathBuf::from(self.address.to_string());
         watch.begin("dumping", None);
         let mut text = dump.text(&keep, watch);
-        let stored = verify::store(
-            &mut text,
-            &source,
-            &path,
-            self.backup.compression,
-            &self.disk,
-            watch,
-        );
+        let encoding = Encoding::patient(self.backup.compression).sealed(draft.seal());
+        let disk = &draft.disk(&self.disk);
+        let stored = verify::compress_from(&mut text, &source, None, &path, encoding, disk, watch);
         // That the dump failed says more than that its text ended.
         let rows = text.rows().map_err(failed)?;
         let artifact = stored.map_err(publication::unverified)?;
@@ -201,10 +196,12 @@ impl Engine for DumpEngine {
         self.check_room(cost.room.saturating_add(files))?;
         Dump::rehearse(&client, consistency, REHEARSE_WITHIN, watch).map_err(failed)?;
         let waits = consistency == Consistency::Locks || self.announces == Announces::Pause;
+        let seal = self.publisher().seal()?;
         let draft = self
             .catalogue
             .begin(run.began)
-            .map_err(|error| Failure::other(&error))?;
+            .map_err(|error| Failure::other(&error))?
+            .sealed(seal);
         *self.planned() = Some(Planned {
             client,
             server: survey.server,

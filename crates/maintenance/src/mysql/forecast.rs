@@ -89,6 +89,7 @@ mod tests {
             raw_bytes: raw,
             raw_sha256: String::new(),
             compression: "zstd".into(),
+            encrypted: None,
         };
         Manifest {
             driver: driver.into(),

@@ -251,6 +251,7 @@ impl ImportPlan {
         if !objections.is_empty() {
             return Err(Error::Refused { target, objections });
         }
+        verify::check_opens(&from, disk)?;
         verify::backup(&from, None, &from.dir, disk, watch)?;
         if creates {
             let name = identifier(client.address().database());
@@ -282,7 +283,16 @@ fn send(client: &Client, backup: &Backup, disk: &Disk, watch: &Watch) -> Result<
     watch.on_cancel(move || handle.kill());
     let stored = &backup.manifest.database;
     let path = backup.dir.join(&stored.name);
-    let sent = verify::read_into(&path, stored, "importing", &mut stdin, disk, watch);
+    let identities = backup.identities.as_ref();
+    let sent = verify::read_into(
+        &path,
+        stored,
+        identities,
+        "importing",
+        &mut stdin,
+        disk,
+        watch,
+    );
     if let Err(error) = sent {
         // Killed before its input ends, or it would take a text that was cut off for whole.
         // Why it hung up, if it did, says more than that the pipe broke.

@@ -280,7 +280,7 @@ fn a_header_is_read_from_the_first_line() {
     }
 }
 
-fn report(outcome: Outcome) -> RunReport {
+fn report(outcome: &Outcome) -> RunReport {
     let report = serde_json::json!({
         "id": "20261122T030000Z-abcd",
         "trigger": "schedule",
@@ -302,7 +302,7 @@ fn a_notice_says_it_in_a_line_and_in_fields() {
         service: "torrust-tracker 3.0.0".to_owned(),
         host: "box".to_owned(),
     };
-    let report = report(Outcome::Failed {
+    let report = report(&Outcome::Failed {
         phase: Phase::Finishing,
         cause: Cause::Verification,
         message: "row 7 is missing".to_owned(),
@@ -325,14 +325,14 @@ fn a_good_run_with_a_hook_that_failed_is_not_good() {
         service: "s".to_owned(),
         host: "h".to_owned(),
     };
-    let report = report(Outcome::Done);
+    let report = report(&Outcome::Done);
     assert!(Notice::of_run(&origin, &report, None, false).good);
     assert!(!Notice::of_run(&origin, &report, None, true).good);
 }
 
 #[test]
 fn a_notice_is_bounded() {
-    let mut long = report(Outcome::WouldNotFit {
+    let mut long = report(&Outcome::WouldNotFit {
         message: "x".repeat(1 << 20),
     });
     long.warnings = vec!["y".repeat(1 << 20); 1000];

@@ -1,7 +1,8 @@
-//! The pinned file, read straight into the compressor, where there is no room for a copy.
+//! The pinned file, read straight into the compressor: where there is no room for a copy, and
+//! where there is to be none because backups are encrypted.
 //!
 //! The pin lasts until the artifact is durable and the structure is checked, so this is
-//! for when nothing else is possible, and only where writers do not wait for the pin.
+//! for those two cases alone, and only where writers do not wait for the pin.
 //!
 //! # What is checked, without a copy to check
 //!
@@ -19,8 +20,9 @@ use std::path::Path;
 
 use super::{Error, Pace, Watch, file};
 use crate::catalogue::Artifact;
-use crate::config::Depth;
+use crate::config::{Compression, Depth};
 use crate::disk::Disk;
+use crate::encryption::Seal;
 use crate::sqlite::Pin;
 use crate::verify::{self, Encoding, Report};
 
@@ -29,16 +31,16 @@ use crate::verify::{self, Encoding, Report};
 pub struct Streamed {
     /// What was stored.
     pub artifact: Artifact,
-    /// zstd's level.
-    pub level: i32,
+    /// zstd's level, if it was compressed.
+    pub level: Option<i32>,
     /// What `quick_check` and the row counts on the pinned connection said.
     pub report: Report,
     /// Seconds from the call until it was durable and checked.
     pub seconds: f64,
 }
 
-/// Compresses the pinned database into the new file `artifact`, and checks its structure.
-/// The pin stays. `bandwidth` is in bytes a second read.
+/// Compresses the pinned database into the new file `artifact`, encrypted if there is a
+/// `seal`, and checks its structure. The pin stays. `bandwidth` is in bytes a second read.
 ///
 /// # Errors
 ///
@@ -47,6 +49,8 @@ pub struct Streamed {
 pub fn stream(
     pin: &Pin,
     artifact: &Path,
+    compression: Compression,
+    seal: Option<&Seal>,
     disk: &Disk,
     bandwidth: Option<u64>,
     watch: &Watch,
@@ -62,7 +66,7 @@ pub fn stream(
     };
     // That it was given up says more than what that led to.
     let why = |error: verify::Error| pace.go_on().err().unwrap_or(error.into());
-    let encoding = Encoding::hurried();
+    let encoding = Encoding::hurried(compression).sealed(seal);
     watch.begin("streaming", Some(from.total));
     let (size, path) = (from.total, pin.path());
     let known = Some(size);
@@ -77,7 +81,7 @@ pub fn stream(
     (pace.still)()?;
     Ok(Streamed {
         artifact,
-        level: encoding.level,
+        level: encoding.level(),
         report,
         seconds: pace.began.elapsed().as_secs_f64(),
     })

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::catalogue::testing::memory_dir;
+use crate::config::Compression;
 use crate::disk::testing::Volume;
 use crate::sqlite::tests::{Fixture, OtherProcess, insert};
 
@@ -489,7 +490,8 @@ fn a_clone_that_fails_fails_the_copy() {
 
 fn stream_from(fixture: &Fixture, pin: &Pin) -> Result<Streamed, Error> {
     let artifact = fixture.directory.path().join("artifact.zst");
-    stream(pin, &artifact, &Disk::default(), None, &Watch::default())
+    let (zstd, disk) = (Compression::Zstd(3), Disk::default());
+    stream(pin, &artifact, zstd, None, &disk, None, &Watch::default())
 }
 
 /// The locks on the database as the kernel lists them, of whichever process.
@@ -560,7 +562,8 @@ fn a_stream_is_the_pinned_database_whatever_writers_do() {
     let (disk, watch) = (Disk::default(), Watch::default());
     let stored = fixture.directory.path().join(&streamed.artifact.name);
     let unpacked = fixture.directory.path().join("unpacked");
-    verify::unpack(&stored, &streamed.artifact, &unpacked, &disk, &watch).expect("it is good");
+    verify::unpack(&stored, &streamed.artifact, None, &unpacked, &disk, &watch)
+        .expect("it is good");
     assert!(fs::read(unpacked).expect("it exists") == before);
 }
 
@@ -576,7 +579,10 @@ fn a_stream_that_is_cancelled_or_unpinned_ends_so() {
             let watch = watch.clone();
             let artifact = fixture.directory.path().join(format!("artifact-{end_pin}"));
             // Years for the second chunk.
-            move || stream(&pin, &artifact, &Disk::default(), Some(1), &watch)
+            move || {
+                let (zstd, disk) = (Compression::Zstd(3), Disk::default());
+                stream(&pin, &artifact, zstd, None, &disk, Some(1), &watch)
+            }
         });
         while watch.progress().is_none_or(|progress| progress.done == 0) {
             thread::yield_now();

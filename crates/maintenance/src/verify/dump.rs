@@ -8,15 +8,18 @@ use super::{Error, Report, differing_rows};
 use crate::catalogue::Artifact;
 use crate::config::Depth;
 use crate::disk::Disk;
+use crate::encryption::Identities;
 use crate::mysql::{Rows, Statements};
 use crate::snapshot::Watch;
 
 /// Reads a stored dump back: sizes, checksums, its last line, and its rows, counted again.
-/// They were counted once before they were stored, by the same rules.
+/// They were counted once before they were stored, by the same rules. One that is encrypted cannot
+/// be looked into without `identities`.
 pub(crate) fn dump(
     path: &Path,
     expected: &Artifact,
     rows: &Rows,
+    identities: Option<&Identities>,
     disk: &Disk,
     watch: &Watch,
 ) -> Result<Report, Error> {
@@ -27,7 +30,15 @@ pub(crate) fn dump(
     let began = Instant::now();
     let mut statements = Statements::default();
     let doing = "reading back";
-    read_into(path, expected, doing, &mut statements, disk, watch)?;
+    read_into(
+        path,
+        expected,
+        identities,
+        doing,
+        &mut statements,
+        disk,
+        watch,
+    )?;
     let found = statements
         .finish()
         .map_err(|why| Error::corrupt(path, format!("it is not a whole dump: {why}")))?;

@@ -159,7 +159,7 @@ fn everything_long_can_be_given_up() -> Outcome {
     for result in [
         structure(&raw, Depth::Full, &watch).map(drop),
         compress(&raw, &again, Compression::Zstd(3), &disk, &watch).map(drop),
-        super::artifact(&stored, &artifact, &disk, &watch),
+        super::artifact(&stored, &artifact, None, &disk, &watch),
     ] {
         let error = result.expect_err("it was cancelled");
         assert_eq!(
@@ -197,9 +197,9 @@ fn an_artifact_is_the_database_and_says_so() -> Outcome {
         );
         assert_eq!(stored_bytes[4] & 0b100, 0b100);
 
-        super::artifact(&stored, &artifact, &disk, &watch)?;
+        super::artifact(&stored, &artifact, None, &disk, &watch)?;
         let to = root.path().join("unpacked");
-        unpack(&stored, &artifact, &to, &disk, &watch)?;
+        unpack(&stored, &artifact, None, &to, &disk, &watch)?;
         assert_eq!(fs::read(&to)?, raw);
         let done = watch.progress().expect("it says how far it is");
         assert_eq!((done.done, done.total), (raw.len() as u64, Some(done.done)));
@@ -218,7 +218,7 @@ fn an_uncompressed_artifact_is_the_raw_copy_renamed() -> Outcome {
     assert!(!raw.exists());
     assert_eq!(fs::read(&stored)?, bytes);
     assert_eq!(artifact.stored_sha256, artifact.raw_sha256);
-    super::artifact(&stored, &artifact, &disk, &watch)?;
+    super::artifact(&stored, &artifact, None, &disk, &watch)?;
     Ok(())
 }
 
@@ -292,8 +292,9 @@ fn a_frame_that_is_not_the_one_that_was_stored_is_found() -> Outcome {
             raw_bytes,
             raw_sha256: format!("{:x}", Sha256::digest([0; 1000])),
             compression: compression.to_owned(),
+            encrypted: None,
         };
-        artifact(&stored, &expected, &disk, &watch)
+        artifact(&stored, &expected, None, &disk, &watch)
     };
     let frame = zstd::encode_all([0; 1000].as_slice(), 3)?;
     check(&frame, 1000, "zstd")?;

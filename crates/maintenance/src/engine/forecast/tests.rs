@@ -19,6 +19,7 @@ fn manifest(method: Way, raw_bytes: u64, copy_seconds: f64) -> Manifest {
         raw_bytes,
         raw_sha256: String::new(),
         compression: "zstd".into(),
+        encrypted: None,
     };
     Manifest {
         method,

@@ -1,0 +1,474 @@
+//! Requests to the second place: each tried again where that may help.
+
+use std::collections::BTreeMap;
+use std::error::Error as _;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures_util::TryStreamExt as _;
+use object_store::aws::AmazonS3Builder;
+use object_store::local::LocalFileSystem;
+use object_store::multipart::{MultipartStore, PartId};
+use object_store::path::Path as Key;
+use object_store::{ClientOptions, ObjectMeta, ObjectStore, RetryConfig};
+
+use super::Error;
+use crate::catalogue::{BackupId, MANIFEST, SMALL_FILE};
+use crate::config::{self, Place, S3};
+use crate::disk::Disk;
+
+/// How long a connection may take to be made.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// The longest pause between two attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Longest file with a secret worth reading.
+const SECRET_LIMIT: u64 = 4096;
+/// The region that is told to a server that has none.
+const ANY_REGION: &str = "us-east-1";
+/// Characters of an answer that are shown.
+const SHOWN: usize = 300;
+
+/// The second place, by the names of its objects.
+#[derive(Clone)]
+pub(super) struct Store {
+    objects: Arc<dyn ObjectStore>,
+    kind: Kind,
+    prefix: Key,
+    at: String,
+    attempts: u32,
+    back_off: Duration,
+    /// What a test has go wrong.
+    #[cfg(test)]
+    faults: super::tests::Faults,
+}
+
+/// How files get there.
+#[derive(Clone)]
+pub(super) enum Kind {
+    /// In parts, which the server puts together.
+    Parts(Arc<dyn MultipartStore>),
+    /// Written below this directory.
+    Directory(PathBuf),
+}
+
+/// Not what it is made with: that holds secrets.
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Store").field(&self.at).finish()
+    }
+}
+
+/// The objects under the name of a backup.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Objects(BTreeMap<String, (u64, DateTime<Utc>)>);
+
+impl Objects {
+    /// When it was uploaded, if it is there.
+    pub(super) fn uploaded(&self, name: &str) -> Option<DateTime<Utc>> {
+        self.0.get(name).map(|(_, uploaded)| *uploaded)
+    }
+
+    /// Whether it is there, and with so many bytes if these are known.
+    pub(super) fn has(&self, name: &str, bytes: Option<u64>) -> bool {
+        let found = self.0.get(name);
+        found.is_some_and(|(found, _)| bytes.is_none_or(|bytes| bytes == *found))
+    }
+}
+
+impl Store {
+    pub(super) fn open(settings: &config::Remote, disk: &Disk) -> Result<Self, Error> {
+        let (objects, kind, prefix): (Arc<dyn ObjectStore>, _, _) = match &settings.place {
+            Place::Directory(directory) => {
+                // One that is not mounted must not be written beside.
+                let files = LocalFileSystem::new_with_prefix(directory)
+                    .map_err(|_| Error::NoDirectory(directory.clone()))?;
+                let files = files.with_automatic_cleanup(true);
+                (
+                    Arc::new(files),
+                    Kind::Directory(directory.clone()),
+                    Key::default(),
+                )
+            }
+            Place::S3(s3) => {
+                let bucket = Arc::new(bucket(s3, settings.timeout, disk)?);
+                let prefix = Key::from(s3.prefix.as_str());
+                (bucket.clone(), Kind::Parts(bucket), prefix)
+            }
+        };
+        Ok(Self {
+            objects,
+            kind,
+            prefix,
+            at: settings.describe(),
+            attempts: settings.attempts,
+            back_off: settings.back_off,
+            #[cfg(test)]
+            faults: super::tests::Faults::default(),
+        })
+    }
+
+    /// For tests: any store, by the settings of a bucket.
+    #[cfg(test)]
+    pub(super) fn of<T: ObjectStore + MultipartStore>(
+        store: &Arc<T>,
+        settings: &config::Remote,
+    ) -> Self {
+        Self {
+            objects: store.clone(),
+            kind: Kind::Parts(store.clone()),
+            prefix: Key::from("prefix"),
+            at: settings.describe(),
+            attempts: settings.attempts,
+            back_off: settings.back_off,
+            faults: super::tests::Faults::default(),
+        }
+    }
+
+    /// For tests: with this to go wrong.
+    #[cfg(test)]
+    pub(super) fn failing(self, faults: super::tests::Faults) -> Self {
+        Self { faults, ..self }
+    }
+
+    pub(super) fn at(&self) -> &str {
+        &self.at
+    }
+
+    pub(super) fn kind(&self) -> &Kind {
+        &self.kind
+    }
+
+    fn key(&self, id: &BackupId, name: &str) -> Key {
+        self.prefix.child(id.to_string()).child(name)
+    }
+
+    /// What an object is called in messages.
+    pub(super) fn object(&self, id: &BackupId, name: &str) -> String {
+        format!("{}/{id}/{name}", self.at)
+    }
+
+    /// All that has the name of a backup, by that.
+    pub(super) async fn list(&self) -> Result<BTreeMap<BackupId, Objects>, Error> {
+        let listed: Vec<ObjectMeta> = self
+            .attempt("list", self.at.clone(), async || {
+                self.objects.list(Some(&self.prefix)).try_collect().await
+            })
+            .await?;
+        let mut backups = BTreeMap::<BackupId, Objects>::new();
+        for object in listed {
+            let Some(mut parts) = object.location.prefix_match(&self.prefix) else {
+                continue;
+            };
+            let id = parts
+                .next()
+                .and_then(|id| id.as_ref().parse::<BackupId>().ok());
+            if let (Some(id), Some(name), None) = (id, parts.next(), parts.next()) {
+                let found = (object.size as u64, object.last_modified);
+                let objects = &mut backups.entry(id).or_default().0;
+                objects.insert(name.as_ref().to_owned(), found);
+            }
+        }
+        Ok(backups)
+    }
+
+    /// Bytes of an object; `None` if it is not there.
+    pub(super) async fn size(&self, id: &BackupId, name: &str) -> Result<Option<u64>, Error> {
+        let key = self.key(id, name);
+        let asked = self.attempt("look at", self.object(id, name), async || {
+            match self.objects.head(&key).await {
+                Ok(found) => Ok(Some(found.size as u64)),
+                Err(object_store::Error::NotFound { .. }) => Ok(None),
+                Err(error) => Err(error),
+            }
+        });
+        asked.await
+    }
+
+    pub(super) async fn read(
+        &self,
+        id: &BackupId,
+        name: &str,
+        range: Range<u64>,
+    ) -> Result<Bytes, Error> {
+        let key = self.key(id, name);
+        let range = as_size(range.start)..as_size(range.end);
+        self.attempt("read", self.object(id, name), async || {
+            self.objects.get_range(&key, range.clone()).await
+        })
+        .await
+    }
+
+    /// All of an object that cannot be large.
+    pub(super) async fn read_small(&self, id: &BackupId, name: &str) -> Result<Bytes, Error> {
+        let differs = |why: String| Error::Differs {
+            object: self.object(id, name),
+            why,
+        };
+        match self.size(id, name).await? {
+            None => Err(differs("it is not there".to_owned())),
+            Some(bytes) if bytes > SMALL_FILE => Err(differs(format!("it has {bytes} bytes"))),
+            Some(0) => Ok(Bytes::new()),
+            Some(bytes) => self.read(id, name, 0..bytes).await,
+        }
+    }
+
+    pub(super) async fn write(&self, id: &BackupId, name: &str, bytes: Bytes) -> Result<(), Error> {
+        let key = self.key(id, name);
+        self.attempt("write", self.object(id, name), async || {
+            self.objects.put(&key, bytes.clone().into()).await.map(drop)
+        })
+        .await
+    }
+
+    /// Begins an upload in parts.
+    pub(super) async fn begin(
+        &self,
+        parts: &dyn MultipartStore,
+        id: &BackupId,
+        name: &str,
+    ) -> Result<String, Error> {
+        let key = self.key(id, name);
+        self.attempt("begin to write", self.object(id, name), async || {
+            parts.create_multipart(&key).await
+        })
+        .await
+    }
+
+    pub(super) async fn write_part(
+        &self,
+        parts: &dyn MultipartStore,
+        (id, name): (&BackupId, &str),
+        upload: &String,
+        nth: usize,
+        bytes: Bytes,
+    ) -> Result<String, Error> {
+        let key = self.key(id, name);
+        let doing = "write a part of";
+        let part = self.attempt(doing, self.object(id, name), async || {
+            let part = bytes.clone().into();
+            parts.put_part(&key, upload, nth, part).await
+        });
+        Ok(part.await?.content_id)
+    }
+
+    pub(super) async fn complete(
+        &self,
+        parts: &dyn MultipartStore,
+        (id, name): (&BackupId, &str),
+        upload: &String,
+        ids: &[String],
+    ) -> Result<(), Error> {
+        let key = self.key(id, name);
+        self.attempt("put together", self.object(id, name), async || {
+            let ids = ids.iter().map(|id| PartId {
+                content_id: id.clone(),
+            });
+            let completed = parts.complete_multipart(&key, upload, ids.collect()).await;
+            completed.map(drop)
+        })
+        .await
+    }
+
+    /// Gives an upload up, so that what came of it takes no room. One that is not known is as
+    /// good.
+    pub(super) async fn abort(
+        &self,
+        parts: &dyn MultipartStore,
+        id: &BackupId,
+        name: &str,
+        upload: &String,
+    ) -> Result<(), Error> {
+        let key = self.key(id, name);
+        self.attempt("give up", self.object(id, name), async || {
+            match parts.abort_multipart(&key, upload).await {
+                Err(object_store::Error::NotFound { .. }) => Ok(()),
+                other => other,
+            }
+        })
+        .await
+    }
+
+    /// Removes a backup, its manifest first: without that it is none.
+    pub(super) async fn remove(&self, id: &BackupId) -> Result<(), Error> {
+        let found = self.list().await?.remove(id).unwrap_or_default();
+        let (first, rest): (Vec<_>, Vec<_>) =
+            found.0.into_keys().partition(|name| name == MANIFEST);
+        for name in first.into_iter().chain(rest) {
+            self.remove_object(id, &name).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn remove_object(&self, id: &BackupId, name: &str) -> Result<(), Error> {
+        let key = self.key(id, name);
+        self.attempt("remove", self.object(id, name), async || {
+            match self.objects.delete(&key).await {
+                Err(object_store::Error::NotFound { .. }) => Ok(()),
+                other => other,
+            }
+        })
+        .await
+    }
+
+    /// Makes a request once.
+    async fn made<T>(
+        &self,
+        request: &impl AsyncFn() -> object_store::Result<T>,
+    ) -> object_store::Result<T> {
+        #[cfg(test)]
+        let fault = self.faults.next();
+        #[cfg(test)]
+        fault.before()?;
+        let answer = request().await?;
+        #[cfg(test)]
+        fault.after()?;
+        Ok(answer)
+    }
+
+    /// Makes a request, again after a while if it may go better then.
+    async fn attempt<T>(
+        &self,
+        doing: &'static str,
+        object: String,
+        request: impl AsyncFn() -> object_store::Result<T>,
+    ) -> Result<T, Error> {
+        let mut nth = 1;
+        loop {
+            let error = match self.made(&request).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let why = told(&error);
+            if !is_passing(&error) {
+                return Err(Error::Refused { doing, object, why });
+            }
+            if nth >= self.attempts {
+                return Err(Error::Failed {
+                    doing,
+                    object,
+                    why,
+                    attempts: nth,
+                });
+            }
+            tracing::debug!(%object, %why, nth, "will {doing} again");
+            tokio::time::sleep(pause(self.back_off, nth, fastrand::f64())).await;
+            nth += 1;
+        }
+    }
+}
+
+/// How long it is waited after the `nth` attempt has failed, counted from 1: twice as long each
+/// time, and by `chance` (from 0 to 1) up to a half less, so that many do not come at once.
+pub(super) fn pause(first: Duration, nth: u32, chance: f64) -> Duration {
+    let doubled = first.saturating_mul(2_u32.saturating_pow(nth - 1));
+    doubled.min(LONGEST_PAUSE).mul_f64(1.0 - chance / 2.0)
+}
+
+fn as_size(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+fn bucket(s3: &S3, timeout: Duration, disk: &Disk) -> Result<object_store::aws::AmazonS3, Error> {
+    let client = ClientOptions::new()
+        .with_timeout(timeout)
+        .with_connect_timeout(CONNECT_WITHIN)
+        .with_allow_http(s3.allow_http);
+    let mut builder = AmazonS3Builder::from_env()
+        .with_client_options(client)
+        .with_bucket_name(&s3.bucket)
+        .with_allow_http(s3.allow_http)
+        .with_virtual_hosted_style_request(!s3.path_style)
+        // Requests are repeated here, where it is known what they are for.
+        .with_retry(RetryConfig {
+            max_retries: 0,
+            ..RetryConfig::default()
+        });
+    if let Some(endpoint) = &s3.endpoint {
+        let endpoint = match endpoint.split_once("://") {
+            // Otherwise it is the whole address that is asked for.
+            Some((scheme, host)) if !s3.path_style => format!("{scheme}://{}.{host}", s3.bucket),
+            _ => endpoint.clone(),
+        };
+        builder = builder.with_endpoint(endpoint);
+    }
+    builder = match &s3.region {
+        Some(region) => builder.with_region(region),
+        None if s3.endpoint.is_some() => builder.with_region(ANY_REGION),
+        None => builder,
+    };
+    if let Some((id, file)) = &s3.credentials {
+        builder = builder
+            .with_access_key_id(id)
+            .with_secret_access_key(secret(file, disk)?);
+    }
+    builder
+        .build()
+        .map_err(|error| Error::Unusable(told(&error)))
+}
+
+/// The first line of a small file.
+fn secret(path: &Path, disk: &Disk) -> Result<String, Error> {
+    let bytes = disk.read(path, SECRET_LIMIT).map_err(Error::Secret)?;
+    let text = String::from_utf8(bytes).ok();
+    let line = text.as_deref().and_then(|text| text.lines().next());
+    let line = line.map(str::trim).filter(|line| !line.is_empty());
+    line.map(str::to_owned)
+        .ok_or_else(|| Error::NoSecret(path.to_owned()))
+}
+
+/// Whether it may go better in a while: a network, a server that is busy.
+fn is_passing(error: &object_store::Error) -> bool {
+    match error {
+        object_store::Error::Generic { .. } => match client_error(&chain(error)) {
+            Some(status) => matches!(status, 408 | 409 | 425 | 429),
+            None => true,
+        },
+        object_store::Error::JoinError { .. } | object_store::Error::AlreadyExists { .. } => true,
+        _ => false,
+    }
+}
+
+/// The status of an answer that blames the client, which the crate has in the text alone.
+fn client_error(text: &str) -> Option<u16> {
+    let (_, status) = text.split_once("Client error with status ")?;
+    status.get(..3)?.parse().ok()
+}
+
+/// An error and what led to it.
+fn chain(error: &object_store::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// What is worth telling: of an answer of S3 its code and its message, and not all that it
+/// quotes of the request.
+fn told(error: &object_store::Error) -> String {
+    let text = chain(error);
+    let within = |tag: &str| {
+        let (_, rest) = text.split_once(&format!("<{tag}>"))?;
+        Some(rest.split_once('<')?.0.to_owned())
+    };
+    if let Some(code) = within("Code") {
+        return match within("Message") {
+            Some(message) => format!("{code}: {message}"),
+            None => code,
+        };
+    }
+    let mut root: &dyn std::error::Error = error;
+    while let Some(source) = root.source() {
+        root = source;
+    }
+    root.to_string().chars().take(SHOWN).collect()
+}

@@ -1,0 +1,244 @@
+//! A real S3 server, and what may be between it and its clients: a front that answers 503, cuts
+//! connections in the middle of a request, or is slow.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::handshake;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::tracker::Setup;
+use crate::{PATIENCE, binaries};
+
+/// The one bucket.
+pub const BUCKET: &str = "backups";
+
+/// A server that ends with this, with one bucket and one user.
+#[derive(Debug)]
+pub struct Server {
+    _child: Child,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Who may use it.
+    pub key: Key,
+}
+
+/// A user's key.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Key {
+    /// Its public half.
+    pub access_key_id: String,
+    /// Its secret half.
+    pub secret_access_key: String,
+}
+
+#[derive(Deserialize)]
+struct Started {
+    port: u16,
+    #[serde(flatten)]
+    key: Key,
+}
+
+impl Server {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// When it is not installed, or does not start.
+    pub async fn start() -> Result<Self> {
+        let python = tools()?.join("s3-venv/bin/python");
+        ensure!(
+            python.exists(),
+            "there is no {}: `./tests/run` installs it",
+            python.display()
+        );
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("s3-server.py");
+        let mut child = Command::new(python)
+            .arg(script)
+            .arg(BUCKET)
+            // It ends with its standard input, however this ends.
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .context("starting the S3 server")?;
+        let lines = BufReader::new(child.stdout.take().context("a piped stdout")?).lines();
+        let line = timeout(PATIENCE, { lines }.next_line())
+            .await
+            .context("the S3 server does not start")??;
+        let started: Started = serde_json::from_str(&line.context("the S3 server ended")?)?;
+        Ok(Self {
+            _child: child,
+            address: SocketAddr::from(([127, 0, 0, 1], started.port)),
+            key: started.key,
+        })
+    }
+}
+
+/// Where `./tests/run` installs what the tests need.
+fn tools() -> Result<PathBuf> {
+    let programs = binaries::path(binaries::TOOL)?;
+    let target = programs.parent().and_then(Path::parent);
+    Ok(target.context("the target directory")?.join("tools"))
+}
+
+/// A configuration that uploads to the bucket, below `prefix`, as the server or a front of it is
+/// reached.
+///
+/// # Errors
+/// When the secret cannot be written.
+pub fn uploading(setup: Setup, at: SocketAddr, key: &Key, prefix: &str) -> Result<Setup> {
+    let secret = setup.home().join("s3.secret");
+    std::fs::write(&secret, format!("{}\n", key.secret_access_key))?;
+    let table = "maintenance.remote";
+    let text = |text: &str| format!("\"{text}\"");
+    Ok(setup
+        .set(table, "url", &text(&format!("s3://{BUCKET}/{prefix}")))
+        .set(table, "endpoint", &text(&format!("http://{at}")))
+        .set(table, "allow_http", "true")
+        .set(table, "access_key_id", &text(&key.access_key_id))
+        .set(table, "secret_access_key_file", "\"./s3.secret\"")
+        .set(table, "part_size", "\"5MiB\"")
+        .set(table, "attempts", "2")
+        .set(table, "back_off", "\"10ms\"")
+        .set(table, "timeout", "\"5s\""))
+}
+
+/// What is between a client and the server, for as long as this lives.
+#[derive(Debug)]
+pub struct Front {
+    address: SocketAddr,
+    made: Arc<AtomicUsize>,
+    fault: watch::Sender<Fault>,
+    _accepting: JoinSet<()>,
+}
+
+/// What becomes of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It is passed on.
+    None,
+    /// That of this index, counted from 0, is answered 503.
+    Busy(usize),
+    /// The connection is closed when half of the body of that one is read, or the head if there
+    /// is none.
+    Cut(usize),
+    /// That one and all that follow are answered 503.
+    Down(usize),
+    /// Each takes so long.
+    Slow(Duration),
+    /// Those with this in their path or query are taken, and nobody answers.
+    Hang(&'static str),
+}
+
+impl Front {
+    /// In front of this server.
+    ///
+    /// # Errors
+    /// When there is no port.
+    pub async fn start(server: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.context("a port")?;
+        let address = listener.local_addr()?;
+        let made = Arc::new(AtomicUsize::new(0));
+        let fault = watch::Sender::new(Fault::None);
+        let (counter, faults) = (Arc::clone(&made), fault.subscribe());
+        let mut accepting = JoinSet::new();
+        accepting.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (counter, faults) = (Arc::clone(&counter), faults.clone());
+                connections.spawn(async move {
+                    let pass = service_fn(|request| {
+                        let nth = counter.fetch_add(1, Ordering::Relaxed);
+                        let fault = *faults.borrow();
+                        pass(request, server, nth, fault)
+                    });
+                    // An error is how a connection is cut.
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), pass)
+                        .await;
+                });
+            }
+        });
+        Ok(Self {
+            address,
+            made,
+            fault,
+            _accepting: accepting,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many requests there have been since this was last set, or the start.
+    #[must_use]
+    pub fn made(&self) -> usize {
+        self.made.load(Ordering::Relaxed)
+    }
+
+    /// From now on, counting from 0 again.
+    pub fn set(&self, fault: Fault) {
+        self.made.store(0, Ordering::Relaxed);
+        self.fault.send_replace(fault);
+    }
+}
+
+async fn pass(
+    request: Request<Incoming>,
+    server: SocketAddr,
+    nth: usize,
+    fault: Fault,
+) -> Result<Response<Full<Bytes>>> {
+    match fault {
+        Fault::Busy(at) if at == nth => return Ok(busy()),
+        Fault::Down(from) if nth >= from => return Ok(busy()),
+        Fault::Hang(part) if request.uri().to_string().contains(part) => {
+            std::future::pending::<()>().await;
+        }
+        Fault::Slow(pause) => tokio::time::sleep(pause).await,
+        _ => {}
+    }
+    let (head, mut body) = request.into_parts();
+    if matches!(fault, Fault::Cut(at) if at == nth) {
+        // A part of it is here, and the rest on its way.
+        let _ = body.frame().await;
+        anyhow::bail!("the connection is cut");
+    }
+    let body = body.collect().await?.to_bytes();
+    let stream = TcpStream::connect(server).await?;
+    let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    // With all its headers: they are signed, that of the host, too.
+    let request = Request::from_parts(head, Full::new(body));
+    let (head, body) = sender.send_request(request).await?.into_parts();
+    let body = body.collect().await?.to_bytes();
+    Ok(Response::from_parts(head, Full::new(body)))
+}
+
+fn busy() -> Response<Full<Bytes>> {
+    let body =
+        "<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>";
+    let mut answer = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
+    *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    answer
+}

@@ -1,0 +1,272 @@
+//! Backups leave the machine, while announces flow, whatever the network does.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use end_to_end::load::{Load, Plan};
+use end_to_end::s3::{Fault, Front, Server, uploading};
+use end_to_end::tracker::{Setup, Tracker};
+use end_to_end::{PATIENCE, backups, binaries, database};
+use serde_json::Value;
+
+use crate::support::{A_RUN, MIB, beside_others, done, nothing_lost};
+
+/// The tool, on the configuration of a setup.
+pub fn tool(setup: &Setup, arguments: &[&str]) -> Result<Output> {
+    Command::new(binaries::path(binaries::TOOL)?)
+        .arg("--config")
+        .arg(setup.file())
+        .arg("--json")
+        .args(arguments)
+        .current_dir(setup.home())
+        .output()
+        .context("starting the tool")
+}
+
+/// What it printed, if it was good.
+pub fn printed(output: &Output) -> Result<Value> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success(),
+        "{}: {text}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
+}
+
+/// Waits until the bucket has all it should have; the status then.
+async fn uploaded(tracker: &Tracker) -> Result<Value> {
+    let endpoint = tracker.endpoint()?;
+    let caught_up = |status: &Value| {
+        let remote = &status["remote"];
+        remote["behind"] == 0 && remote["failure"].is_null() && !remote["last_uploaded"].is_null()
+    };
+    endpoint.until("the upload", A_RUN, caught_up).await
+}
+
+/// The backups that are listed there, each of which must be whole.
+fn whole(setup: &Setup) -> Result<Vec<String>> {
+    let list = printed(&tool(setup, &["list", "--remote"])?)?;
+    let entries = list["entries"].as_array().context("entries")?;
+    let complete = entries.iter().filter(|entry| entry["state"] == "complete");
+    let ids = complete.map(|entry| entry["manifest"]["id"].as_str().map(str::to_owned));
+    let ids: Vec<_> = ids.collect::<Option<_>>().context("ids")?;
+    for (nth, id) in ids.iter().enumerate() {
+        let to = setup.home().join(format!("restored-{nth}.db"));
+        let to = to.to_str().context("a path in UTF-8")?;
+        let arguments = ["restore", "--from", "remote", id, "--to", to];
+        printed(&tool(setup, &arguments)?).with_context(|| format!("{id} is listed"))?;
+        database::check(Path::new(to))?;
+        std::fs::remove_file(to)?;
+    }
+    Ok(ids)
+}
+
+/// A tracker's directory with a database whose artifact is uploaded in three parts.
+fn in_parts() -> Result<Setup> {
+    let setup = Setup::new()?.set("maintenance.backup", "compression", "\"none\"");
+    database::make(&setup.database(), 11 * MIB, "wal")?;
+    Ok(setup)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_uploaded_while_announces_flow_and_no_secret_shows() -> Result<()> {
+    let _beside = beside_others().await;
+    let server = Server::start().await?;
+    let front = Front::start(server.address).await?;
+    let setup = uploading(in_parts()?, front.address(), &server.key, "flow")?;
+    // So slow that announces flow for a while of it.
+    front.set(Fault::Slow(Duration::from_millis(100)));
+    let tracker = setup.start().await?;
+    let plan = Plan {
+        udp_per_second: 200,
+        http_per_second: 20,
+        sockets: 8,
+        torrents: 20,
+    };
+    let load = Load::start(plan, tracker.addresses.udp, tracker.addresses.http).await?;
+    load.answered_more(100, PATIENCE).await?;
+    let run = done(tracker.endpoint()?).await?;
+    let status = uploaded(&tracker).await?;
+    nothing_lost(&load.stop(Duration::from_secs(10)).await?);
+    assert_eq!(
+        whole(&setup)?,
+        [run["backup"].as_str().context("a backup")?]
+    );
+
+    let pid = tracker.pid()?.as_raw_nonzero();
+    let command = std::fs::read(format!("/proc/{pid}/cmdline"))?;
+    let mut shown = tracker.log.lines().join("\n");
+    shown.push_str(&status.to_string());
+    shown.push_str(&String::from_utf8_lossy(&command));
+    for directory in backups::published(&setup.backups())? {
+        shown.push_str(&std::fs::read_to_string(directory.join("manifest.json"))?);
+    }
+    let secret = &server.key.secret_access_key;
+    assert!(!shown.contains(secret), "the secret key shows");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_request_fails_what_is_listed_is_whole_and_the_next_try_completes() -> Result<()> {
+    let _beside = beside_others().await;
+    let server = Server::start().await?;
+    let front = Front::start(server.address).await?;
+    let setup = in_parts()?;
+    let tracker = setup.start().await?;
+    done(tracker.endpoint()?).await?;
+    drop(tracker);
+    let mut cases = 0;
+    for (name, fault) in [
+        ("busy", Fault::Busy as fn(usize) -> Fault),
+        ("cut", Fault::Cut),
+        ("down", Fault::Down),
+    ] {
+        for n in 0.. {
+            // Each in a place of its own, and each request once.
+            let prefix = format!("{name}-{n}");
+            let setup = uploading(setup.clone(), front.address(), &server.key, &prefix)?.set(
+                "maintenance.remote",
+                "attempts",
+                "1",
+            );
+            std::fs::write(setup.file(), setup.toml())?;
+            front.set(fault(n));
+            let first = tool(&setup, &["upload"])?;
+            let reached = front.made() > n;
+            front.set(Fault::None);
+            let listed = whole(&setup)?;
+            assert!(!first.status.success() || listed.len() == 1, "{prefix}");
+            printed(&tool(&setup, &["upload"])?).with_context(|| prefix.clone())?;
+            assert_eq!(whole(&setup)?.len(), 1, "{prefix}");
+            if !reached {
+                break;
+            }
+            cases += 1;
+        }
+    }
+    println!("{cases} requests failed");
+    assert!(cases > 30, "an upload has more requests than {cases}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_was_killed_is_taken_up_by_the_next_start() -> Result<()> {
+    let _beside = beside_others().await;
+    let server = Server::start().await?;
+    let front = Front::start(server.address).await?;
+    let setup = uploading(in_parts()?, front.address(), &server.key, "killed")?;
+    let mut tracker = setup.start().await?;
+    front.set(Fault::Hang("partNumber=2"));
+    done(tracker.endpoint()?).await?;
+    end_to_end::until("a part to be there", PATIENCE, async || {
+        let note = std::fs::read_dir(setup.backups())?
+            .filter_map(Result::ok)
+            .find(|entry| entry.file_name().to_string_lossy().ends_with(".upload"));
+        let parts = note.and_then(|note| std::fs::read_to_string(note.path()).ok());
+        let parts = parts.and_then(|json| serde_json::from_str::<Value>(&json).ok());
+        Ok(parts.filter(|note| {
+            note["parts"]
+                .as_array()
+                .is_some_and(|parts| !parts.is_empty())
+        }))
+    })
+    .await?;
+    tracker.kill().await?;
+    let upload = uploads(&setup)?;
+    front.set(Fault::None);
+    let tracker = setup.start().await?;
+    uploaded(&tracker).await?;
+    assert_eq!(whole(&setup)?.len(), 1);
+    assert!(upload.len() <= 1 && uploads(&setup)?.is_empty());
+    Ok(())
+}
+
+/// The notes of uploads that were not ended.
+fn uploads(setup: &Setup) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(setup.backups())? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".upload") {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_cannot_be_had_is_told_of_and_holds_nothing_up() -> Result<()> {
+    let _beside = beside_others().await;
+    let server = Server::start().await?;
+    let front = Front::start(server.address).await?;
+    let (endpoint, key) = (front.address(), &server.key);
+    let wrong_key = end_to_end::s3::Key {
+        secret_access_key: "planted-0123456789".to_owned(),
+        ..key.clone()
+    };
+    let bucket = |setup: Setup| setup.set("maintenance.remote", "url", "\"s3://nobody/x\"");
+    for (what, setup, fault, said, code) in [
+        (
+            "wrong credentials",
+            uploading(Setup::new()?, endpoint, &wrong_key, "x")?,
+            Fault::None,
+            "SignatureDoesNotMatch",
+            2,
+        ),
+        (
+            "no such bucket",
+            bucket(uploading(Setup::new()?, endpoint, key, "x")?),
+            Fault::None,
+            "NoSuchBucket",
+            2,
+        ),
+        (
+            "a server that is down",
+            uploading(Setup::new()?, endpoint, key, "x")?,
+            Fault::Down(0),
+            "503",
+            1,
+        ),
+        (
+            "a server that says nothing",
+            uploading(Setup::new()?, endpoint, key, "x")?
+                .set("maintenance.remote", "timeout", "\"1s\"")
+                .set("maintenance.remote", "attempts", "1"),
+            Fault::Hang("list-type"),
+            "",
+            1,
+        ),
+    ] {
+        front.set(fault);
+        let mut tracker = setup.start().await?;
+        done(tracker.endpoint()?).await.context(what)?;
+        let failed = |status: &Value| !status["remote"]["failure"].is_null();
+        let status = tracker.endpoint()?.until(what, A_RUN, failed).await?;
+        let remote = &status["remote"];
+        let failure = remote["failure"].as_str().context("a failure")?;
+        assert!(failure.contains(said), "{what}: {failure}");
+        assert!(!status.to_string().contains("planted-"), "{status}");
+        assert!(
+            !tracker.log.lines().join("\n").contains("planted-"),
+            "{what}"
+        );
+        let behind = |status: &Value| status["remote"]["behind"] == 1;
+        let status = tracker.endpoint()?.until(what, A_RUN, behind).await?;
+        assert!(
+            status["remote"]["behind_since_seconds"].is_number(),
+            "{status}"
+        );
+        // Stops at once all the same.
+        tracker.signal(rustix::process::Signal::TERM)?;
+        assert!(tracker.exited(Duration::from_secs(10)).await?.success());
+        front.set(fault);
+        let output = tool(&setup, &["upload"])?;
+        assert_eq!(output.status.code(), Some(code), "{what}");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains(said) && !told.contains("planted-"), "{told}");
+    }
+    Ok(())
+}
