@@ -99,6 +99,9 @@ const NAP: Duration = Duration::from_secs(60);
 /// How often a pinned database's write-ahead log is looked at.
 const PINNED_NAP: Duration = Duration::from_millis(250);
 
+/// How often it is tried to remove a touch-file that could not be.
+const HIDE_AGAIN: Duration = Duration::from_secs(1);
+
 /// How long a job that was given up is waited for while announces flow.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -384,8 +387,8 @@ pub struct Driver<E: Engine> {
     rest: Option<(Duration, Instant)>,
     /// How often the watchdog is known to have opened the gate.
     forced: u64,
-    /// Whether the touch-file says that the file may be copied.
-    signalled: bool,
+    /// What the touch-file says, unless it is known to be gone.
+    signalled: Option<Shown>,
     /// A look, under way, for a file that says that a sidecar without a lease has finished.
     looking: Option<JoinHandle<Look>>,
     reports: Vec<RunReport>,
@@ -448,6 +451,26 @@ impl Record {
     }
 }
 
+/// What the touch-file says.
+#[derive(Debug)]
+struct Shown {
+    run: RunId,
+    /// The removal under way.
+    hiding: Option<JoinHandle<Result<(), touch_file::Error>>>,
+    /// Why it is not gone, though it should be.
+    stays: Option<String>,
+}
+
+impl Shown {
+    fn new(run: RunId) -> Self {
+        Self {
+            run,
+            hiding: None,
+            stays: None,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Running {
     of: Attempt,
@@ -473,8 +496,8 @@ enum JobResult<E: Engine> {
     Failed(Failure),
 }
 
-/// The run that a file says a sidecar has finished, if there is one.
-type Look = Result<Option<RunId>, touch_file::Error>;
+/// The run that a file says a sidecar has finished, if there is one, and how.
+type Look = Result<Option<(RunId, Finished)>, touch_file::Error>;
 
 /// What ended a wait.
 enum Woken<E: Engine> {
@@ -528,7 +551,7 @@ impl<E: Engine> Driver<E> {
             for_a_copy: false,
             rest: None,
             forced: 0,
-            signalled: false,
+            signalled: None,
             looking: None,
             reports: Vec::new(),
             verdicts: Verdicts::default(),
@@ -794,7 +817,10 @@ impl<E: Engine> Driver<E> {
     /// Begins a look for the file that says that a sidecar has finished. On a thread of its
     /// own, like everything that is done in that directory; one at a time.
     fn look_for_done(&mut self) {
-        if self.window.phase() != Phase::Offered || !self.signalled || self.looking.is_some() {
+        if self.window.phase() != Phase::Offered
+            || self.signalled.is_none()
+            || self.looking.is_some()
+        {
             return;
         }
         if let (Some(signal), Some(run)) = (&self.signal, self.window.run()) {
@@ -803,25 +829,31 @@ impl<E: Engine> Driver<E> {
     }
 
     fn take_look(&mut self, found: Look) {
-        let run = match found {
-            Ok(Some(run)) => run,
+        let (run, how) = match found {
+            Ok(Some(finished)) => finished,
             Ok(None) => return,
             Err(error) => return self.warn_once(error.to_string()),
         };
-        self.step(Event::DoneByFile { run: run.clone() });
-        let done = matches!(self.window.last(), Some((id, Outcome::Done)) if *id == run);
-        if let Some(record) = &mut self.record
-            && done
-            && record.run.id == run
+        if self.window.phase() != Phase::Offered
+            || self.window.run().is_none_or(|current| current.id != run)
         {
+            return;
+        }
+        let (verdict, said) = match &how {
             // As for a lease: the pin was found to stand after the file was found.
+            Finished::Ok => (Some(Verdict::held()), None),
+            // Of whoever else was at the file nothing is known, so nobody is told to trust it.
+            Finished::Failed(reason) => (None, Some(reason.clone())),
+        };
+        if let Some(record) = &mut self.record {
             record.sidecar = Some(Sidecar {
                 holder: Holder::by_touch_file(),
                 nonce: None,
-                verdict: Some(Verdict::held()),
-                said: None,
+                verdict,
+                said,
             });
         }
+        self.step(Event::FinishedByFile { run, how });
     }
 
     /// A warning of the run, and of the log, but not four times a second.
@@ -1113,22 +1145,30 @@ impl<E: Engine> Driver<E> {
         }
     }
 
-    /// Only what says something about the copy: that it was done, or was not at the limit.
+    /// Only what says something about the copy: that it was done, was not at the limit, or
+    /// was not in all the time there was for somebody to come, which by touch-file is that of
+    /// the copy as well.
     fn learn(&self, held: Duration) {
         let Some((_, outcome)) = self.window.last() else {
             return;
         };
+        let all_the_time = held + self.rules.grace >= self.rules.held_at_most();
         match outcome {
             Outcome::Done => self.engine.held_for_copy(held, true),
-            // At its own limit or at the end of the window: there was no more time.
-            Outcome::Deadline {
+            // Nobody came; or at its own limit or at the end of the window, where there was no
+            // more time.
+            Outcome::NoSidecar { .. }
+            | Outcome::Deadline {
                 phase: Phase::Copying,
                 ..
             } => self.engine.held_for_copy(held, false),
-            // Of a sidecar, which may have died before.
-            Outcome::Deadline { .. } if held + self.rules.grace >= self.rules.held_at_most() => {
-                self.engine.held_for_copy(held, false);
-            }
+            // Of a sidecar, which may have died before. It counts from before it asked, so at
+            // the limit either may be the first.
+            Outcome::Deadline { .. }
+            | Outcome::Failed {
+                cause: Cause::Sidecar,
+                ..
+            } if all_the_time => self.engine.held_for_copy(held, false),
             _ => {}
         }
     }
@@ -1236,19 +1276,28 @@ impl<E: Engine> Driver<E> {
                 herald.ready(record.run.id.clone());
             }
         }
-        if !self.window.shown() || std::mem::replace(&mut self.signalled, true) {
+        let run = &record.run.id;
+        let known = self.signalled.as_ref();
+        if !self.window.shown() || known.is_some_and(|shown| shown.run == *run) {
             return;
         }
-        let file = record.pinned.as_ref().and_then(|pinned| pinned.file);
-        let (Some(signal), Some(file)) = (&self.signal, file) else {
+        let (Some(signal), Some(pinned)) = (&self.signal, &record.pinned) else {
             return;
         };
+        let Some(file) = pinned.file else {
+            return;
+        };
+        self.signalled = Some(Shown::new(run.clone()));
         let ready = touch_file::Ready {
             run: record.run.id.clone(),
             database: self.database.clone(),
             driver: readiness::DRIVER.to_owned(),
             copy,
             until: by_wall_clock(self.window.claim_until().unwrap_or(deadline)),
+            began: record.run.began,
+            pinned: pinned.taken,
+            journal_mode: self.engine.journal_mode(),
+            pause_ms: milliseconds(record.pauses.total),
             file,
         };
         let shown = signal.show(ready);
@@ -1272,16 +1321,34 @@ impl<E: Engine> Driver<E> {
                 std::mem::replace(&mut published.status.ready, false)
             });
         }
-        if self.window.shown() || !std::mem::replace(&mut self.signalled, false) {
+        if self.window.shown() {
             return;
         }
-        let Some(signal) = &self.signal else { return };
-        if let Some(problem) = aside(self.patience(8), signal.hide()).await {
-            tracing::error!(
+        let patience = self.patience(8);
+        let (Some(signal), Some(shown)) = (&self.signal, &mut self.signalled) else {
+            return;
+        };
+        // What hangs holds one thread, and is waited for once.
+        let patience = shown.hiding.as_ref().map_or(patience, |_| Duration::ZERO);
+        let hiding = shown
+            .hiding
+            .get_or_insert_with(|| tokio::task::spawn_blocking(signal.hide()));
+        let hidden = tokio::time::timeout(patience, &mut *hiding).await;
+        if hidden.is_ok() {
+            shown.hiding = None;
+        }
+        let problem = problem_of(hidden);
+        let news = problem.is_some() && shown.stays != problem;
+        shown.stays = problem;
+        match &shown.stays {
+            // It may stand there no longer.
+            None => self.signalled = None,
+            Some(problem) if news => tracing::error!(
                 target: LOG_TARGET,
-                "{problem}; should it stay, remove it by hand: it says that the database may be \
-                 copied, which is no longer so"
-            );
+                "{problem}; the touch-file says that the database may be copied, which is no \
+                 longer so: it is tried again until it is gone, or remove it by hand"
+            ),
+            Some(_) => {}
         }
     }
 
@@ -1458,6 +1525,9 @@ impl<E: Engine> Driver<E> {
     fn nap(&self) -> Duration {
         let now = now();
         let mut nap = if self.window.ready() { PINNED_NAP } else { NAP };
+        if self.signalled.as_ref().is_some_and(|it| it.stays.is_some()) {
+            nap = nap.min(HIDE_AGAIN);
+        }
         if let Some(at) = self.window.wake_at() {
             nap = nap.min(at.saturating_duration_since(now.monotonic));
         }
@@ -1472,11 +1542,12 @@ impl<E: Engine> Driver<E> {
 /// signal is withdrawn, the pin goes, and then the gate opens.
 impl<E: Engine> Drop for Driver<E> {
     fn drop(&mut self) {
-        if std::mem::replace(&mut self.signalled, false)
+        if self.signalled.take().is_some()
             && let Some(signal) = &self.signal
         {
-            // Only a panic leads here with the signal up; there is nobody left to tell. On a
-            // thread of its own: its volume may hang, and neither pin nor gate wait for that.
+            // Only a panic leads here with the signal up, or a volume on which it stayed; there
+            // is nobody left to tell. On a thread of its own: its volume may hang, and neither
+            // pin nor gate wait for that.
             let (say_hidden, hidden) = std::sync::mpsc::channel();
             let hide = signal.hide();
             let thread = std::thread::Builder::new().name("maintenance-hide".into());
@@ -1585,7 +1656,16 @@ async fn aside(
     limit: Duration,
     work: impl FnOnce() -> Result<(), touch_file::Error> + Send + 'static,
 ) -> Option<String> {
-    match tokio::time::timeout(limit, tokio::task::spawn_blocking(work)).await {
+    problem_of(tokio::time::timeout(limit, tokio::task::spawn_blocking(work)).await)
+}
+
+fn problem_of(
+    ended: Result<
+        Result<Result<(), touch_file::Error>, tokio::task::JoinError>,
+        tokio::time::error::Elapsed,
+    >,
+) -> Option<String> {
+    match ended {
         Ok(Ok(Ok(()))) => None,
         Ok(Ok(Err(error))) => Some(error.to_string()),
         Ok(Err(panicked)) => Some(format!("the touch-file was not changed: {panicked}")),

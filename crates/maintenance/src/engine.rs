@@ -457,7 +457,7 @@ impl Engine for BackupEngine {
 fn refused(refusal: Refusal) -> Failure {
     Failure {
         cause: match refusal {
-            Refusal::NoRoom { .. } => Cause::NoRoom,
+            Refusal::NoRoom { .. } | Refusal::NoRoomForLog { .. } => Cause::NoRoom,
             _ => Cause::Other,
         },
         message: refusal.to_string(),

@@ -483,19 +483,10 @@ fn spawn<E: Engine>(
                     // A handle that was dropped stops the driver as well.
                     drop(asked_to_stop.await);
                 }));
-                if let Some((listener, access)) = endpoint {
-                    let never = std::future::pending();
-                    tokio::spawn(async move {
-                        if let Err(error) =
-                            readiness::serve(listener, access, status, commands, never).await
-                        {
-                            tracing::error!(
-                                target: LOG_TARGET,
-                                "The readiness endpoint ended: {error}; windows go on without it"
-                            );
-                        }
-                    });
-                }
+                let (end, told_to_end) = oneshot::channel::<()>();
+                let serving = endpoint.map(|(listener, access)| {
+                    tokio::spawn(serve(listener, access, status, commands, told_to_end))
+                });
                 if let Err(error) = driver.await {
                     tracing::error!(
                         target: LOG_TARGET,
@@ -505,12 +496,40 @@ fn spawn<E: Engine>(
                     // The endpoint goes on saying so.
                     std::future::pending::<()>().await;
                 }
+                // Who was promised an answer gets it, a verdict for one. That takes
+                // `readiness::SHUTDOWN_WITHIN` at most.
+                drop(end);
+                if let Some(serving) = serving {
+                    let _ = serving.await;
+                }
             });
+            // Not waiting for what hangs in a dead volume.
+            runtime.shutdown_background();
             // Whoever shuts down may have stopped waiting.
             let _ = say_stopped.send(());
         })
         .map_err(Error::Thread)?;
     Ok((stop, stopped))
+}
+
+/// Serves until told to end. Should it end before, that is said.
+async fn serve(
+    listener: Listener,
+    access: Access,
+    status: Reader,
+    commands: mpsc::Sender<Command>,
+    told_to_end: oneshot::Receiver<()>,
+) {
+    let ended = async {
+        // Whoever tells it to drops the other end.
+        drop(told_to_end.await);
+    };
+    if let Err(error) = readiness::serve(listener, access, status, commands, ended).await {
+        tracing::error!(
+            target: LOG_TARGET,
+            "The readiness endpoint ended: {error}; windows go on without it"
+        );
+    }
 }
 
 /// Limit on [`Running::shutdown`].

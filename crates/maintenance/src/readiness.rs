@@ -144,14 +144,15 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let listener = listener.open()?;
+    let going_down = watch::Sender::new(false);
     let endpoint = Arc::new(Endpoint {
         access,
         reader,
         commands,
         polls: Semaphore::new(POLLS),
+        going_down: going_down.subscribe(),
     });
     let slots = Slots::new(CONNECTIONS);
-    let going_down = watch::Sender::new(false);
     let mut connections = JoinSet::new();
     tokio::pin!(shutdown);
     loop {
@@ -223,6 +224,8 @@ struct Endpoint {
     reader: Reader,
     commands: mpsc::Sender<Command>,
     polls: Semaphore,
+    /// Nobody waits for what will not come.
+    going_down: watch::Receiver<bool>,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -263,8 +266,12 @@ impl Endpoint {
                 std::future::pending::<()>().await;
             }
         };
+        let mut down = self.going_down.clone();
         let _served = slot.serve();
-        let _ = timeout(wait, ready).await;
+        tokio::select! {
+            _ = timeout(wait, ready) => {}
+            _ = down.wait_for(|down| *down) => {}
+        }
     }
 
     async fn command<B>(&self, route: CommandRoute, body: B, slot: &Slot) -> Result<Answer, Refusal>

@@ -4,7 +4,7 @@
 //! | file                  | written by  | says                                                    |
 //! |-----------------------|-------------|---------------------------------------------------------|
 //! | `<touch_file>`        | this        | [`Ready`]: the file may be copied, by whoever comes     |
-//! | `<touch_file>.done`   | the sidecar | the run's id, or `{"run": ID}`: I have my copy          |
+//! | `<touch_file>.done`   | the sidecar | [`Done`], or the run's id alone: I have my copy, or none |
 //! | `<touch_file>.result` | this        | [`RunResult`]: how the run ended, and what to make of it |
 //!
 //! The first is a projection of the status, as `GET /ready` is, with one weakness: it cannot
@@ -32,6 +32,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{self, Disk};
+use crate::lease::{self, Finished, REASON_LIMIT};
 use crate::status::{CopyOf, PinnedFile, RunReport};
 use crate::window::{Outcome, RunId};
 
@@ -46,7 +47,7 @@ pub struct TouchFile {
 }
 
 /// What the file says, as JSON: the body of `GET /ready` and a deadline.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ready {
     /// The run that holds the pin.
     pub run: RunId,
@@ -60,6 +61,14 @@ pub struct Ready {
     /// planning: the limit itself is kept on the monotonic clock, and the file goes when the
     /// pin does.
     pub until: DateTime<Utc>,
+    /// When the run began.
+    pub began: DateTime<Utc>,
+    /// The instant the file shows: every commit before is in it, none after.
+    pub pinned: DateTime<Utc>,
+    /// The database's journal mode.
+    pub journal_mode: String,
+    /// Milliseconds for which announces have been held for this run so far.
+    pub pause_ms: f64,
     /// What the file is, by whatever path it is seen.
     pub file: PinnedFile,
 }
@@ -92,9 +101,14 @@ struct AnyReady {
 }
 
 /// What a sidecar writes, unless it writes the id and nothing else.
-#[derive(Deserialize)]
-struct Done {
-    run: String,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// The run it has finished with.
+    pub run: String,
+    /// Why there will be no copy; without it there is one. It ends the run, so that announces
+    /// do not wait for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
 }
 
 impl RunResult {
@@ -104,6 +118,7 @@ impl RunResult {
         let done = by_file && report.outcome == Outcome::Done;
         let why = match &report.sidecar {
             _ if done => None,
+            _ if by_file => Some(report.outcome.message().to_owned()),
             // The report of a lease is its holder's; who copied without has nothing.
             Some(sidecar) => Some(format!(
                 "the sidecar {:?} took the lease; what was copied without it is not to be used",
@@ -253,29 +268,29 @@ impl TouchFile {
         Ok(self.disk.write_atomically(path, &bytes)?)
     }
 
-    /// Whether a sidecar says that it has finished `run`. Its file is removed then. Anything
-    /// that does not say just that is as good as nothing.
+    /// Whether a sidecar says that it has finished `run`, and how. Its file is removed then.
+    /// Anything that does not say just that is as good as nothing.
     ///
     /// # Errors
     ///
     /// If there is a file that cannot be read, or not removed.
-    pub fn is_done(&self, run: &RunId) -> Result<bool, Error> {
+    pub fn finished(&self, run: &RunId) -> Result<Option<Finished>, Error> {
         let path = self.done_path();
         let Ok(Some(_)) = size_of_small_file(&path) else {
-            return Ok(false);
+            return Ok(None);
         };
         // It may grow meanwhile: a shell's `echo` is not written by rename.
         let contents = match self.disk.read(&path, LIMIT) {
             Ok(contents) => contents,
             // Between the two looks it was replaced, as it should be, or removed.
-            Err(error) if error.source.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let done = says(&contents, run);
-        if done {
+        let said = said(&contents, run);
+        if said.is_some() {
             self.remove_if_there(&path)?;
         }
-        Ok(done)
+        Ok(said)
     }
 
     /// Takes it back, whatever it says: [`Self::clear_stale`] made sure that the name is
@@ -320,11 +335,25 @@ impl TouchFile {
     }
 }
 
-/// Whether these are the run's id, or a JSON object that names it.
-fn says(contents: &[u8], run: &RunId) -> bool {
+/// What these say of the run, if they are its id, or a JSON object that names it.
+fn said(contents: &[u8], run: &RunId) -> Option<Finished> {
     let contents = contents.trim_ascii();
-    contents == run.as_str().as_bytes()
-        || serde_json::from_slice(contents).is_ok_and(|Done { run: said }| said == run.as_str())
+    if contents == run.as_str().as_bytes() {
+        return Some(Finished::Ok);
+    }
+    let done: Done = serde_json::from_slice(contents).ok()?;
+    (done.run == run.as_str()).then(|| done.failed.map_or(Finished::Ok, |why| failed(&why)))
+}
+
+/// Of whatever was given as a reason: one that is cut off ends the run as well.
+fn failed(reason: &str) -> Finished {
+    let reason = lease::on_one_line(reason);
+    let reason: String = reason.trim().chars().take(REASON_LIMIT).collect();
+    Finished::Failed(if reason.is_empty() {
+        "the sidecar has no copy and gives no reason in its file".to_owned()
+    } else {
+        reason
+    })
 }
 
 /// From metadata alone; `None` if there is nothing. Links are not followed.
@@ -382,13 +411,14 @@ impl Signal {
         self.shown.next(move || file.remove())
     }
 
-    /// What looks whether a sidecar says that it has finished `run`, and if so gives the run.
+    /// What looks whether a sidecar says that it has finished `run`, and if so gives the run
+    /// and how.
     pub(crate) fn look_for_done(
         &self,
         run: &RunId,
-    ) -> impl FnOnce() -> Result<Option<RunId>, Error> + Send + use<> {
+    ) -> impl FnOnce() -> Result<Option<(RunId, Finished)>, Error> + Send + use<> {
         let (file, run) = (self.file.clone(), run.clone());
-        move || Ok(file.is_done(&run)?.then_some(run))
+        move || Ok(file.finished(&run)?.map(|how| (run, how)))
     }
 
     /// What says how a run ended.

@@ -519,9 +519,11 @@ pub enum Event {
         how: Finished,
     },
     /// A sidecar that took no lease says by a file that it has finished.
-    DoneByFile {
+    FinishedByFile {
         /// The run it names.
         run: RunId,
+        /// Whether it has a copy.
+        how: Finished,
     },
     /// The pinned file is of no use any more.
     Spoiled(Failure),
@@ -645,18 +647,14 @@ impl Window {
                 state.renew(rules, mono)
             }
 
-            (state, Event::Finish { run, nonce, how }) if state.is_leased(&run, &nonce) => state
-                .end(|phase| match how {
-                    Finished::Ok => Outcome::Done,
-                    Finished::Failed(message) => Outcome::Failed {
-                        phase,
-                        cause: Cause::Sidecar,
-                        message,
-                    },
-                }),
+            (state, Event::Finish { run, nonce, how }) if state.is_leased(&run, &nonce) => {
+                state.finish(how)
+            }
 
-            (state @ State::Offered { .. }, Event::DoneByFile { run }) if state.is_of(&run) => {
-                state.end(|_| Outcome::Done)
+            (state @ State::Offered { .. }, Event::FinishedByFile { run, how })
+                if state.is_of(&run) =>
+            {
+                state.finish(how)
             }
 
             (state, Event::Spoiled(failure)) if state.ready() => state.fail(failure),
@@ -1045,6 +1043,17 @@ impl State {
                 }
             }
             state => state,
+        }
+    }
+
+    /// A sidecar has its copy, or will have none.
+    fn finish(self, how: Finished) -> Self {
+        match how {
+            Finished::Ok => self.end(|_| Outcome::Done),
+            Finished::Failed(message) => self.fail(Failure {
+                cause: Cause::Sidecar,
+                message,
+            }),
         }
     }
 

@@ -203,12 +203,12 @@ fn path(run: &RunId, what: &str) -> String {
 }
 
 /// The tracker takes 1,000 characters.
-fn shortened(reason: &str) -> String {
+pub fn shortened(reason: &str) -> String {
     reason.chars().take(1000).collect()
 }
 
 /// What no clock can hold is as good as a month.
-fn seconds(seconds: f64) -> Duration {
+pub fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds.max(0.0)).map_or(FOR_DAYS, |time| time.min(FOR_DAYS))
 }
 
@@ -220,8 +220,8 @@ fn refused(error: client::Error) -> Reply {
         Error::Silent { .. } | Error::NotUnderstood { .. } => Reply::Unclear,
         Error::Refused { status, error, .. } => match (status, error.as_str()) {
             (410, _) | (409, "not_ready") => |failure| Reply::Refused(Refusal::Gone, failure),
-            // It may be different the next time.
-            (409, "too_soon") | (408 | 429 | 500.., _) => Reply::Unclear,
+            // It may be different the next time. Nothing is in progress that could be taken.
+            (409, "too_soon" | "stuck") | (408 | 429 | 500.., _) => Reply::Unclear,
             (409, _) => |failure| Reply::Refused(Refusal::Taken, failure),
             _ => |failure| Reply::Refused(Refusal::Other, failure),
         },
@@ -397,6 +397,29 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+
+    #[test]
+    fn only_a_run_in_progress_is_taken() {
+        let refused = |error: &str| {
+            refused(client::Error::Refused {
+                status: 409,
+                error: error.to_owned(),
+                message: "as told".to_owned(),
+            })
+        };
+        for taken in ["busy", "taken"] {
+            let reply = refused(taken);
+            assert!(
+                matches!(reply, Reply::Refused(Refusal::Taken, _)),
+                "{reply:?}"
+            );
+        }
+        // There is none: it is asked again, with patience, which has an end.
+        for later in ["stuck", "too_soon"] {
+            let reply = refused(later);
+            assert!(matches!(reply, Reply::Unclear(_)), "{reply:?}");
+        }
+    }
 
     #[test]
     fn a_lease_is_known_by_random_bytes_of_each_run() {

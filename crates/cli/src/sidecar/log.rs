@@ -10,7 +10,7 @@ use torrust_tracker_maintenance::window::RunId;
 
 use super::Ended;
 use super::contact::Contact;
-use super::round::{Ready, State};
+use super::round::{Ready, State, Watching};
 use super::work::{Product, extent};
 use crate::exit::Failure;
 use crate::progress::Show;
@@ -167,11 +167,13 @@ fn news(before: &State, after: &State) -> Option<News> {
             let run = &lease.ready.offer.run;
             of("given_up", run, format!("given up: {}", failure.message))
         }
-        (State::Starting { .. }, State::Watching(_)) => Some(News {
-            event: "started",
-            run: None,
-            message: "the tracker has begun a run".to_owned(),
-        }),
+        (
+            State::Starting { .. },
+            State::Watching(Watching {
+                started: Some((run, _)),
+                ..
+            }),
+        ) => of("started", run, "the tracker has begun it".to_owned()),
         _ => trouble(before, after).or_else(|| passed(before, after)),
     }
 }

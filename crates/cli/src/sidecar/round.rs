@@ -112,7 +112,7 @@ pub struct Watching {
     /// Why there is no answer at present.
     pub trouble: Option<Trouble>,
     /// The run that was started, and when.
-    started: Option<(RunId, Instant)>,
+    pub started: Option<(RunId, Instant)>,
     /// One is to be started as soon as none is in progress.
     to_start: bool,
     /// A run that is not for this sidecar, or no longer.
@@ -616,8 +616,9 @@ impl Watching {
         let failure = match reply {
             Reply::Ready(ready) => return self.found(rules, *ready, now),
             Reply::NotReady(None) if self.to_start => {
+                // Another's may come and go between two looks: not in a hurry.
                 return State::Starting {
-                    ask: self.ask.then(now),
+                    ask: self.ask.then(now + LOOK_EVERY),
                     trouble: None,
                 };
             }

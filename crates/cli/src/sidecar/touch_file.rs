@@ -3,13 +3,13 @@
 //!
 //! ```text
 //!  ready.json          the tracker's: this run may be copied, until then
-//!  ready.json.done     ours: the copy of this run is complete
+//!  ready.json.done     ours: the copy of this run is complete, or there will be none
 //!  ready.json.result   the tracker's: whether the file was still until that was accepted
 //! ```
 //!
-//! The files cannot say that a copy failed, nor ask for more time: such a run ends by
-//! itself. And the touch-file outlives a tracker that is killed, so nothing is believed
-//! but a `.result` of the same run.
+//! The files cannot ask for more time: a copy that needs it ends with the run. And the
+//! touch-file outlives a tracker that is killed, so nothing is believed but a `.result` of
+//! the same run.
 //!
 //! Nor do the files say whose they are, and two sidecars may copy the same run. The first to
 //! be done ends it, and from then on the file moves under the other. So a `.result` counts
@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::json;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::spawn_blocking;
@@ -33,11 +33,10 @@ use tokio::time::{sleep, timeout};
 use torrust_tracker_maintenance::disk::{self, Disk};
 use torrust_tracker_maintenance::sidecar::Offer;
 use torrust_tracker_maintenance::sqlite::Journal;
-use torrust_tracker_maintenance::status::CopyOf;
-use torrust_tracker_maintenance::touch_file::{self, RunResult};
+use torrust_tracker_maintenance::touch_file::{self, Done, RunResult};
 use torrust_tracker_maintenance::window::RunId;
 
-use super::contact::LOOK_FOR;
+use super::contact::{LOOK_FOR, seconds, shortened};
 use super::round::{Grant, Ready, Refusal, Reply, Request};
 use crate::exit::{Exit, Failure};
 use crate::units;
@@ -98,10 +97,7 @@ impl TouchFile {
             }
             Request::Claim(run) | Request::Renew(run, _) => self.still_shown(run).await,
             Request::Finish(run, None) => self.finish(run).await,
-            Request::Finish(..) => Ok(Reply::Verdict {
-                held: false,
-                why: Some("the tracker was not told that there is a copy".to_owned()),
-            }),
+            Request::Finish(run, Some(reason)) => self.fail(run, reason).await,
         };
         reply.unwrap_or_else(Reply::Unclear)
     }
@@ -146,8 +142,7 @@ impl TouchFile {
             if shown.is_none_or(|(ready, _)| ready.offer.run != *run) {
                 return Ok(self.gone(run));
             }
-            let done = run.clone();
-            self.at(move |files| files.tell(&done)).await?;
+            self.tell(run, None).await?;
             *self.told() = Some(run.clone());
         }
         let waiting = async {
@@ -166,6 +161,28 @@ impl TouchFile {
             );
             Err(Failure::new(Exit::Failed, "no_verdict", why))
         })
+    }
+
+    /// Says that there will be no copy: announces may be waiting for it. Nothing is to be
+    /// waited for.
+    async fn fail(&self, run: &RunId, reason: &str) -> Result<Reply, Failure> {
+        let shown = self.at(Files::shown).await?;
+        if shown.is_none_or(|(ready, _)| ready.offer.run != *run) {
+            return Ok(self.gone(run));
+        }
+        self.tell(run, Some(shortened(reason))).await?;
+        Ok(Reply::Verdict {
+            held: false,
+            why: Some("the tracker was told that there is no copy".to_owned()),
+        })
+    }
+
+    async fn tell(&self, run: &RunId, failed: Option<String>) -> Result<(), Failure> {
+        let done = Done {
+            run: run.as_str().to_owned(),
+            failed,
+        };
+        self.at(move |files| files.tell(&done)).await
     }
 
     fn gone(&self, run: &RunId) -> Reply {
@@ -216,16 +233,26 @@ impl TouchFile {
 }
 
 impl Files {
-    /// Says that there is a copy of this run.
-    fn tell(&self, run: &RunId) -> Result<(), Failure> {
-        let done = format!("{}\n", json!({ "run": run }));
-        let written = self
-            .disk
-            .write_atomically(&self.beside(".done"), done.as_bytes());
+    /// Says that there is a copy of this run, or that there will be none.
+    fn tell(&self, done: &Done) -> Result<(), Failure> {
+        let path = self.beside(".done");
+        // Another's copy of this run may be good, though ours is not: its word stands.
+        if done.failed.is_some()
+            && let Some(said) = self.read(&path)?
+            && String::from_utf8_lossy(&said).contains(&done.run)
+        {
+            return Ok(());
+        }
+        let written = format!("{}\n", json!(done));
+        let written = self.disk.write_atomically(&path, written.as_bytes());
         written.map_err(|error| {
+            let what = match done.failed {
+                None => "there is a copy",
+                Some(_) => "there is no copy",
+            };
             let why = format!(
-                "the tracker cannot be told that there is a copy: {error}; the directory of \
-                 the touch-file must be writable"
+                "the tracker cannot be told that {what}: {error}; the directory of the \
+                 touch-file must be writable"
             );
             Failure::new(Exit::Failed, "not_told", why)
         })
@@ -254,7 +281,8 @@ impl Files {
         }))
     }
 
-    /// What is shown, and until when.
+    /// What is shown, and until when. What should be gone by now is what a tracker left that
+    /// was killed, or is about to go.
     fn shown(&self) -> Result<Option<(Ready, DateTime<Utc>)>, Failure> {
         let Some(bytes) = self.read(&self.path)? else {
             return Ok(None);
@@ -262,7 +290,8 @@ impl Files {
         let parsed = serde_json::from_slice::<touch_file::Ready>(&bytes)
             .map_err(|error| error.to_string())
             .and_then(|shown| Ok((understood(&shown)?, shown.until)));
-        parsed.map(Some).map_err(|why| {
+        let parsed = parsed.map(|shown| Some(shown).filter(|(_, until)| *until > now()));
+        parsed.map_err(|why| {
             let why = format!(
                 "{} is no touch-file that this version understands: {why}",
                 self.path.display()
@@ -295,18 +324,14 @@ impl Files {
 /// What is to be made of a touch-file.
 fn understood(shown: &touch_file::Ready) -> Result<Ready, String> {
     let run = RunId::parse(shown.run.as_str()).ok_or("the run's id is none")?;
-    let began = second(&run).ok_or("the run's id does not say when it began")?;
     Ok(Ready {
         offer: Offer {
             run,
-            began,
-            // Everything committed before the run began is in the file.
-            pinned: began,
-            journal: match shown.copy {
-                CopyOf::PinnedFile => Journal::Wal,
-                CopyOf::PausedDatabase => Journal::Delete,
-            },
-            pause: Duration::ZERO,
+            began: shown.began,
+            pinned: shown.pinned,
+            journal: Journal::named(&shown.journal_mode)
+                .ok_or_else(|| format!("`{}` is no journal mode", shown.journal_mode))?,
+            pause: seconds(shown.pause_ms / 1000.0),
             file: shown.file,
         },
         database: shown.database.clone(),
@@ -315,13 +340,6 @@ fn understood(shown: &touch_file::Ready) -> Result<Ready, String> {
         holder: None,
         claim_within: None,
     })
-}
-
-/// The second a run began in, with which its id begins.
-fn second(run: &RunId) -> Option<DateTime<Utc>> {
-    let (second, _) = run.as_str().split_once('-')?;
-    let second = NaiveDateTime::parse_from_str(second, "%Y%m%dT%H%M%SZ").ok()?;
-    Some(second.and_utc())
 }
 
 #[expect(

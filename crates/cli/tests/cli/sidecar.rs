@@ -1024,7 +1024,8 @@ impl Files<'_> {
         let until = Utc::now() + chrono::TimeDelta::seconds(seconds);
         let ready = json!({
             "run": run, "database": self.0.path("tracker.db"), "driver": "sqlite3",
-            "copy": "pinned_file", "until": until,
+            "copy": "pinned_file", "until": until, "began": until, "pinned": until,
+            "journal_mode": "wal", "pause_ms": 1.5,
             "file": {
                 "device": 0, "inode": found.ino(), "page_size": 4096,
                 "page_count": found.len() / 4096, "bytes": found.len(),

@@ -77,6 +77,20 @@ pub enum Refusal {
         /// What less would do, as the rest of a sentence.
         with_less: String,
     },
+    /// The log, which grows under the pin, has no room.
+    #[error(
+        "the file system of {} has {} left, and while the database is pinned its log grows there, \
+         of which a run leaves {} free for the service; free space there",
+        .database.display(), bytesize::ByteSize(*.free), bytesize::ByteSize(*.reserve)
+    )]
+    NoRoomForLog {
+        /// The database.
+        database: PathBuf,
+        /// Bytes free beside it.
+        free: u64,
+        /// Bytes a run leaves there.
+        reserve: u64,
+    },
     /// The other files that are to be stored.
     #[error(transparent)]
     Files(#[from] files::Error),
@@ -91,7 +105,8 @@ impl Subject<'_> {
     ///
     /// # Errors
     ///
-    /// [`Refusal`], except [`Refusal::NoRoom`], which [`Estimate::way`] knows of.
+    /// [`Refusal`], except [`Refusal::NoRoom`], which [`Estimate::way`] knows of. The file system
+    /// of the database is asked here: nothing has to be weighed there.
     pub fn estimate(&self, disk: &Disk, watch: &Watch) -> Result<Estimate, Refusal> {
         let Self {
             database,
@@ -130,6 +145,17 @@ impl Subject<'_> {
         } else {
             disk::parent(&backup.directory)
         };
+        if !blocks_writers {
+            let beside = disk.space(disk::parent(database))?;
+            let reserve = room::reserve(beside);
+            if beside.free < reserve {
+                return Err(Refusal::NoRoomForLog {
+                    database: database.to_owned(),
+                    free: beside.free,
+                    reserve,
+                });
+            }
+        }
         let shares = disk::share_file_system(database, directory);
         let space = disk.space(directory)?;
         let more = self

@@ -647,9 +647,11 @@ fn a_copy_that_was_not_done_in_time_is_expected_to_take_too_long_again() {
     let before = estimate(0);
     let held = Duration::from_secs(10);
     engine.held_for_copy(held, false);
-    assert!(before < held && estimate(1) > held, "{before:?}");
-    back_up(&engine, &run(2)).expect("the disk is a better one by now");
-    assert!(estimate(3) < held);
+    assert!(before < held && estimate(1) < held, "one slow night");
+    engine.held_for_copy(held, false);
+    assert!(estimate(2) > held);
+    back_up(&engine, &run(3)).expect("the disk is a better one by now");
+    assert!(estimate(4) < held);
 }
 
 #[test]

@@ -80,6 +80,7 @@ pub(super) fn choose_within(
         files: BTreeMap::new(),
         bytes: 0,
         left_out: Vec::new(),
+        entered: BTreeSet::new(),
     };
     for path in wanted.configuration.iter().chain(&wanted.wanted) {
         // What is there by this very name is meant, whatever a pattern could make of it.
@@ -185,6 +186,8 @@ struct Search<'a> {
     /// Of all of them.
     bytes: u64,
     left_out: Vec<LeftOut>,
+    /// The directories, under the names they are stored by.
+    entered: BTreeSet<PathBuf>,
 }
 
 impl Search<'_> {
@@ -220,6 +223,10 @@ impl Search<'_> {
             return Ok(());
         }
         if found.is_dir() {
+            // `**` fits a directory and each of those in it: what is in one is looked at once.
+            if !self.entered.insert(stored_as) {
+                return Ok(());
+            }
             self.enter(path, &found, above)
         } else if !found.is_file() {
             self.leave_out(path, Why::Special);

@@ -109,6 +109,34 @@ fn a_start_that_fails_leaves_no_socket() -> Result {
     Ok(())
 }
 
+/// A verdict must not be lost because the tracker is stopped in the moment it is given.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_answers_who_waits_and_leaves_no_socket() -> Result {
+    use std::io::{Read as _, Write as _};
+    let home = Home::new()?;
+    let socket = home.path("maintenance.sock");
+    let bind = format!("readiness.bind_address = \"unix:{}\"\n", socket.display());
+    let running = home.prepare(&bind)??.start()?;
+    let mut waiting = std::os::unix::net::UnixStream::connect(&socket)?;
+    let request = |what: &str| format!("GET {what} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    // When the first is answered the second is being served, on the same connection.
+    waiting.write_all(request("/health_check").as_bytes())?;
+    let mut first = [0; 12];
+    waiting.read_exact(&mut first)?;
+    assert_eq!(&first, b"HTTP/1.1 200");
+    waiting.write_all(request("/ready?wait=60").as_bytes())?;
+    let mut another = std::os::unix::net::UnixStream::connect(&socket)?;
+    another.write_all(request("/health_check").as_bytes())?;
+    another.read_exact(&mut first)?;
+    running.shutdown().await;
+    assert!(!socket.exists(), "before it returns");
+    let mut answer = String::new();
+    waiting.read_to_string(&mut answer)?;
+    assert!(answer.contains("HTTP/1.1 503"), "{answer}");
+    assert!(answer.ends_with('}'), "it is whole: {answer}");
+    Ok(())
+}
+
 /// Its directory may be on another machine; the tracker neither needs nor makes it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_offered_though_there_is_no_place_for_backups() -> Result {

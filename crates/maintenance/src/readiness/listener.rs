@@ -33,6 +33,10 @@ impl Error {
             (Address::Unix(_), io::ErrorKind::NotFound) => {
                 "its directory must exist; create it or choose another path"
             }
+            (Address::Unix(_), io::ErrorKind::InvalidInput) => {
+                "a socket's path may have 95 bytes, because it is prepared in a directory beside \
+                 it; choose a shorter one"
+            }
             _ => "stop what uses the address or choose another",
         }
     }

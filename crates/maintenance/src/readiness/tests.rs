@@ -1195,13 +1195,27 @@ fn the_touch_file_says_what_ready_says() -> Result {
         driver: DRIVER.to_owned(),
         copy: offer.copy,
         until: now(),
+        began: status.run.as_ref().ok_or("a run")?.began,
+        pinned: offer.pinned,
+        journal_mode: status.database.journal_mode.clone(),
+        pause_ms: crate::status::milliseconds(offer.pause),
         file: offer.file,
     })?;
     let answer = ready(reader(published).ready().as_ref(), &status, now());
     assert_eq!(answer.version(), Version::HTTP_11);
     let body = futures_util::FutureExt::now_or_never(body(answer)).ok_or("in memory")?;
-    for key in ["run", "database", "driver", "copy", "file"] {
-        assert_eq!(file[key], body[key]);
+    for key in [
+        "run",
+        "database",
+        "driver",
+        "copy",
+        "began",
+        "pinned",
+        "journal_mode",
+        "pause_ms",
+        "file",
+    ] {
+        assert_eq!(file[key], body[key], "{key}");
     }
     Ok(())
 }

@@ -55,6 +55,10 @@ fn ready() -> Ready {
         driver: "sqlite3".to_owned(),
         copy: CopyOf::PinnedFile,
         until: now,
+        began: now,
+        pinned: now,
+        journal_mode: "wal".to_owned(),
+        pause_ms: 12.5,
         file: PinnedFile {
             device: 1,
             inode: 2,
@@ -266,25 +270,46 @@ fn what_says_that_a_sidecar_has_finished() -> Result<(), Box<dyn std::error::Err
     let directory = TempDir::new()?;
     let file = touch_file(&directory);
     let run = ready().run;
-    assert!(!file.is_done(&run)?, "nothing is there");
-    for (contents, done) in [
-        (format!("{run}"), true),
-        (format!(" {run}\r\n"), true),
-        (format!("{{\"run\": \"{run}\"}}"), true),
-        (format!("{{\"run\": \"{run}\", \"tool\": \"cp\"}}"), true),
-        (format!("{run}x"), false),
-        (format!("\"{run}\""), false),
-        (format!("{{\"run\": [\"{run}\"]}}"), false),
-        (String::new(), false),
-        (format!("{run}{}", " ".repeat(1 << 14)), false),
+    assert_eq!(file.finished(&run)?, None, "nothing is there");
+    let failed = |why: &str| Some(Finished::Failed(why.to_owned()));
+    let as_json = |more: &str| format!("{{\"run\": \"{run}\"{more}}}");
+    for (contents, finished) in [
+        (format!("{run}"), Some(Finished::Ok)),
+        (format!(" {run}\r\n"), Some(Finished::Ok)),
+        (as_json(""), Some(Finished::Ok)),
+        (as_json(", \"tool\": \"cp\""), Some(Finished::Ok)),
+        (as_json(", \"failed\": null"), Some(Finished::Ok)),
+        (as_json(", \"failed\": \"no room\""), failed("no room")),
+        (as_json(r#", "failed": " a\nb\u001b ""#), failed("a b")),
+        (
+            as_json(&format!(", \"failed\": \"{}\"", "ä".repeat(2000))),
+            failed(&"ä".repeat(REASON_LIMIT)),
+        ),
+        (
+            as_json(", \"failed\": \"\""),
+            failed("the sidecar has no copy and gives no reason in its file"),
+        ),
+        // What is not understood has not been said: not that there is a copy, either.
+        (as_json(", \"failed\": true"), None),
+        (format!("{run}x"), None),
+        (format!("\"{run}\""), None),
+        (format!("{{\"run\": [\"{run}\"]}}"), None),
+        (String::new(), None),
+        (format!("{run}{}", " ".repeat(1 << 14)), None),
     ] {
         fs::write(file.done_path(), &contents)?;
-        assert_eq!(file.is_done(&run)?, done, "{contents:.80}");
-        assert_eq!(file.done_path().exists(), !done, "{contents:.80}");
+        assert_eq!(file.finished(&run)?, finished, "{contents:.80}");
+        assert_eq!(
+            file.done_path().exists(),
+            finished.is_none(),
+            "{contents:.80}"
+        );
     }
     let other = RunId::parse("20261118T110640Z-zzzz").ok_or("an id")?;
-    fs::write(file.done_path(), run.as_str())?;
-    assert!(!file.is_done(&other)?, "of another run");
+    for contents in [run.as_str(), &as_json(", \"failed\": \"no room\"")] {
+        fs::write(file.done_path(), contents)?;
+        assert_eq!(file.finished(&other)?, None, "of another run");
+    }
     Ok(())
 }
 
@@ -296,12 +321,12 @@ fn what_is_no_small_file_says_nothing_and_stays() -> Result<(), Box<dyn std::err
     let elsewhere = directory.path().join("elsewhere");
     fs::write(&elsewhere, run.as_str())?;
     std::os::unix::fs::symlink(&elsewhere, file.done_path())?;
-    assert!(!file.is_done(&run)?, "a link");
+    assert_eq!(file.finished(&run)?, None, "a link");
     file.clear_stale()?;
     assert!(fs::symlink_metadata(file.done_path()).is_ok());
     fs::remove_file(file.done_path())?;
     fs::create_dir(file.done_path())?;
-    assert!(!file.is_done(&run)?, "a directory");
+    assert_eq!(file.finished(&run)?, None, "a directory");
     file.clear_stale()?;
     assert!(file.done_path().is_dir());
     Ok(())
@@ -338,7 +363,7 @@ fn a_done_file_that_is_the_database_is_not_opened() -> Result<(), Box<dyn std::e
     let path = directory.path().join("ready.json");
     let file = TouchFile::new(path, Disk::default().guarding(&database));
     fs::hard_link(&database, file.done_path())?;
-    file.is_done(&run).expect_err("it is the database");
+    file.finished(&run).expect_err("it is the database");
     assert!(database.exists());
     Ok(())
 }

@@ -250,7 +250,14 @@ fn spoiled() -> Failure {
 
 /// Everything that sidecars can say of a run.
 fn said_by_sidecars(run: &RunId) -> Vec<Event> {
-    let mut said = vec![Event::DoneByFile { run: run.clone() }];
+    let by_file = |how| Event::FinishedByFile {
+        run: run.clone(),
+        how,
+    };
+    let mut said = vec![
+        by_file(Finished::Ok),
+        by_file(Finished::Failed("no room".into())),
+    ];
     for (holder, nonce) in sidecars() {
         said.extend([
             Event::Claim {
@@ -283,7 +290,7 @@ fn speaks_of(event: &Event) -> Option<(&RunId, Option<&Nonce>)> {
         Event::Claim { run, nonce, .. }
         | Event::Renew { run, nonce }
         | Event::Finish { run, nonce, .. } => Some((run, Some(nonce))),
-        Event::DoneByFile { run } => Some((run, None)),
+        Event::FinishedByFile { run, .. } => Some((run, None)),
         _ => None,
     }
 }
@@ -605,7 +612,14 @@ fn check_transition(
                     ..
                 }
             );
-        let by_file = before.phase() == Phase::Offered && matches!(event, Event::DoneByFile { .. });
+        let by_file = before.phase() == Phase::Offered
+            && matches!(
+                event,
+                Event::FinishedByFile {
+                    how: Finished::Ok,
+                    ..
+                }
+            );
         must(
             (*outcome == Outcome::Done) == (published || finished || by_file),
             "done is what was published or finished, nothing else",
@@ -829,7 +843,7 @@ fn the_walk_catches_every_mutant() {
         };
         "a file ends a run that is leased": |w, r, n, e| {
             match (w, e) {
-                (Window { served, state: State::Leased { run, held_until, .. } }, e @ Event::DoneByFile { .. }) => {
+                (Window { served, state: State::Leased { run, held_until, .. } }, e @ Event::FinishedByFile { .. }) => {
                     let claim_until = n.monotonic;
                     let state = State::Offered { run, held_until, claim_until };
                     Window { served, state }.step(r, n, e)
@@ -840,6 +854,13 @@ fn the_walk_catches_every_mutant() {
         "a failed sidecar is called done": |w, r, n, e| {
             let e = match e {
                 Event::Finish { run, nonce, .. } => Event::Finish { run, nonce, how: Finished::Ok },
+                e => e,
+            };
+            w.step(r, n, e)
+        };
+        "a sidecar that failed by file is called done": |w, r, n, e| {
+            let e = match e {
+                Event::FinishedByFile { run, .. } => Event::FinishedByFile { run, how: Finished::Ok },
                 e => e,
             };
             w.step(r, n, e)

@@ -367,6 +367,24 @@ fn a_night_as_it_should_be() {
     );
 }
 
+/// Another's run is in progress when it is asked, and gone when it is looked at: 32 may wait,
+/// and any more are answered at once.
+#[test]
+fn a_run_that_comes_and_goes_is_not_chased_without_a_pause() {
+    let mut told = Told {
+        state: State::begin(start(), true),
+        ..Told::begin(FOREVER)
+    };
+    for _ in 0..3 {
+        assert_eq!(told.request(), Some(Request::Start));
+        told = told.replied(Reply::Refused(Refusal::Taken, failure("busy")));
+        assert_eq!(told.request(), Some(Request::Look));
+        told = told.replied(Reply::NotReady(None));
+        let (ask, _) = told.state.request().expect("it is tried again");
+        assert_eq!(ask.at, told.now + LOOK_EVERY);
+    }
+}
+
 #[test]
 fn what_is_lost_on_the_way_is_asked_again() {
     let lost = || Reply::Unclear(failure("no_answer"));

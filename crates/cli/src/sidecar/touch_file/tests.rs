@@ -11,7 +11,7 @@ use std::sync::mpsc;
 
 use chrono::TimeDelta;
 use tempfile::TempDir;
-use torrust_tracker_maintenance::status::PinnedFile;
+use torrust_tracker_maintenance::status::{CopyOf, PinnedFile};
 
 use super::*;
 use crate::client::block_on;
@@ -37,12 +37,20 @@ impl Tracker {
     }
 
     fn show(&self, run: RunId) {
+        self.show_until(run, now() + TimeDelta::minutes(1));
+    }
+
+    fn show_until(&self, run: RunId, until: DateTime<Utc>) {
         let ready = touch_file::Ready {
             run,
             database: "tracker.db".into(),
             driver: "sqlite3".to_owned(),
             copy: CopyOf::PinnedFile,
-            until: now() + TimeDelta::minutes(1),
+            until,
+            began: until,
+            pinned: until,
+            journal_mode: "wal".to_owned(),
+            pause_ms: 1.5,
             file: PinnedFile {
                 device: 1,
                 inode: 7,
@@ -88,6 +96,16 @@ impl Tracker {
             }
         })
     }
+
+    fn said(&self) -> Done {
+        let said = fs::read(self.path(".done")).expect("something was said");
+        serde_json::from_slice(&said).expect("JSON")
+    }
+}
+
+async fn fail(sidecar: &TouchFile, run: &RunId) -> Reply {
+    let reason = Some("no room".to_owned());
+    sidecar.ask(&Request::Finish(run.clone(), reason)).await
 }
 
 async fn finish(sidecar: &TouchFile, run: &RunId) -> Reply {
@@ -140,6 +158,79 @@ fn a_word_that_was_not_taken_up_is_worth_nothing() {
     let done = fs::metadata(tracker.path(".done")).expect("nobody took it up");
     // The tracker is another user.
     assert_eq!(done.permissions().mode() & 0o777, 0o644);
+}
+
+#[test]
+fn the_tracker_is_told_that_there_will_be_no_copy() {
+    let tracker = Tracker::new();
+    let sidecar = tracker.sidecar();
+    let reply = block_on(fail(&sidecar, &run('a')));
+    assert!(is_gone(&reply), "{reply:?}");
+    assert!(!tracker.path(".done").exists(), "nobody waits for it");
+
+    tracker.show(run('a'));
+    // Of yesterday; nobody took it up.
+    fs::write(tracker.path(".done"), run('z').as_str()).expect("there is room");
+    let reply = block_on(fail(&sidecar, &run('a')));
+    assert!(
+        matches!(&reply, Reply::Verdict { held: false, .. }),
+        "{reply:?}"
+    );
+    let (of, reason) = (run('a').as_str().to_owned(), "no room".to_owned());
+    let failed = Done {
+        run: of.clone(),
+        failed: Some(reason),
+    };
+    assert_eq!(tracker.said(), failed);
+
+    // The word of a sidecar that has its copy stands.
+    let done = format!("{{\"run\": \"{of}\"}}");
+    fs::write(tracker.path(".done"), done).expect("there is room");
+    block_on(fail(&sidecar, &run('a')));
+    assert_eq!(tracker.said().failed, None);
+}
+
+/// It was killed while it showed one, and has not been started since.
+#[test]
+fn a_file_that_a_dead_tracker_left_invites_nobody() {
+    let tracker = Tracker::new();
+    let sidecar = tracker.sidecar();
+    tracker.show_until(run('a'), now() - TimeDelta::seconds(1));
+    assert_eq!(sidecar.glance(), Ok(None));
+    for request in [Request::Claim(run('a')), Request::Finish(run('a'), None)] {
+        let reply = block_on(sidecar.ask(&request));
+        assert!(is_gone(&reply), "{request:?}: {reply:?}");
+    }
+    assert!(!tracker.path(".done").exists());
+    // The next life shows the next run.
+    tracker.show(run('b'));
+    let reply = block_on(sidecar.ask(&Request::Look));
+    assert!(
+        matches!(&reply, Reply::Ready(ready) if ready.offer.run == run('b')),
+        "{reply:?}"
+    );
+}
+
+/// A WAL database may be paused, too, and the manifest is to say what it was.
+#[test]
+fn a_touch_file_says_what_the_manifest_is_to_say() {
+    let tracker = Tracker::new();
+    tracker.show(run('a'));
+    let shown = fs::read(tracker.path("")).expect("it is shown");
+    let mut shown: touch_file::Ready = serde_json::from_slice(&shown).expect("JSON");
+    shown.copy = CopyOf::PausedDatabase;
+    shown.began = shown.until - TimeDelta::minutes(3);
+    shown.pinned = shown.until - TimeDelta::minutes(2);
+    let ready = understood(&shown).expect("it is a touch-file");
+    assert_eq!(ready.offer.journal, Journal::Wal);
+    assert_eq!(
+        (ready.offer.began, ready.offer.pinned),
+        (shown.began, shown.pinned)
+    );
+    assert_eq!(ready.offer.pause, Duration::from_micros(1500));
+    shown.journal_mode = "none".to_owned();
+    let why = understood(&shown).expect_err("no journal mode");
+    assert!(why.contains("`none`"), "{why}");
 }
 
 #[test]

@@ -108,6 +108,9 @@ async fn a_sidecar_claims_renews_and_finishes() {
             serde_json::from_slice(&std::fs::read(&bench.touch_file).expect("it is shown"))
                 .expect("a touch-file");
         assert_eq!((&shown.run, shown.file), (&run, FILE));
+        let ready = bench.status.ready().expect("it is offered");
+        assert_eq!((shown.began, shown.pinned), (ready.began, ready.pinned));
+        assert_eq!(shown.journal_mode, ready.journal_mode);
         let copy = if flows {
             CopyOf::PinnedFile
         } else {
@@ -200,7 +203,9 @@ async fn a_run_that_nobody_claims_ends_and_says_so() {
         assert_eq!(result.why.as_ref(), Some(message));
         let late = bench.claim(&report.id, 'a').await;
         assert_eq!(late, Err(Refused::StaleRun));
-        bench.stop().await;
+        let noted = bench.stop().await.noted();
+        let learned = noted.contains(&"learned, done: false".to_owned());
+        assert_eq!(learned, pause == HELD, "{noted:?}");
     }
 }
 
@@ -471,6 +476,91 @@ async fn a_file_can_end_a_run_and_do_nothing_else() {
             let script = bench.stop().await;
             script.wait_for_note("pin dropped");
         }
+    }
+}
+
+/// What stands there says that a file may be copied that is being written to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_touch_file_that_cannot_be_removed_is_removed_as_soon_as_it_can_be() {
+    let mut bench = Bench::with(HELD, patient());
+    let run = bench.offered().await;
+    let shown = std::fs::read(&bench.touch_file).expect("it is shown");
+    std::fs::remove_file(&bench.touch_file).expect("it is there");
+    std::fs::create_dir(&bench.touch_file).expect("nothing is in the way");
+    bench.claim(&run, 'a').await.expect("it is offered");
+    assert_eq!(bench.finish(&run, 'a').await, Ok(Verdict::held()));
+    let report = bench.report(run).await;
+    assert_eq!(report.outcome, Outcome::Done);
+    assert!(bench.gate.is_open(), "whatever becomes of the file");
+    std::fs::remove_dir(&bench.touch_file).expect("it is empty");
+    std::fs::write(&bench.touch_file, shown).expect("nothing is in the way");
+    let gone = async {
+        while bench.touch_file.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), gone)
+        .await
+        .expect("it is tried again");
+    bench.stop().await;
+}
+
+/// Announces must not wait for a copy that will not come.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_says_why_there_is_no_copy() {
+    for pause in [FLOWING, HELD] {
+        let mut bench = Bench::with(pause, patient());
+        let run = bench.offered().await;
+        let said = format!("{{\"run\": \"{run}\", \"failed\": \"no room\"}}");
+        std::fs::write(bench.beside(".done"), said).expect("written");
+        let report = bench.report(run.clone()).await;
+        assert!(bench.gate.is_open());
+        assert_eq!(failed_in(&report), Some((Phase::Offered, Cause::Sidecar)));
+        assert_eq!(report.outcome.message(), "no room");
+        let sidecar = report.sidecar.expect("there was one");
+        assert_eq!(sidecar.holder, Holder::by_touch_file());
+        assert!(!sidecar.held_throughout);
+        assert_eq!(sidecar.reason.as_deref(), Some("no room"));
+        let result = bench.result();
+        assert_eq!((result.held_throughout, result.done), (false, false));
+        assert_eq!((result.run, result.why), (run, Some("no room".to_owned())));
+        assert!(!bench.beside(".done").exists(), "it has been understood");
+        let noted = bench.stop().await.noted();
+        let learned = noted.iter().any(|note| note.starts_with("learned"));
+        assert!(
+            !learned,
+            "it says nothing of how long a copy takes: {noted:?}"
+        );
+    }
+}
+
+/// Its clock began before the tracker's, so at the limit it may be the first to say so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_that_gives_up_at_the_limit_was_too_slow() {
+    let terms = patient().lease;
+    for early in [false, true] {
+        let mut bench = Bench::with(
+            HELD,
+            Rules {
+                lease: terms,
+                ..rules()
+            },
+        );
+        let run = bench.offered().await;
+        let mut granted = bench.claim(&run, 'a').await.expect("it is offered");
+        while !early && granted.deadline > rules().grace * 3 / 4 {
+            granted = bench.renew(&run, 'a').await.expect("there is time left");
+        }
+        let failed = Finished::Failed("not complete by the deadline".into());
+        bench
+            .finish_as(&run, 'a', failed)
+            .await
+            .expect("it has the lease");
+        let report = bench.report(run).await;
+        assert_eq!(failed_in(&report), Some((Phase::Leased, Cause::Sidecar)));
+        let noted = bench.stop().await.noted();
+        let learned = noted.contains(&"learned, done: false".to_owned());
+        assert_eq!(learned, !early, "{noted:?}");
     }
 }
 

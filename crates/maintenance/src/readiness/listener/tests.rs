@@ -56,6 +56,21 @@ fn what_is_no_socket_stays() -> Result {
 }
 
 #[test]
+fn a_path_that_is_too_long_is_said_to_be() -> Result {
+    let directory = tempfile::tempdir()?;
+    let bytes = |path: &Path| path.as_os_str().len();
+    let of_bytes = |wanted: usize| {
+        let rest = wanted - bytes(directory.path()) - 1;
+        directory.path().join("s".repeat(rest))
+    };
+    drop(bind(&of_bytes(95))?);
+    let error = bind(&of_bytes(96)).expect_err("too long").to_string();
+    assert!(error.contains("95 bytes"), "{error}");
+    assert_eq!(fs::read_dir(&directory)?.count(), 0, "nothing is left");
+    Ok(())
+}
+
+#[test]
 fn a_directory_that_is_missing_is_said_to_be() -> Result {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("run/maintenance.sock");

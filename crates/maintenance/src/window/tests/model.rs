@@ -18,8 +18,8 @@ enum Step {
     Begin { held: bool },
     /// One of the two sidecars says something of a run.
     Say { who: usize, what: Said, of: Of },
-    /// A file says that a run is done.
-    File { of: Of },
+    /// A file says that a sidecar has finished with a run.
+    File { of: Of, how: Finished },
     /// Time passes; nobody says anything.
     Wait(u64),
     /// The tracker is killed and started.
@@ -255,12 +255,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Said::FinishOk),
         1 => Just(Said::FinishFailed),
     ];
+    let by_file = prop_oneof![Just(Finished::Ok), Just(Finished::Failed("as told".into())),];
     let of = prop_oneof![6 => Just(0_usize), 1 => 1_usize..3];
     let step = prop_oneof![
         3 => any::<bool>().prop_map(|held| Step::Begin { held }),
         12 => (0_usize..2, said, of.clone())
             .prop_map(|(who, what, of)| Step::Say { who, what, of }),
-        1 => of.prop_map(|of| Step::File { of }),
+        1 => (of, by_file).prop_map(|(of, how)| Step::File { of, how }),
         6 => (0_u64..700).prop_map(Step::Wait),
         1 => Just(Step::Restart),
     ];
@@ -320,13 +321,18 @@ fn run_against_the_model(steps: &[Step]) -> Result<[usize; 4], TestCaseError> {
                 model = next;
                 ended = ended.or(end);
             }
-            Step::File { of } => {
+            Step::File { of, ref how } => {
                 let named = begun.checked_sub(of + 1);
                 let run = named.map_or_else(|| RunId("never".into()), run_id);
-                real.step(t, Event::DoneByFile { run });
+                let end = match how {
+                    Finished::Ok => End::Done,
+                    Finished::Failed(_) => End::Failed,
+                };
+                let how = how.clone();
+                real.step(t, Event::FinishedByFile { run, how });
                 if matches!(model, Model::Offered { run, .. } if Some(run) == named) {
                     model = Model::Idle;
-                    ended = Some(End::Done);
+                    ended = Some(end);
                 }
             }
             Step::Wait(_) => {}
