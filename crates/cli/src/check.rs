@@ -232,7 +232,11 @@ fn check_server(
     let path = address.to_string().into();
     let program = settings.backup.dump_program.as_deref();
     if let Err(error) = DumpClient::find(address, program) {
-        problem("maintenance.backup.dump_program", error.to_string());
+        let key = "maintenance.backup.dump_program";
+        let message = format!(
+            "{key}: {error}; install the server's client programs, or name theirs with this key"
+        );
+        problem(key, message);
     }
     Some(Found {
         path,

@@ -646,12 +646,16 @@ fn check_never_shows_a_connection_string() -> Result {
         "path = \"tracker.db\"",
         "driver = \"mysql\"\npath = \"mysql://root:secret@db/torrust\"",
     );
+    let text = text.replace(
+        "[maintenance.backup]\n",
+        "[maintenance.backup]\ndump_program = \"/nowhere/mariadb-dump\"\n",
+    );
     fs::write(home.path("tracker.toml"), text)?;
     for arguments in [&["check"][..], &["check", "--json"]] {
         let output = home.run(arguments)?;
         assert_eq!(output.code, 2, "{output:?}");
         assert!(
-            output.out.contains("core.database.driver"),
+            output.out.contains("maintenance.backup.dump_program"),
             "{}",
             output.out
         );
