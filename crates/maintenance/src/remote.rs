@@ -11,8 +11,8 @@
 //! every other file was uploaded and read back before. Whatever lies there without one is an
 //! upload that goes on, or was given up; it is never listed.
 //!
-//! **What is to be done is decided by one pure function**, [`plan`], from what is here and
-//! what is there; nothing is remembered but how far the upload of one file is ([`Note`]).
+//! **What is to be done is decided by one pure function**, [`plan()`], from what is here and
+//! what is there; nothing is remembered but how far the upload of one file is (`upload::Note`).
 //! So a kill, a pruned backup, a bucket that was emptied, all lead to the next pass doing
 //! what is left. Removing comes after uploading, and never takes the newest good backup
 //! that is there.
