@@ -15,7 +15,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{sleep, sleep_until, timeout};
 use torrust_tracker_maintenance::catalogue::Catalogue;
 use torrust_tracker_maintenance::config::{self, Settings};
 use torrust_tracker_maintenance::disk::Disk;
@@ -27,7 +27,7 @@ use torrust_tracker_maintenance::{VERSION, sidecar};
 
 use self::contact::{Contact, Http, OwnPin};
 use self::log::Log;
-use self::round::{Event, Moment, Reply, Rules, State};
+use self::round::{Event, Moment, Ready, Reply, Request, Rules, State};
 use self::touch_file::TouchFile;
 use self::work::{Library, Product, Program, Published, Task, Work};
 use crate::configuration::Configuration;
@@ -46,6 +46,11 @@ mod work;
 const ENDED_WITHIN: Duration = Duration::from_millis(4500);
 /// The same while nobody wants it to end: removing gigabytes takes its time.
 const REMOVED_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long it may take to look at the file and the room before a run is claimed. What is
+/// not known by then is no objection: a disk may have been asleep, and a run that nobody
+/// claims is lost. It is looked at again after the claim.
+const LOOKED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Take the backups of a tracker that has `backup.taken_by = "sidecar"`.
 ///
@@ -397,12 +402,20 @@ impl Sidecar {
         if asked.as_ref().map(|asked| asked.number) != number {
             *asked = due.map(|(ask, request)| {
                 let contact = Arc::clone(&self.contact);
+                let (before, task) = (state.clone(), self.task.clone());
+                let database = self.database.clone();
                 Asked {
                     number: ask.number,
                     reply: Box::pin(async move {
                         sleep_until(ask.at.into()).await;
                         let at = instant();
-                        (at, contact.ask(&request).await)
+                        let reply = match contact.ask(&request).await {
+                            Reply::Ready(ready) if before.considers(&ready) => {
+                                considered(ready, &contact, task, database).await
+                            }
+                            reply => reply,
+                        };
+                        (at, reply)
                     }),
                 }
             });
@@ -461,6 +474,35 @@ impl Sidecar {
 struct Asked {
     number: u64,
     reply: Pin<Box<dyn Future<Output = (Instant, Reply)> + Send>>,
+}
+
+/// What is ready, unless something here speaks against it.
+async fn considered(
+    ready: Box<Ready>,
+    contact: &Contact,
+    task: Task,
+    database: Option<PathBuf>,
+) -> Reply {
+    // Whoever reads files claims nothing, so takes no run from another; and a pin of one's own
+    // is of the right file.
+    if !matches!(contact, Contact::Http(_)) {
+        return Reply::Ready(ready);
+    }
+    let offered = ready.clone();
+    let looking = spawn_blocking(move || {
+        let database = database.as_ref().unwrap_or(&offered.database);
+        task.suits(&offered, database)
+    });
+    let Ok(Ok(Err(failure))) = timeout(LOOKED_WITHIN, looking).await else {
+        return Reply::Ready(ready);
+    };
+    // The file is written to again once the run has ended, and is then another than was said.
+    match contact.ask(&Request::Look).await {
+        Reply::Ready(still) if still.offer.run == ready.offer.run => {
+            Reply::Unfit(still.offer.run, failure)
+        }
+        reply => reply,
+    }
 }
 
 async fn replied(asked: &mut Option<Asked>) -> (Instant, Reply) {

@@ -260,7 +260,12 @@ pub fn needed(bytes: u64, publisher: &Publisher<'_>) -> Result<u64, Failure> {
     Ok(known.forecast().room)
 }
 
-fn check_room(offer: &Offer, publisher: &Publisher<'_>) -> Result<(), Failure> {
+/// That there is room in the catalogue's directory for a backup of the offered database.
+///
+/// # Errors
+///
+/// When there is not, with how much is needed; when that cannot be found out.
+pub fn check_room(offer: &Offer, publisher: &Publisher<'_>) -> Result<(), Failure> {
     let needed = needed(offer.file.bytes, publisher)?;
     let directory = publisher.catalogue.directory();
     let free = publisher

@@ -4,8 +4,8 @@
 //! ```text
 //!  Starting ─▶ Watching ─ ready ─▶ Claiming ─ granted ─▶ Leased ─ copied ─▶ Finishing ─ verdict ─▶ Over
 //!                 ▲  │                │                    │ failed, deadline, lost,   │
-//!                 └──┘ not yet        └─ taken, gone ──▶   │ told to stop              │
-//!                                        Watching          └──────────▶ Finishing ─────┘
+//!                 └──┘ not yet,       └─ taken, gone ──▶   │ told to stop              │
+//!                      unfit             Watching          └──────────▶ Finishing ─────┘
 //! ```
 //!
 //! What is asked of the tracker and when, whether the copy is to be made, and when to look
@@ -193,6 +193,8 @@ pub enum Reply {
     Nobody(Failure),
     /// No answer, or no proper one: whether it was done is not known.
     Unclear(Failure),
+    /// A run is ready, but could not be copied from here.
+    Unfit(RunId, Failure),
 }
 
 /// Why a tracker will not.
@@ -316,6 +318,19 @@ impl State {
             Self::Leased { lease, .. } => Some(lease),
             _ => None,
         }
+    }
+
+    /// Whether a run that is ready would be claimed unless something speaks against it that
+    /// is seen only from here. One that was started from here always is: nobody else waits
+    /// for it, so it is to end at once, with the reason.
+    pub fn considers(&self, ready: &Ready) -> bool {
+        let Self::Watching(watching) = self else {
+            return false;
+        };
+        let run = &ready.offer.run;
+        let started = watching.started.as_ref();
+        let is_own = started.is_some_and(|(started, _)| started == run);
+        ready.for_sidecars && ready.holder.is_none() && !watching.has_passed(run) && !is_own
     }
 
     /// Why a copy that is under way is to be given up, or one that is there to be removed.
@@ -615,6 +630,7 @@ impl Watching {
         let Moment { now, .. } = moment;
         let failure = match reply {
             Reply::Ready(ready) => return self.found(rules, *ready, now),
+            Reply::Unfit(run, failure) => return self.let_by(rules, run, failure, now),
             Reply::NotReady(None) if self.to_start => {
                 // Another's may come and go between two looks: not in a hurry.
                 return State::Starting {
@@ -653,9 +669,9 @@ impl Watching {
         State::Watching(self)
     }
 
-    fn found(mut self, rules: Rules, ready: Ready, now: Instant) -> State {
+    fn found(self, rules: Rules, ready: Ready, now: Instant) -> State {
         let run = ready.offer.run.clone();
-        if self.passed.as_ref().is_some_and(|passed| passed.run == run) {
+        if self.has_passed(&run) {
             return State::Watching(self.heard(now + LOOK_EVERY));
         }
         let why = if !ready.for_sidecars {
@@ -676,6 +692,14 @@ impl Watching {
                 until: now + within,
             };
         };
+        self.let_by(rules, run, why, now)
+    }
+
+    /// Not this one.
+    fn let_by(mut self, rules: Rules, run: RunId, why: Failure, now: Instant) -> State {
+        if self.has_passed(&run) {
+            return State::Watching(self.heard(now + LOOK_EVERY));
+        }
         if rules.once {
             return State::over(Some(run), why);
         }
@@ -684,6 +708,12 @@ impl Watching {
             why: Some(why),
         });
         State::Watching(self.heard(now + LOOK_EVERY))
+    }
+
+    fn has_passed(&self, run: &RunId) -> bool {
+        self.passed
+            .as_ref()
+            .is_some_and(|passed| passed.run == *run)
     }
 
     /// Whether the run that was started has gone by without being ready.

@@ -57,6 +57,20 @@ pub struct Program {
     pub quiet: bool,
 }
 
+impl Task {
+    /// Whether it could do its work with this run, as far as can be seen from here without
+    /// claiming it: another sidecar may be able to.
+    pub fn suits(&self, ready: &Ready, database: &Path) -> Result<(), Failure> {
+        check(ready, Origin::Path(database))?;
+        match self {
+            Self::Engine(library) => sidecar::check_room(&ready.offer, &library.publisher())
+                .map_err(|failure| failed(failure, "no_room")),
+            // How much a command makes of it is not known.
+            Self::Command(_) => Ok(()),
+        }
+    }
+}
+
 impl Library {
     pub fn publisher(&self) -> Publisher<'_> {
         Publisher {

@@ -59,6 +59,8 @@ struct Played {
     held: bool,
     token: Option<&'static str>,
     finished: bool,
+    /// What takes the database's place as soon as the run is claimed.
+    swapped: Option<[PathBuf; 2]>,
 }
 
 impl Played {
@@ -85,6 +87,7 @@ impl Played {
             held: true,
             token: None,
             finished: false,
+            swapped: None,
         })
     }
 
@@ -112,14 +115,19 @@ impl Played {
             Some("ready") => (200, self.ready.clone()),
             Some("runs") => (202, json!({ "run": RUN })),
             Some("claim" | "renew") if self.finished => refusal(410, "stale_run"),
-            Some("claim" | "renew") => (
-                200,
-                json!({
-                    "run": RUN, "lease": asked.body["lease"], "holder": "x", "ttl_seconds": self.ttl,
-                    "expires_seconds": self.ttl, "deadline": "2026-11-22T03:05:00Z",
-                    "deadline_seconds": self.deadline,
-                }),
-            ),
+            Some(what @ ("claim" | "renew")) => {
+                if let Some([from, to]) = self.swapped.take_if(|_| what == "claim") {
+                    fs::rename(from, to).expect("both are in one directory");
+                }
+                (
+                    200,
+                    json!({
+                        "run": RUN, "lease": asked.body["lease"], "holder": "x", "ttl_seconds": self.ttl,
+                        "expires_seconds": self.ttl, "deadline": "2026-11-22T03:05:00Z",
+                        "deadline_seconds": self.deadline,
+                    }),
+                )
+            }
             Some("finish") => {
                 self.finished = true;
                 let held = self.held && asked.body["result"] == "ok";
@@ -753,7 +761,7 @@ fn a_signal_ends_it_in_time_and_lets_go() -> Result {
 }
 
 #[test]
-fn another_file_than_the_one_held_still_is_not_copied() -> Result {
+fn another_file_than_the_one_held_still_is_not_claimed() -> Result {
     let home = Home::with_copies()?;
     fs::copy(home.path("tracker.db"), home.path("yesterday.db"))?;
     for arguments in [once(&COPY), vec!["--once"]] {
@@ -763,14 +771,37 @@ fn another_file_than_the_one_held_still_is_not_copied() -> Result {
             &[&["--database", "yesterday.db"], &arguments[..]].concat(),
         )?;
         assert_eq!(output.code, 2, "{output:?}");
-        let finished = &peer.bodies("/finish")[0];
-        let reason = finished["reason"].as_str().ok_or("a reason")?;
         assert!(
-            reason.contains("yesterday.db") && reason.contains("inode"),
-            "{reason}"
+            output.err.contains("yesterday.db") && output.err.contains("inode"),
+            "{output:?}"
         );
+        assert_eq!(peer.asked(), ["ready", "ready"], "it is left to others");
         assert_eq!(home.copies()?, [""; 0]);
     }
+    // One that goes on for ever says so once, and takes a run whose file is its own.
+    let peer = Peer::start(Played::new(&home)?)?;
+    let mut running = home.spawn_sidecar(
+        &peer,
+        &[
+            &["--database", "yesterday.db", "--directory", "copies"],
+            &COPY[..],
+        ]
+        .concat(),
+    )?;
+    running.says("not taken: ")?;
+    let found = fs::metadata(home.path("yesterday.db"))?;
+    {
+        let mut played = peer.played();
+        played.ready["run"] = json!("20261123T030000Z-efgh");
+        played.ready["file"]["inode"] = json!(found.ino());
+        played.ready["file"]["modified"] = json!(PinnedFile::modified_of(&found).to_string());
+    }
+    running.says("20261123T030000Z-efgh was published")?;
+    let (output, _) = running.told("-TERM")?;
+    assert!(!output.err.contains("not taken: "), "{output:?}");
+    assert_eq!(peer.bodies("/claim").len(), 1);
+    fs::remove_dir_all(home.path("copies").join("20261123T030000Z-efgh"))?;
+
     // Under another name it is the same one.
     fs::hard_link(home.path("tracker.db"), home.path("elsewhere.db"))?;
     let peer = Peer::start(Played::new(&home)?)?;
@@ -779,6 +810,28 @@ fn another_file_than_the_one_held_still_is_not_copied() -> Result {
         &[&["--database", "elsewhere.db"], &once(&COPY)[..]].concat(),
     )?;
     assert_eq!(output.code, 0, "{output:?}");
+    Ok(())
+}
+
+#[test]
+fn a_file_that_is_another_after_the_claim_is_not_copied() -> Result {
+    for arguments in [once(&COPY), vec!["--once"]] {
+        let home = Home::with_copies()?;
+        fs::copy(home.path("tracker.db"), home.path("yesterday.db"))?;
+        let peer = Peer::start(Played {
+            swapped: Some(["yesterday.db", "tracker.db"].map(|name| home.path(name))),
+            ..Played::new(&home)?
+        })?;
+        let output = home.sidecar(&peer, &arguments)?;
+        assert_eq!(output.code, 2, "{output:?}");
+        let finished = &peer.bodies("/finish")[0];
+        let reason = finished["reason"].as_str().ok_or("a reason")?;
+        assert!(
+            reason.contains("tracker.db") && reason.contains("inode"),
+            "{reason}"
+        );
+        assert_eq!(home.copies()?, [""; 0]);
+    }
     Ok(())
 }
 

@@ -82,6 +82,7 @@ fn replies() -> Vec<Reply> {
         grant(Duration::ZERO, 300 * SECOND),
         Reply::Nobody(failure("not_running")),
         Reply::Unclear(failure("no_answer")),
+        Reply::Unfit(run('a'), failure("wrong_database")),
     ];
     replies.extend([true, false].map(|held| Reply::Verdict { held, why: None }));
     let refusals = [Refusal::Gone, Refusal::Taken, Refusal::Other];
@@ -185,6 +186,15 @@ fn check(rules: Rules, before: &State, event: &Event, after: &State, now: Instan
             );
         }
         _ => {}
+    }
+    // What cannot be copied is not claimed.
+    if let Event::Replied {
+        reply: Reply::Unfit(..),
+        ..
+    } = event
+        && !matches!(before, State::Claiming { .. })
+    {
+        assert!(!matches!(after, State::Claiming { .. }), "{told}");
     }
     // A run that was let go by is not taken up again.
     if let (
@@ -557,13 +567,47 @@ fn once_ends_with_what_only_an_operator_can_mend() {
     }
     assert_eq!(told.error(), "not_running", "a minute is enough");
 
+    let unfit = || Reply::Unfit(run('a'), failure("wrong_database"));
+    assert_eq!(begun().replied(unfit()).error(), "wrong_database");
+
     // Without --once all of that passes.
-    for reply in [nobody(), found(held()), found(trackers())] {
+    for reply in [nobody(), found(held()), found(trackers()), unfit()] {
         assert_eq!(
             Told::begin(FOREVER).replied(reply).request(),
             Some(Request::Look)
         );
     }
+}
+
+#[test]
+fn what_cannot_be_copied_from_here_is_for_others_and_the_next_is_looked_at() {
+    let told = Told::begin(FOREVER);
+    assert!(told.state.considers(&ready('a')));
+    let held = Ready {
+        holder: Some("`other`".to_owned()),
+        ..ready('a')
+    };
+    assert!(!told.state.considers(&held), "it is not to be had anyway");
+    let unfit = |run| Reply::Unfit(run, failure("wrong_database"));
+    let told = told.replied(unfit(run('a')));
+    assert!(
+        !told.state.considers(&ready('a')),
+        "it is known by now, and the disk left alone"
+    );
+    let told = told.replied(found(ready('a')));
+    assert_eq!(told.request(), Some(Request::Look));
+    assert!(told.state.considers(&ready('b')));
+    let told = told.replied(found(ready('b')));
+    assert_eq!(told.request(), Some(Request::Claim(run('b'))));
+
+    // What it has started itself nobody else would end.
+    let told = Told {
+        state: State::begin(start(), true),
+        ..Told::begin(FOREVER)
+    };
+    let told = told.replied(Reply::Started(run('a')));
+    assert!(!told.state.considers(&ready('a')));
+    assert!(told.state.considers(&ready('b')));
 }
 
 #[test]
