@@ -7,6 +7,7 @@
 )]
 
 mod announce_load;
+mod attack;
 mod bounds;
 mod completed;
 mod contents;
