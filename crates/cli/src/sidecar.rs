@@ -6,12 +6,13 @@
 //! tracker, the copy, and the signals of whoever wants it to end.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use rustix::fs::{Access, access};
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
@@ -189,6 +190,7 @@ impl Arguments {
                 sidecar::sweep(&disk, directory).map_err(|error| {
                     Failure::new(Exit::Usage, "no_catalogue", error.to_string())
                 })?;
+                writable(directory)?;
             }
             return Ok(Task::Command(Arc::new(Program {
                 command: self.command.clone(),
@@ -263,6 +265,17 @@ fn settings(configuration: &Configuration) -> Result<Option<Settings>, Failure> 
     }
 }
 
+/// That this user may make files in a directory, without making one.
+fn writable(directory: &Path) -> Result<(), Failure> {
+    access(directory, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| {
+        let why = format!(
+            "this user may not write to {}: {error}",
+            directory.display()
+        );
+        Failure::new(Exit::Usage, "no_catalogue", why)
+    })
+}
+
 fn rules_of(configuration: &Configuration) -> Result<config::Backup, Failure> {
     let settings = settings(configuration)?;
     Ok(settings.map(|settings| settings.backup).unwrap_or_default())
@@ -278,6 +291,18 @@ impl Sidecar {
         let mut signals = Signals::listen()?;
         let mut state = State::begin(instant(), start);
         self.log.begins(&self.contact, self.rules.once);
+        // A wrong token is to be known now, not when the first run is there.
+        tokio::select! {
+            biased;
+            why = signals.next() => {
+                state = state.step(self.rules, Event::Stop(why.to_owned()), moment());
+            }
+            kept_out = self.contact.keeps_out() => match kept_out {
+                Some(failure) if self.rules.once => return Err(failure),
+                Some(failure) => self.log.kept_out(&failure),
+                None => {}
+            },
+        }
         loop {
             let mut ended = self.round(state, &mut signals).await;
             if let (Some(path), Err(failure)) = (&own, &ended.verdict)

@@ -359,6 +359,22 @@ async fn a_token_opens_the_door() -> Result<()> {
         let mut sidecar = refused.running(CP).start()?;
         assert_eq!(sidecar.code(PATIENCE).await?, 2);
     }
+    // That is known by day, too, and of one that waits for the night.
+    for (token, code) in [("token", 0), ("wrong", 2)] {
+        let by_day = Beside::new(&setup)?
+            .at(endpoint.0)
+            .with(["--token-file", token, "--dry-run"]);
+        let mut rehearsal = by_day.start()?;
+        let ended = rehearsal.code(PATIENCE).await?;
+        assert_eq!(ended, code, "{:?}", rehearsal.log.lines());
+    }
+    let waiting = Beside::new(&setup)?
+        .at(endpoint.0)
+        .with(["--token-file", "wrong"])
+        .running(CP)
+        .start()?;
+    waiting.log.wait_for("no run can be taken").await?;
+    drop(waiting);
     let good = [
         beside.clone().with(["--token-file", "token"]),
         beside
@@ -436,11 +452,9 @@ async fn exit_codes_against_a_real_tracker() -> Result<()> {
     let beside = Beside::new(&setup)?
         .at(tracker.endpoint()?.0)
         .with(["--dry-run"]);
-    assert_eq!(
-        beside.start()?.code(PATIENCE).await?,
-        0,
-        "what it does shows with its first run"
-    );
+    let mut rehearsal = beside.start()?;
+    assert_eq!(rehearsal.code(PATIENCE).await?, 2);
+    assert!(rehearsal.log.says("it will never offer a run"));
     Ok(())
 }
 

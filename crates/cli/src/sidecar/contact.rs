@@ -29,6 +29,13 @@ use crate::exit::{Exit, Failure};
 /// a claim's time that the connection is dead.
 pub const LOOK_FOR: Duration = Duration::from_secs(10);
 
+/// How long a tracker may take to say whether it takes the token, before it is looked at
+/// for runs.
+const LET_IN_WITHIN: Duration = Duration::from_secs(3);
+
+/// What no run is called, so that nothing comes of what is asked of it.
+const NO_RUN: &str = "none";
+
 /// How long one's own pin waits for locks.
 const PIN_WITHIN: Duration = Duration::from_secs(20);
 
@@ -50,6 +57,19 @@ impl Contact {
             Self::TouchFile(file) => file.ask(request).await,
             Self::Own(own) => own.ask(request).await,
         }
+    }
+
+    /// Why no run could be taken, where that is known before there is one. What may pass by
+    /// itself is none of it.
+    pub async fn keeps_out(&self) -> Option<Failure> {
+        let Self::Http(http) = self else {
+            return None;
+        };
+        let let_in = timeout(LET_IN_WITHIN, http.lets_in()).await.ok()?;
+        let_in
+            .err()
+            .map(Failure::from)
+            .filter(|failure| failure.error == "unauthorized")
     }
 
     /// The pin to copy from, if it is this process's own.
@@ -142,6 +162,20 @@ impl Http {
         let ready = understood(said);
         let ready = ready.map_err(|why| self.client.not_understood(&why))?;
         Ok(Reply::Ready(Box::new(ready)))
+    }
+
+    /// Whether whoever has this token may take runs. It is asked with the renewal of a run
+    /// that cannot be: the token is looked at first, and then there is no such run.
+    pub async fn lets_in(&self) -> Result<(), client::Error> {
+        let path = format!("/api/v1/runs/{NO_RUN}/renew");
+        let body = json!({ "lease": "0000000000000000" });
+        match self.client.post(&path, &body).await {
+            Err(client::Error::Refused { status: 410, .. }) => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => Err(self
+                .client
+                .not_understood(&"a run that cannot be was renewed")),
+        }
     }
 
     async fn lease(&self, run: &RunId, what: &str, body: &Value) -> Result<Reply, client::Error> {

@@ -58,6 +58,15 @@ impl Log {
         self.say("forced", None, &message);
     }
 
+    /// What will keep it from its work, long before there is any.
+    pub fn kept_out(&self, failure: &Failure) {
+        let message = format!(
+            "warning: {}; until that is mended no run can be taken",
+            failure.message
+        );
+        self.say("warning", None, &message);
+    }
+
     pub fn copied(&self, product: &Product) {
         self.say("copied", None, &extent(product));
     }

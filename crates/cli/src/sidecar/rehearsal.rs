@@ -1,20 +1,24 @@
 //! `sidecar --dry-run`: what a night would meet, found out by day. Claims nothing and
 //! writes nothing.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{Access, access};
 use serde_json::json;
 use torrust_tracker_maintenance::catalogue::Catalogue;
 use torrust_tracker_maintenance::config::Backup;
 use torrust_tracker_maintenance::disk::Disk;
 use torrust_tracker_maintenance::publication::Publisher;
+use torrust_tracker_maintenance::status::Taker;
 use torrust_tracker_maintenance::{sidecar, sqlite};
 
-use super::Arguments;
 use super::contact::Http;
 use super::round::{Ready, Reply};
 use super::touch_file::TouchFile;
+use super::{Arguments, writable};
 use crate::client::block_on;
 use crate::configuration::Configuration;
 use crate::exit::{Answer, Exit, Failure};
@@ -29,7 +33,12 @@ pub fn of(
     configuration: &Configuration,
     backup: &Backup,
 ) -> Result<Answer, Failure> {
-    let (tracker, ready, named) = match &arguments.touch_file {
+    let Tracker {
+        tracker,
+        access,
+        ready,
+        named,
+    } = match &arguments.touch_file {
         Some(path) => touch_file(path)?,
         None => endpoint(arguments, configuration)?,
     };
@@ -43,11 +52,18 @@ pub fn of(
         None => "copy, check, compress and publish".to_owned(),
     };
 
-    let found = [
+    let mut found = vec![
         ("tracker", tracker),
+        ("access", access),
         ("database", seen),
         ("directory", directory),
     ];
+    found.extend(
+        arguments
+            .command
+            .first()
+            .map(|program| ("command", command(program))),
+    );
     let objection = found.iter().find_map(|(_, found)| found.as_ref().err());
     let exit = objection.map_or(Exit::Done, |failure| failure.exit);
     let verdict = match objection {
@@ -74,8 +90,15 @@ pub fn of(
     })
 }
 
-/// The tracker's word, what is ready, and what it calls its database.
-type Tracker = (Found, Option<Ready>, Option<PathBuf>);
+/// The tracker's word.
+struct Tracker {
+    tracker: Found,
+    /// Whether a run could be taken of it.
+    access: Found,
+    ready: Option<Ready>,
+    /// What it calls its database.
+    named: Option<PathBuf>,
+}
 
 fn endpoint(arguments: &Arguments, configuration: &Configuration) -> Result<Tracker, Failure> {
     let client = configuration.client()?;
@@ -85,11 +108,15 @@ fn endpoint(arguments: &Arguments, configuration: &Configuration) -> Result<Trac
         Reply::Ready(ready) => Some(*ready),
         _ => None,
     };
+    let access = block_on(http.lets_in())
+        .map(|()| "the tracker lets this sidecar take runs".to_owned())
+        .map_err(Failure::from);
     let tracker = match &ready {
-        Some(ready) if !ready.for_sidecars => Err(Failure::new(
+        _ if status.taken_by == Taker::Tracker => Err(Failure::new(
             Exit::Usage,
             "taken_by_tracker",
-            "the tracker takes its backups itself: set backup.taken_by = \"sidecar\" there",
+            "the tracker takes its backups itself, so it will never offer a run: set \
+             backup.taken_by = \"sidecar\" in its [maintenance] and restart it",
         )),
         Some(Ready {
             offer,
@@ -113,7 +140,12 @@ fn endpoint(arguments: &Arguments, configuration: &Configuration) -> Result<Trac
             )
         )),
     };
-    Ok((tracker, ready, Some(status.database.path)))
+    Ok(Tracker {
+        tracker,
+        access,
+        ready,
+        named: Some(status.database.path),
+    })
 }
 
 fn touch_file(path: &Path) -> Result<Tracker, Failure> {
@@ -122,8 +154,40 @@ fn touch_file(path: &Path) -> Result<Tracker, Failure> {
         Some(ready) => format!("run {} is shown by {}", ready.offer.run, path.display()),
         None => format!("{} is not there: nothing is ready", path.display()),
     };
-    let database = ready.as_ref().map(|ready| ready.database.clone());
-    Ok((Ok(tracker), ready, database))
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let access = writable(directory)
+        .map(|()| format!("{} can be written to", directory.display()))
+        .map_err(|failure| Failure::new(Exit::Failed, "touch_file", failure.message));
+    let named = ready.as_ref().map(|ready| ready.database.clone());
+    Ok(Tracker {
+        tracker: Ok(tracker),
+        access,
+        ready,
+        named,
+    })
+}
+
+/// Whether there is such a program, looked for as it will be when it is started.
+fn command(program: &OsStr) -> Found {
+    let is_program = |path: &PathBuf| path.is_file() && access(path, Access::EXEC_OK).is_ok();
+    let found = if program.as_bytes().contains(&b'/') {
+        Some(PathBuf::from(program)).filter(is_program)
+    } else {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path)
+            .map(|directory| directory.join(program))
+            .find(is_program)
+    };
+    found.map(|path| path.display().to_string()).ok_or_else(|| {
+        let why = format!(
+            "there is no program `{}` that this user may run",
+            program.to_string_lossy()
+        );
+        Failure::new(Exit::Failed, "command_failed", why)
+    })
 }
 
 /// The database as this process sees it, and its size. Compared only where something is
@@ -165,6 +229,7 @@ fn directory(
         }
     };
     let catalogue = Catalogue::read_only(disk.clone(), &directory)?;
+    writable(&directory)?;
     let failed = |message: String| Failure::new(Exit::Failed, "no_room", message);
     let free = disk
         .free_bytes(&directory)

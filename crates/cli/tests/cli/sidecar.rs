@@ -15,6 +15,8 @@ use std::time::Instant;
 use super::*;
 
 const RUN: &str = "20261122T030000Z-abcd";
+/// Below this is what is asked of no run.
+const NO_RUN: &str = "/api/v1/runs/none/";
 const TOKEN: &str = "0123456789abcdef";
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -108,6 +110,7 @@ impl Played {
         }
         let path = asked.line.split(['?', ' ']).nth(1).unwrap_or_default();
         match path.rsplit('/').next() {
+            _ if path.starts_with(NO_RUN) => refusal(410, "stale_run"),
             Some("ready") if self.finished => (
                 503,
                 json!({ "ready": false, "state": "serving", "run": null, "next": null }),
@@ -237,9 +240,18 @@ fn serve(mut stream: impl std::io::Read + std::io::Write, state: &Mutex<Played>)
         body: serde_json::from_slice(&body)?,
     };
     let mut played = state.lock().expect("no panic in there");
-    played.asked.push(asked.clone());
     let path = asked.line.split('?').next().unwrap_or_default();
-    let at = played.faults.iter().position(|(of, _)| path.ends_with(of));
+    // Whether it is let in a sidecar asks at its start, of no run: no fault is meant for that.
+    let of_a_run = !path.contains(NO_RUN);
+    if of_a_run {
+        played.asked.push(asked.clone());
+    }
+    let faults = if of_a_run {
+        &played.faults
+    } else {
+        &VecDeque::new()
+    };
+    let at = faults.iter().position(|(of, _)| path.ends_with(of));
     let (status, body) = match at.and_then(|at| played.faults.remove(at)) {
         None => played.answer(&asked),
         Some((_, Fault::Answer(status, body))) => (status, body),
@@ -892,6 +904,31 @@ fn exit_codes_of_what_only_an_operator_can_mend() -> Result {
 }
 
 #[test]
+fn a_wrong_token_is_known_before_there_is_a_run() -> Result {
+    let home = Home::with_copies()?;
+    let played = || -> Result<_> {
+        Ok(Played {
+            token: Some("the right one, which is not ours"),
+            finished: true,
+            ..Played::new(&home)?
+        })
+    };
+    // One that goes on for ever says so; the tracker's may be mended yet.
+    let peer = Peer::start(played()?)?;
+    let mut running = home.spawn_sidecar(&peer, &["--directory", "copies"])?;
+    running.says("warning: unauthorized: told so")?;
+    peer.until("a look", |played| !played.asked.is_empty());
+    assert_eq!(running.told("-TERM")?.0.code, 0);
+    // One that came for a single run does not wait a day to say it.
+    let peer = Peer::start(played()?)?;
+    let output = home.sidecar(&peer, &once(&COPY))?;
+    assert_eq!(output.code, 2, "{output:?}");
+    assert!(output.err.contains("unauthorized"), "{output:?}");
+    assert_eq!(peer.asked(), [""; 0]);
+    Ok(())
+}
+
+#[test]
 fn without_a_tracker_force_takes_a_pin_of_its_own() -> Result {
     for journal in [JournalMode::Wal, JournalMode::Delete] {
         let home = Home::with_copies()?;
@@ -1023,6 +1060,7 @@ fn a_dry_run_claims_nothing_and_writes_nothing() -> Result {
         },
         "next": null, "run": null, "runs": [],
         "database": { "path": home.path("tracker.db"), "journal_mode": "wal" },
+        "taken_by": "sidecar",
     });
     let other = home.path("other.db");
     fs::copy(home.path("tracker.db"), &other)?;
@@ -1031,13 +1069,15 @@ fn a_dry_run_claims_nothing_and_writes_nothing() -> Result {
         (&[][..], None, 0, "would take the next run"),
         (&["--database", "other.db"], None, 2, "inode"),
         (&[], Some(("lease", lease)), 4, "\"the other\""),
-        (
-            &[],
-            Some(("taken_by", json!("tracker"))),
-            2,
-            "backup.taken_by",
-        ),
         (&["--directory", "none"], None, 2, "not a directory"),
+        (&["--", "sh"], None, 0, "/sh"),
+        (
+            &["--", "./tracker.db"],
+            None,
+            1,
+            "no program `./tracker.db`",
+        ),
+        (&["--", "none-such"], None, 1, "no program `none-such`"),
     ];
     for (arguments, change, code, says) in cases {
         let mut played = Played::new(&home)?;
@@ -1058,8 +1098,42 @@ fn a_dry_run_claims_nothing_and_writes_nothing() -> Result {
         assert!(output.out.contains(says), "{output:?}");
         assert_eq!(peer.asked(), ["status", "ready"]);
     }
+    // Nothing is ready, and by day is when this is asked.
+    let mut by_itself = status.clone();
+    by_itself["taken_by"] = json!("tracker");
+    for (status, token, says) in [
+        (by_itself, None, "it will never offer a run"),
+        (status, Some("another"), "would fail: unauthorized"),
+    ] {
+        let mut played = Played {
+            finished: true,
+            token,
+            ..Played::new(&home)?
+        };
+        played
+            .faults
+            .push_back(("/status", Fault::Answer(200, status)));
+        let peer = Peer::start(played)?;
+        let output = home.sidecar(&peer, &["--dry-run", "--directory", "copies"])?;
+        assert_eq!(output.code, 2, "{output:?}");
+        assert!(output.out.contains(says), "{output:?}");
+        assert_eq!(peer.asked(), ["status", "ready"]);
+    }
     let output = home.run(&["sidecar", "--dry-run", "--directory", "copies"])?;
     assert_eq!(output.code, 3, "{output:?}");
+    for (file, code) in [("ready.json", 0), ("none/ready.json", 1)] {
+        let database = ["--database", "tracker.db"];
+        let files = [
+            "sidecar",
+            "--dry-run",
+            "--directory",
+            "copies",
+            "--touch-file",
+            file,
+        ];
+        let output = home.run(&[&files[..], &database].concat())?;
+        assert_eq!(output.code, code, "{output:?}");
+    }
     fs::remove_file(other)?;
     assert_eq!(
         (names_in(home.directory.path())?, home.copies()?),
