@@ -33,7 +33,7 @@ pub fn of(
     configuration: &Configuration,
     backup: &Backup,
 ) -> Result<Answer, Failure> {
-    let Tracker {
+    let Word {
         tracker,
         access,
         ready,
@@ -91,7 +91,7 @@ pub fn of(
 }
 
 /// The tracker's word.
-struct Tracker {
+struct Word {
     tracker: Found,
     /// Whether a run could be taken of it.
     access: Found,
@@ -100,7 +100,7 @@ struct Tracker {
     named: Option<PathBuf>,
 }
 
-fn endpoint(arguments: &Arguments, configuration: &Configuration) -> Result<Tracker, Failure> {
+fn endpoint(arguments: &Arguments, configuration: &Configuration) -> Result<Word, Failure> {
     let client = configuration.client()?;
     let status = block_on(client.status())?;
     let http = Http::new(client, arguments.name());
@@ -140,7 +140,7 @@ fn endpoint(arguments: &Arguments, configuration: &Configuration) -> Result<Trac
             )
         )),
     };
-    Ok(Tracker {
+    Ok(Word {
         tracker,
         access,
         ready,
@@ -148,7 +148,7 @@ fn endpoint(arguments: &Arguments, configuration: &Configuration) -> Result<Trac
     })
 }
 
-fn touch_file(path: &Path) -> Result<Tracker, Failure> {
+fn touch_file(path: &Path) -> Result<Word, Failure> {
     let ready = TouchFile::new(path.to_owned()).glance()?;
     let tracker = match &ready {
         Some(ready) => format!("run {} is shown by {}", ready.offer.run, path.display()),
@@ -162,7 +162,7 @@ fn touch_file(path: &Path) -> Result<Tracker, Failure> {
         .map(|()| format!("{} can be written to", directory.display()))
         .map_err(|failure| Failure::new(Exit::Failed, "touch_file", failure.message));
     let named = ready.as_ref().map(|ready| ready.database.clone());
-    Ok(Tracker {
+    Ok(Word {
         tracker: Ok(tracker),
         access,
         ready,
