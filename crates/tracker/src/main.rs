@@ -32,6 +32,9 @@ use signals::Signals;
 const ANNOUNCE_THREADS: usize = 2;
 
 fn main() -> ExitCode {
+    // There are two in this process, axum-server's and that of the library's clients, and
+    // rustls does not choose. It is upstream's own that serves. Fails only if one was chosen.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let configuration = match configuration::load() {
         Ok(configuration) => configuration,
         Err(problems) => {
