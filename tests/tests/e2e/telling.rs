@@ -122,7 +122,7 @@ async fn a_backup_is_told_of_and_its_hooks_are_called_in_their_order() -> Result
         .await?;
     assert!(receiver.got().iter().all(|it| it.line != "GET /failed"));
 
-    let after = format!("after done  {backup}");
+    let after = format!("after done {backup}");
     assert_eq!(calls(&setup, 3).await?, ["before", "ready", &after]);
     let told = |status: &Value| {
         let delivered = |channel: &str| status["notify"][channel]["delivered"] == 1;
@@ -213,11 +213,16 @@ async fn a_window_without_a_run_is_told_of() -> Result<()> {
 
     // As if that backup were of three days ago.
     let published = backups::published(&setup.backups())?;
-    let manifest = published.first().context("a backup")?.join("manifest.json");
+    let directory = published.first().context("a backup")?;
+    let manifest = directory.join("manifest.json");
     let mut contents: Value = serde_json::from_str(&fs::read_to_string(&manifest)?)?;
     let began: DateTime<chrono::Utc> = serde_json::from_value(contents["began"].take())?;
-    contents["began"] = json!(began - TimeDelta::days(3));
+    let began = began - TimeDelta::days(3);
+    let id = began.format("%Y%m%dT%H%M%SZ").to_string();
+    contents["began"] = json!(began);
+    contents["id"] = json!(id);
     fs::write(&manifest, contents.to_string())?;
+    fs::rename(directory, directory.with_file_name(id))?;
 
     let tracker = setup.start().await?;
     let notice = receiver
