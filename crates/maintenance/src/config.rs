@@ -534,14 +534,16 @@ impl Backup {
 
 impl Encryption {
     fn read(table: &mut Table<'_>) -> Self {
-        let texts = table.unseen("recipients", value::recipients);
+        let texts = table.secret("recipients", value::recipients);
         let recipients_file = table.optional("recipients_file", value::path);
         let mut recipients = Vec::new();
         for text in texts.unwrap_or_default() {
             match Recipient::parse(&text) {
                 Ok(recipient) => recipients.push(recipient),
                 // What is written may be a secret by mistake, so it is not shown.
-                Err(why) => table.hidden("recipients", Fault::of(format!("has one that {why}"))),
+                Err(why) => {
+                    table.object_unseen("recipients", Fault::of(format!("has one that {why}")));
+                }
             }
         }
         Self {

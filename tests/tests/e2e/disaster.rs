@@ -14,8 +14,7 @@ use serde_json::Value;
 use torrust_tracker_maintenance::disk::Disk;
 use torrust_tracker_maintenance::encryption::Identities;
 
-use crate::remote::{printed, tool};
-use crate::support::{A_RUN, beside_others, done};
+use crate::support::{A_RUN, beside_others, done, printed, tool};
 
 /// A key that age's own tests have made public.
 const IDENTITY: &str = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33";

@@ -6,13 +6,11 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use end_to_end::announce::{Announce, Event, Torrent};
 use end_to_end::backups::{self, Backup};
 use end_to_end::database;
 use end_to_end::tracker::Setup;
-use end_to_end::udp::UdpClient;
 
-use crate::support::{A_RUN, MIB, all_good, beside_others, done, failed_cleanly, kind};
+use crate::support::{A_RUN, MIB, all_good, answered, beside_others, done, failed_cleanly, kind};
 use crate::volume::Volume;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,15 +113,7 @@ async fn a_corrupt_page() -> Result<()> {
     assert_eq!(kind(&run), "failed", "{run:#}");
     failed_cleanly(&tracker, &run, 1).await?;
     // It serves on, as it would without a backup.
-    let mut client = UdpClient::connect(tracker.addresses.udp).await?;
-    client
-        .announce(Announce {
-            torrent: Torrent(1),
-            peer: 1,
-            event: Event::Started,
-        })
-        .await?;
-    Ok(())
+    answered(&tracker).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -11,37 +11,19 @@ use end_to_end::load::{Load, Plan};
 use end_to_end::mariadb::{self, DATABASE, MariaDb, PASSWORD};
 use end_to_end::session::{self, Session, pause_ms};
 use end_to_end::tracker::{Setup, Tracker};
-use end_to_end::{PATIENCE, backups, binaries, soak_in_full};
+use end_to_end::{PATIENCE, backups, soak_in_full};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::support::{
-    A_RUN, MIB, alone, beside_others, done, kind, nothing_lost, nothing_temporary,
+    self, A_RUN, MIB, alone, beside_others, done, kind, nothing_lost, nothing_temporary, printed,
 };
 use crate::volume::Volume;
 
 /// The tool, with the configuration of a tracker that need not run.
 fn tool(setup: &Setup, arguments: &[&str]) -> Result<Output> {
     fs::write(setup.file(), setup.toml())?;
-    Command::new(binaries::path(binaries::TOOL)?)
-        .arg("--config")
-        .arg(setup.file())
-        .arg("--json")
-        .args(arguments)
-        .current_dir(setup.home())
-        .output()
-        .context("starting the tool")
-}
-
-fn printed(output: &Output) -> Result<Value> {
-    let text = String::from_utf8_lossy(&output.stdout);
-    ensure!(
-        output.status.success(),
-        "{}: {text}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
+    support::tool(setup, arguments)
 }
 
 /// A command that is refused: its exit code, and what it says.

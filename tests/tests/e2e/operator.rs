@@ -10,9 +10,8 @@ use end_to_end::announce::{Announce, Event, Torrent};
 use end_to_end::tracker::{Setup, Tracker};
 use end_to_end::udp::UdpClient;
 use end_to_end::{backups, binaries, database};
-use serde_json::Value;
 
-use crate::support::beside_others;
+use crate::support::{beside_others, printed};
 
 /// The tool, at the endpoint of a tracker: its configuration has port 0.
 fn tool(tracker: &Tracker, arguments: &[&str]) -> Result<Output> {
@@ -24,17 +23,6 @@ fn tool(tracker: &Tracker, arguments: &[&str]) -> Result<Output> {
         .current_dir(tracker.setup().home())
         .output()
         .context("starting the tool")
-}
-
-fn printed(output: &Output) -> Result<Value> {
-    let text = String::from_utf8_lossy(&output.stdout);
-    ensure!(
-        output.status.success(),
-        "{}: {text}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
 }
 
 fn by_hand(directory: &Path, program: &str, arguments: &[&str]) -> Result<()> {

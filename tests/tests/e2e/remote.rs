@@ -1,41 +1,16 @@
 //! Backups leave the machine, while announces flow, whatever the network does.
 
 use std::path::Path;
-use std::process::{Command, Output};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use end_to_end::load::{Load, Plan};
 use end_to_end::s3::{Fault, Front, Server, uploading};
 use end_to_end::tracker::{Setup, Tracker};
-use end_to_end::{PATIENCE, backups, binaries, database};
+use end_to_end::{PATIENCE, backups, database};
 use serde_json::Value;
 
-use crate::support::{A_RUN, MIB, beside_others, done, nothing_lost};
-
-/// The tool, on the configuration of a setup.
-pub fn tool(setup: &Setup, arguments: &[&str]) -> Result<Output> {
-    Command::new(binaries::path(binaries::TOOL)?)
-        .arg("--config")
-        .arg(setup.file())
-        .arg("--json")
-        .args(arguments)
-        .current_dir(setup.home())
-        .output()
-        .context("starting the tool")
-}
-
-/// What it printed, if it was good.
-pub fn printed(output: &Output) -> Result<Value> {
-    let text = String::from_utf8_lossy(&output.stdout);
-    ensure!(
-        output.status.success(),
-        "{}: {text}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
-}
+use crate::support::{A_RUN, MIB, beside_others, done, nothing_lost, printed, tool};
 
 /// Waits until the bucket has all it should have; the status then.
 async fn uploaded(tracker: &Tracker) -> Result<Value> {

@@ -1,14 +1,17 @@
 //! What several modules assert or wait for.
 
+use std::process::{Command, Output};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
+use end_to_end::announce::{Announce, Event, Torrent};
 use end_to_end::backups::{self, Backup};
-use end_to_end::database;
 use end_to_end::endpoint::Endpoint;
 use end_to_end::load::Account;
 use end_to_end::tracker::{Setup, Tracker};
+use end_to_end::udp::UdpClient;
+use end_to_end::{binaries, database};
 use serde_json::Value;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -26,6 +29,43 @@ pub async fn beside_others() -> RwLockReadGuard<'static, ()> {
 
 pub async fn alone() -> RwLockWriteGuard<'static, ()> {
     MACHINE.write().await
+}
+
+/// The tool, on the configuration file of a setup, for programs.
+pub fn tool(setup: &Setup, arguments: &[&str]) -> Result<Output> {
+    Command::new(binaries::path(binaries::TOOL)?)
+        .arg("--config")
+        .arg(setup.file())
+        .arg("--json")
+        .args(arguments)
+        .current_dir(setup.home())
+        .output()
+        .context("starting the tool")
+}
+
+/// The JSON that a program printed, which must have ended well.
+pub fn printed(output: &Output) -> Result<Value> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success(),
+        "{}: {text}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
+}
+
+/// An announce is answered.
+pub async fn answered(tracker: &Tracker) -> Result<()> {
+    let mut client = UdpClient::connect(tracker.addresses.udp).await?;
+    client
+        .announce(Announce {
+            torrent: Torrent(1),
+            peer: 1,
+            event: Event::Started,
+        })
+        .await?;
+    Ok(())
 }
 
 /// A tracker whose announces stay held for about two seconds of every run: processing is

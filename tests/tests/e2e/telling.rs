@@ -9,10 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, TimeDelta};
-use end_to_end::announce::{Announce, Event, Torrent};
 use end_to_end::receiver::{Manner, Receiver};
-use end_to_end::tracker::{Setup, TOKEN, Tracker};
-use end_to_end::udp::UdpClient;
+use end_to_end::tracker::{Setup, TOKEN};
 use end_to_end::{PATIENCE, backups, binaries, database, http1, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -20,7 +18,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use torrust_tracker_maintenance::metrics;
 
-use crate::support::{A_RUN, MIB, beside_others, done, kind, ready};
+use crate::support::{A_RUN, MIB, answered, beside_others, done, kind, ready};
 
 /// Notes that a hook was called, with what it was told.
 const NOTE: &str = "echo $TORRUST_MAINTENANCE_HOOK $TORRUST_MAINTENANCE_OUTCOME \
@@ -59,18 +57,6 @@ async fn calls(setup: &Setup, count: usize) -> Result<Vec<String>> {
         Ok((lines.len() >= count).then_some(lines))
     })
     .await
-}
-
-async fn answered(tracker: &Tracker) -> Result<()> {
-    let mut client = UdpClient::connect(tracker.addresses.udp).await?;
-    client
-        .announce(Announce {
-            torrent: Torrent(1),
-            peer: 1,
-            event: Event::Started,
-        })
-        .await?;
-    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

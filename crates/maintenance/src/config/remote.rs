@@ -84,13 +84,13 @@ const OF_S3: [&str; 6] = [
 
 impl Remote {
     pub(super) fn read(table: &mut Table<'_>) -> Option<Self> {
-        let url = table.unseen("url", url);
+        let url = table.secret("url", url);
         if !table.is_empty() && !table.has("url") {
             let hint = r#"write one, such as "s3://bucket/prefix", or remove the table"#;
             table.object("url", Fault::new("is missing", hint));
         }
         let allow_http = table.or("allow_http", false, value::flag);
-        let endpoint = table.unseen("endpoint", endpoint(allow_http));
+        let endpoint = table.secret("endpoint", endpoint(allow_http));
         let region = table.optional("region", value::text);
         let path_style = table.or("path_style", endpoint.is_some(), value::flag);
         let access_key_id = table.optional("access_key_id", value::text);
@@ -133,7 +133,7 @@ impl Remote {
                     let written: Vec<_> = OF_S3.into_iter().filter(|key| table.has(key)).collect();
                     for key in written {
                         let what = "has no meaning with a url of file://";
-                        table.hidden(key, Fault::new(what, "remove it"));
+                        table.object_unseen(key, Fault::new(what, "remove it"));
                     }
                     Place::Directory(directory)
                 }

@@ -169,15 +169,8 @@ impl<'t> Table<'t> {
         key: &'static str,
         parse: impl FnOnce(&Value) -> Result<T, Fault>,
     ) -> Option<T> {
-        self.known.push(key);
-        self.read.keys.push(self.full(key));
-        match parse(self.entries.get(key)?) {
-            Ok(value) => Some(value),
-            Err(fault) => {
-                self.object(key, fault);
-                None
-            }
-        }
+        let parsed = self.parsed(key, parse)?;
+        parsed.map_err(|fault| self.object(key, fault)).ok()
     }
 
     /// As [`Table::optional`], of what may be a secret: a problem with it does not show it.
@@ -186,15 +179,20 @@ impl<'t> Table<'t> {
         key: &'static str,
         parse: impl FnOnce(&Value) -> Result<T, Fault>,
     ) -> Option<T> {
+        let parsed = self.parsed(key, parse)?;
+        parsed.map_err(|fault| self.object_unseen(key, fault)).ok()
+    }
+
+    /// What is made of the value of `key`, which is a known one from now on; `None` if it is
+    /// absent.
+    fn parsed<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&Value) -> Result<T, Fault>,
+    ) -> Option<Result<T, Fault>> {
         self.known.push(key);
         self.read.keys.push(self.full(key));
-        match parse(self.entries.get(key)?) {
-            Ok(value) => Some(value),
-            Err(fault) => {
-                self.object_unseen(key, fault);
-                None
-            }
-        }
+        self.entries.get(key).map(parse)
     }
 
     /// The value of `key`, or `default` if it is absent.
@@ -236,28 +234,6 @@ impl<'t> Table<'t> {
             what: fault.what,
             hint: fault.hint,
         });
-    }
-
-    /// As [`Self::optional`], of a value that is not to be seen.
-    pub fn unseen<T>(
-        &mut self,
-        key: &'static str,
-        parse: impl FnOnce(&Value) -> Result<T, Fault>,
-    ) -> Option<T> {
-        let before = self.read.problems.len();
-        let value = self.optional(key, parse);
-        for problem in &mut self.read.problems[before..] {
-            problem.value = None;
-        }
-        value
-    }
-
-    /// As [`Self::object`], with a value that is not to be seen: it may be a secret.
-    pub fn hidden(&mut self, key: &str, fault: Fault) {
-        self.object(key, fault);
-        if let Some(problem) = self.read.problems.last_mut() {
-            problem.value = None;
-        }
     }
 
     fn full(&self, key: &str) -> String {
