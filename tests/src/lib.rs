@@ -24,6 +24,7 @@ pub mod load;
 pub mod mariadb;
 pub mod pace;
 pub mod plot;
+pub mod power;
 pub mod proxy;
 pub mod receiver;
 pub mod s3;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use torrust_tracker_maintenance::config::{Announces, Settings, TakenBy};
 use torrust_tracker_maintenance::disk::{self, Disk};
-use torrust_tracker_maintenance::engine::{self, Estimate, Refusal, Subject};
+use torrust_tracker_maintenance::engine::{self, Basis, Estimate, Refusal, Subject, Taking};
 use torrust_tracker_maintenance::maintenance::rules;
 use torrust_tracker_maintenance::snapshot::{self, Watch, Way};
 use torrust_tracker_maintenance::sqlite::Journal;
@@ -17,11 +17,13 @@ use crate::units;
 
 /// What a run would do.
 pub struct Forecast {
-    /// The rate of the copy is an assumption.
-    unmeasured: bool,
     hold_for: Duration,
     /// What a copy may take of it.
     held_at_most: Duration,
+    /// How long the window lasts.
+    window: Duration,
+    /// Whether the tracker copies, not a sidecar whose rate is not known.
+    taken_here: bool,
     database_bytes: Option<u64>,
     /// Whether announces wait for the copy.
     held: bool,
@@ -74,11 +76,12 @@ impl Forecast {
             subject.estimate(&disk, &Watch::default())
         });
         Self {
-            unmeasured: earlier.is_empty(),
             hold_for: settings.gate.hold_for,
             held_at_most: rules(settings)
                 .held_at_most()
                 .min(settings.schedule.duration()),
+            window: settings.schedule.duration(),
+            taken_here: backup.taken_by == TakenBy::Tracker,
             database_bytes,
             held: journal.blocks_writers() || *announces == Announces::Pause,
             estimate,
@@ -115,8 +118,22 @@ impl Forecast {
                 units::duration(self.hold_for)
             ));
         }
-        let refusal = estimate.way().err()?;
-        Some(format!("would fail: {refusal}"))
+        let way = match estimate.way() {
+            Ok(way) => way,
+            Err(refusal) => return Some(format!("would fail: {refusal}")),
+        };
+        if let Pause::UntilPinned(Some(copy)) = estimate.forecast.pause_of(way)
+            && self.taken_here
+            && copy > self.window
+        {
+            return Some(format!(
+                "would not fit: copying the database takes about {}, longer than the window ({}); \
+                 lengthen the window, or raise backup.bandwidth if that is what holds the copy back",
+                units::seconds(copy),
+                units::duration(self.window)
+            ));
+        }
+        None
     }
 
     /// What becomes of announces.
@@ -135,23 +152,31 @@ impl Forecast {
 
     /// How it would be copied, and how long that takes.
     pub fn copy(&self) -> String {
-        let basis = if self.unmeasured {
-            "reckoned with an ordinary disk, as there is no earlier backup"
-        } else {
-            "at the rate of earlier backups"
+        let about = |copy: Taking| {
+            let basis = match copy.basis {
+                Basis::Measured => "at the rate of earlier backups",
+                Basis::Limited => "as backup.bandwidth allows",
+                Basis::Assumed => {
+                    "reckoned with an ordinary disk, as there is no earlier backup of this kind"
+                }
+            };
+            format!("about {}, {basis}", units::seconds(copy.time))
         };
         match (self.cost(), self.way()) {
             (Some(cost), Some(Way::Stream)) if cost.way == Way::Stream => format!(
                 "streamed into the compressor and encrypted, so that there is no copy that others \
-                 can read: about {}, {basis}",
-                units::seconds(cost.copy)
+                 can read: {}",
+                about(cost.copy)
             ),
-            (Some(_), Some(Way::Stream)) => {
-                "streamed into the compressor, as there is no room for a raw copy".to_owned()
+            (Some(cost), Some(Way::Stream)) => {
+                let copy = cost.streamed.map_or(cost.copy, |streamed| streamed.copy);
+                format!(
+                    "streamed into the compressor, as there is no room for a raw copy: {}",
+                    about(copy)
+                )
             }
             (Some(cost), way) => {
-                let copy = units::seconds(cost.copy);
-                format!("method {}: about {copy}, {basis}", way.unwrap_or(cost.way))
+                format!("method {}: {}", way.unwrap_or(cost.way), about(cost.copy))
             }
             (None, _) => unknown(),
         }
@@ -187,7 +212,7 @@ impl Forecast {
             "announces": if self.held { "held" } else { "served" },
             "database_bytes": self.database_bytes,
             "method": self.way(),
-            "copy_seconds": cost.map(|cost| cost.copy.as_secs_f64()),
+            "copy_seconds": cost.map(|cost| cost.copy.time.as_secs_f64()),
             "verify_seconds": cost.map(|cost| cost.check.as_secs_f64()),
             "free_bytes": free,
             "needed_bytes": free.and(cost).map(|cost| cost.room),

@@ -225,7 +225,7 @@ impl Engine for Idle {
     type Copy = ();
 
     fn prepare(&self, _: &Run, _: &Watch) -> std::result::Result<(Pause, Option<()>), Failure> {
-        Ok((Pause::UntilPinned, Some(())))
+        Ok((Pause::UntilPinned(None), Some(())))
     }
 
     fn pin(&self, _: &Run, _: Duration, _: &Watch) -> std::result::Result<(), NotPinned> {

@@ -39,7 +39,7 @@ mod pace;
 mod room;
 
 pub use estimate::{Estimate, Refusal, Subject};
-pub use forecast::{Forecast, Known};
+pub use forecast::{Basis, Forecast, Known, Streaming, Taking};
 use pace::Pace;
 
 /// A run on a SQLite database, with a catalogue to publish to.
@@ -62,8 +62,8 @@ pub struct BackupEngine {
     pace: Mutex<Pace>,
     /// The release of the last pin, which gives way to the next run.
     releasing: Mutex<Watch>,
-    /// Whether the file system once refused to clone the database, though it cloned a file
-    /// beside it: then that is not reckoned with again.
+    /// Whether the database could not be cloned once, though a file beside it could: then that
+    /// is not reckoned with again.
     refused_to_clone: AtomicBool,
 }
 
@@ -157,13 +157,13 @@ impl BackupEngine {
         {
             // Of our own copies only those are learned from that were not done in time: what the
             // manifests say is then the least.
-            let copy = if taken_here {
-                learned.max(forecast.copy)
+            let time = if taken_here {
+                learned.max(forecast.copy.time)
             } else {
                 learned
             };
-            forecast.copy = copy;
-            forecast.pause = Pause::UntilCopied(copy);
+            forecast.copy.time = time;
+            forecast.pause = Pause::UntilCopied(time);
         }
         Ok(estimate)
     }
@@ -254,15 +254,23 @@ impl Engine for BackupEngine {
         self.releasing().cancel("another run begins");
         let facts = self.facts()?;
         let estimate = self.estimate(&facts, watch)?;
-        let prepared = match self.backup.taken_by {
-            TakenBy::Sidecar => None,
-            TakenBy::Tracker => Some(self.begin(run, &estimate)?),
+        let (pause, prepared) = match self.backup.taken_by {
+            // How fast its tools copy is not known, nor who holds them back.
+            TakenBy::Sidecar => match estimate.forecast.pause {
+                Pause::UntilPinned(_) => (Pause::UntilPinned(None), None),
+                pause @ Pause::UntilCopied(_) => (pause, None),
+            },
+            TakenBy::Tracker => {
+                let prepared = self.begin(run, &estimate)?;
+                let pause = estimate.forecast.pause_of(prepared.way);
+                (pause, Some(prepared))
+            }
         };
         // What is checkpointed now need not be while the gate is closed.
         self.database
             .checkpoint_before()
             .map_err(|error| Failure::other(&error))?;
-        Ok((estimate.forecast.pause, prepared))
+        Ok((pause, prepared))
     }
 
     fn pin(&self, _run: &Run, limit: Duration, watch: &Watch) -> Result<Pin, NotPinned> {
@@ -347,7 +355,7 @@ impl Engine for BackupEngine {
             }
             // Room and pause were reckoned for a clone, so a copy must not take its place.
             Way::Clone => {
-                let cloned = snapshot::clone_pinned(pin, &raw, disk, watch);
+                let cloned = snapshot::clone_pinned(pin, method, &raw, disk, watch);
                 cloned.map_err(failed)?.map(Held::Raw).ok_or_else(|| {
                     self.refused_to_clone.store(true, Ordering::Relaxed);
                     not_cloned(pin.path())
@@ -468,8 +476,8 @@ fn not_cloned(path: &Path) -> Failure {
     Failure {
         cause: Cause::Other,
         message: format!(
-            "the file system cloned a file beside {}, but not that one, and there was no room or \
-             time set aside for a copy; the next run reckons with a copy",
+            "a file beside {} could be cloned, but not that one, and there was no room or time set \
+             aside for a copy; the next run reckons with a copy",
             path.display()
         ),
     }

@@ -497,33 +497,42 @@ impl RestorePlan {
         disk: &Disk,
     ) -> Result<Parts, Error> {
         // First, because SQLite removes these even if it can make nothing of them.
-        let parts = Parts::keep(&self.target, kept_as, disk)?;
+        let mut parts = Parts::keep(&self.target, kept_as, disk)?;
         let settled = settle(&self.target, disk);
         // SQLite has dropped the lock. Whoever got in may go on with its database, into
         // which a journal given back now would be rolled.
         let alone = present.lock_again();
-        let parts = match settled {
+        let settled = match settled {
             Ok(()) => {
-                parts.forget(disk)?;
-                Parts::default()
+                std::mem::take(&mut parts).forget(disk)?;
+                Ok(())
             }
-            Err(Error::Unsettled { .. }) if force => parts,
-            Err(error) => {
-                return Err(match alone {
-                    Ok(true) => self.put_back(&parts, None, error, disk),
-                    _ => error,
-                });
-            }
+            Err(Error::Unsettled { .. }) if force => Ok(()),
+            Err(error) => Err(error),
         };
-        match alone {
-            Ok(true) => Ok(parts),
-            Ok(false) => Err(self.refused(vec![Objection::InUse])),
-            Err(source) if parts.away().is_empty() => Err(source.into()),
-            Err(source) => {
-                let why = "whether another process has opened it is not known".to_owned();
-                Err(self.apart(&parts, None, source.into(), why))
+        match (alone, settled) {
+            (Ok(true), Ok(())) => Ok(parts),
+            (Ok(true), Err(error)) => Err(self.put_back(&parts, None, error, disk)),
+            (Ok(false), settled) => {
+                let in_use = self.refused(vec![Objection::InUse]);
+                let source = settled.err().unwrap_or(in_use);
+                Err(self.leave(&parts, source, "another process has opened it", disk))
+            }
+            (Err(source), _) => {
+                let why = "whether another process has opened it is not known";
+                Err(self.leave(&parts, source.into(), why, disk))
             }
         }
+    }
+
+    /// Leaves a database that somebody may use by now. What its parts were is told, if they have
+    /// only their second names: given back they would be taken for those of what it is now.
+    fn leave(&self, parts: &Parts, source: Error, why: &str, disk: &Disk) -> Error {
+        parts.unlink(disk);
+        if parts.away().is_empty() {
+            return source;
+        }
+        self.apart(parts, None, source, why.to_owned())
     }
 
     fn refused(&self, objections: Vec<Objection>) -> Error {
@@ -544,11 +553,22 @@ impl Parts {
         for suffix in PARTS {
             let (part, kept) = (beside(database, "", suffix), beside(kept_as, "", suffix));
             if part.exists() {
-                disk.link(&part, &kept)?;
+                if let Err(error) = disk.link(&part, &kept) {
+                    parts.unlink(disk);
+                    return Err(error);
+                }
                 parts.0.push((part, kept));
             }
         }
         Ok(parts)
+    }
+
+    /// Removes the second names of those that have their first one, of which nobody has use
+    /// then. One that cannot be removed does no harm: what was the matter says more.
+    fn unlink(&self, disk: &Disk) {
+        for (_, kept) in self.0.iter().filter(|(part, _)| part.exists()) {
+            let _ = disk.remove_file(kept);
+        }
     }
 
     /// Once the database is at rest they say nothing that is not in it. A journal left

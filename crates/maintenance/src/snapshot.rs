@@ -242,13 +242,15 @@ pub fn copy_pinned(
 }
 
 /// Clones the pinned database to the new file `raw` and makes it durable, in milliseconds.
-/// `None` if the file system refuses: then `raw` is empty.
+/// `None` if it cannot be: the file system refuses, and `raw` is empty then; or, with
+/// [`Method::Auto`], the file is longer than its pages.
 ///
 /// # Errors
 ///
 /// As [`Error`] says.
 pub fn clone_pinned(
     pin: &Pin,
+    method: Method,
     raw: &Path,
     disk: &Disk,
     watch: &Watch,
@@ -257,8 +259,15 @@ pub fn clone_pinned(
     let pace = Pace::new(None, &still, watch);
     let bytes = pin.facts.bytes();
     watch.begin("cloning", Some(bytes));
+    let file = match file::open(pin) {
+        Err(error @ Error::Size { .. }) if method == Method::Auto => {
+            tracing::debug!(%error, "no clone");
+            return Ok(None);
+        }
+        file => file?,
+    };
     let target = disk.create(raw)?;
-    if !clone::copy(file::open(pin)?, bytes, &target, disk, &pace)? {
+    if !clone::copy(file, bytes, &target, disk, &pace)? {
         return Ok(None);
     }
     (pace.still)()?;

@@ -464,8 +464,8 @@ struct Closed {
 /// How long announces have to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Pause {
-    /// Until the file is pinned.
-    UntilPinned,
+    /// Until the file is pinned. Copying it takes this long afterwards; `None`: not known.
+    UntilPinned(Option<Duration>),
     /// Until the file is copied, which is expected to take this long.
     UntilCopied(Duration),
 }
@@ -886,6 +886,19 @@ impl State {
                     let limit = format!("{left:.0?} are left of the window");
                     Self::Preparing { run }.would_not_fit(estimate, &limit)
                 }
+                // The file would be copied in vain, night by night, and the log would grow for it.
+                Pause::UntilPinned(Some(copy))
+                    if copy > run.ends.saturating_duration_since(now) =>
+                {
+                    let left = run.ends.saturating_duration_since(now);
+                    Self::Preparing { run }.end(|_| Outcome::WouldNotFit {
+                        message: format!(
+                            "copying the database takes about {copy:.0?}, and {left:.0?} are left \
+                             of the window; lengthen the window, or raise backup.bandwidth if \
+                             that is what holds the copy back"
+                        ),
+                    })
+                }
                 _ => Self::close(run, pause, rules, now),
             },
 
@@ -893,7 +906,7 @@ impl State {
 
             (Self::Flushing { run, closed }, Completion::Pinned) => {
                 let held_until = match closed.pause {
-                    Pause::UntilPinned => None,
+                    Pause::UntilPinned(_) => None,
                     Pause::UntilCopied(_) => {
                         Some((closed.since + rules.held_at_most()).min(run.ends))
                     }

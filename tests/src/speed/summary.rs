@@ -231,8 +231,9 @@ impl Summary {
             .writers
             .iter()
             .find(|alone| (alone.method, alone.rate, alone.home) == (Method::Alone, rate, home));
+        let noise = self.worst_alone(rate);
         let worst = |when: &str, of: fn(&Writers) -> Seen| {
-            let (seen, noise) = (of(writers).worst_ms, alone.map(|alone| of(alone).worst_ms));
+            let seen = of(writers).worst_ms;
             let is_noisy = noise.is_some_and(|noise| noise >= WORST);
             let noise = noise.map_or(String::new(), |noise| format!("; {noise:.1} ms without"));
             Verdict {
@@ -256,6 +257,22 @@ impl Summary {
                 holds: (slower >= -SLOWER || !is_noisy).then_some(slower >= -SLOWER),
             },
         ]
+    }
+
+    /// Milliseconds of the slowest commit at this rate, of whatever writer, with nothing beside
+    /// it: before every copy, and all the time where there was none.
+    fn worst_alone(&self, rate: u32) -> Option<f64> {
+        let of_rate = self.writers.iter().filter(|writers| writers.rate == rate);
+        let alone = of_rate.flat_map(|writers| {
+            let phases = [writers.before, writers.beside, writers.after];
+            let alone = if writers.method == Method::Alone {
+                3
+            } else {
+                1
+            };
+            phases.into_iter().take(alone)
+        });
+        alone.map(|seen| seen.worst_ms).reduce(f64::max)
     }
 
     fn judge_memory(&self) -> Option<Verdict> {

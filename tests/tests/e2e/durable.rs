@@ -1,14 +1,20 @@
-//! What is acknowledged lasts, whatever ends the process.
+//! What is acknowledged lasts: whatever ends the process, and whatever ends the machine.
 
+use std::collections::HashMap;
+use std::fs;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use aquatic_udp_protocol::Response;
 use chrono::Utc;
+use end_to_end::announce::{Announce, Event, Torrent};
 use end_to_end::load::{Load, Plan};
+use end_to_end::power::{self, Recording};
 use end_to_end::tracker::Setup;
-use end_to_end::{PATIENCE, database, soak_in_full};
+use end_to_end::udp::{UdpClient, transaction_of};
+use end_to_end::{PATIENCE, database, soak_in_full, until};
 
-use crate::support::alone;
+use crate::support::{MIB, alone};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigkill_under_load_loses_no_acknowledged_completion() -> Result<()> {
@@ -44,4 +50,130 @@ async fn sigkill_under_load_loses_no_acknowledged_completion() -> Result<()> {
     }
     assert!(acknowledged > 0, "nothing that could have been lost");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_power_failure_loses_no_acknowledged_completion() -> Result<()> {
+    let _alone = alone().await;
+    let life = Life::live("durable").await?;
+    assert_eq!(life.losses()?, 0);
+    Ok(())
+}
+
+/// The same without the promise, or the test above would prove nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_power_failure_takes_back_what_was_only_committed() -> Result<()> {
+    let _alone = alone().await;
+    let life = Life::live("committed").await?;
+    assert!(life.losses()? > 0);
+    Ok(())
+}
+
+/// Torrents that are completed once each.
+const TORRENTS: u32 = 600;
+/// Announces in flight at once.
+const AT_ONCE: usize = 100;
+
+/// A tracker's life from its start to its end, with all that it wrote and said.
+struct Life {
+    setup: Setup,
+    recording: Recording,
+    /// Whose completion an answer acknowledges.
+    completions: HashMap<i32, Torrent>,
+}
+
+impl Life {
+    async fn live(acknowledge: &str) -> Result<Self> {
+        let setup = Setup::new()?;
+        // With tables, so that the first that is written is a counter.
+        database::make(&setup.database(), MIB, "wal")?;
+        let content = fs::read(setup.database())?;
+        let recorded = setup.home().join("recording");
+        let setup = setup
+            .set("maintenance", "acknowledge", &format!("\"{acknowledge}\""))
+            .started_by(power::recorder(&recorded));
+        let mut tracker = setup.start().await?;
+        let mut client = UdpClient::connect(tracker.addresses.udp).await?;
+        let torrents: Vec<Torrent> = (0..TORRENTS).map(Torrent).collect();
+        announce(&mut client, &torrents, Event::Started).await?;
+        let completions = announce(&mut client, &torrents, Event::Completed).await?;
+        let tracer = power::recorder_of(tracker.pid()?)?;
+        // Killed, as a last checkpoint would only make it easier.
+        tracker.kill().await?;
+        until("the recorder to end", PATIENCE, async || {
+            Ok((!tracer.exists()).then_some(()))
+        })
+        .await?;
+        let database = setup.database().canonicalize()?;
+        let recording = Recording::read(&recorded, &database, content)?;
+        let (syncs, pages) = recording.syncs_and_checkpointed_pages();
+        ensure!(pages > 0, "the log has never been checkpointed");
+        println!(
+            "acknowledged when {acknowledge}: {syncs} syncs of the log, {pages} pages checkpointed"
+        );
+        Ok(Self {
+            setup,
+            recording,
+            completions,
+        })
+    }
+
+    /// How many acknowledged completions are lost, over many failures.
+    fn losses(&self) -> Result<usize> {
+        let failures = if soak_in_full() { 500 } else { 60 };
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut chance = fastrand::Rng::with_seed(seed);
+        let mut lost = 0;
+        let mut acknowledged = 0;
+        for _ in 0..failures {
+            let instant = chance.usize(..=self.recording.instants());
+            let directory = tempfile::tempdir_in(self.setup.home())?;
+            let path = directory.path().join("sqlite3.db");
+            self.recording.fail(instant, &mut chance, &path)?;
+            database::check(&path).with_context(|| format!("a failure at {instant}"))?;
+            let stored = database::completed(&path)?;
+            for packet in self.recording.sent_before(instant) {
+                let Ok(answer @ Response::AnnounceIpv4(_)) = Response::parse_bytes(packet, true)
+                else {
+                    continue;
+                };
+                if let Some(torrent) = self.completions.get(&transaction_of(&answer).0.get()) {
+                    acknowledged += 1;
+                    lost += usize::from(stored.get(torrent) != Some(&1));
+                }
+            }
+        }
+        println!("{failures} failures, {acknowledged} acknowledged completions, {lost} lost");
+        ensure!(acknowledged > 0, "nothing that could have been lost");
+        Ok(lost)
+    }
+}
+
+/// Announces all torrents and waits for all answers; which transaction was whose.
+async fn announce(
+    client: &mut UdpClient,
+    torrents: &[Torrent],
+    event: Event,
+) -> Result<HashMap<i32, Torrent>> {
+    let mut transactions = HashMap::new();
+    for torrents in torrents.chunks(AT_ONCE) {
+        let mut waiting = HashMap::new();
+        for &torrent in torrents {
+            let announce = Announce {
+                torrent,
+                peer: 1,
+                event,
+            };
+            waiting.insert(client.post(announce).await?.0.get(), torrent);
+        }
+        let posted = waiting.clone();
+        while !waiting.is_empty() {
+            let answer = client.reply().await?;
+            ensure!(matches!(answer, Response::AnnounceIpv4(_)), "{answer:?}");
+            waiting.remove(&transaction_of(&answer).0.get());
+        }
+        transactions.extend(posted);
+    }
+    Ok(transactions)
 }

@@ -32,6 +32,7 @@ mod rollback;
 mod sidecar;
 mod sidecar_faults;
 mod sidecar_users;
+mod soak;
 mod stop;
 mod support;
 mod telling;

@@ -1,8 +1,6 @@
 //! A backup taken under load and put back by the tool is one a tracker serves on, and what it
 //! serves is what the manifest counts.
 
-use std::process::Command;
-
 use anyhow::{Context, Result, ensure};
 use aquatic_udp_protocol::Response;
 use end_to_end::announce::{Announce, Event, Torrent};
@@ -10,10 +8,10 @@ use end_to_end::backups::Backup;
 use end_to_end::load::{Account, Plan};
 use end_to_end::tracker::{Setup, TOKEN, Tracker};
 use end_to_end::udp::UdpClient;
-use end_to_end::{backups, binaries, database, http1, session};
+use end_to_end::{backups, database, http1, session};
 use serde_json::Value;
 
-use crate::support::{A_RUN, MIB, alone, nothing_lost};
+use crate::support::{A_RUN, MIB, alone, beside_others, done, nothing_lost, printed, tool};
 
 /// UDP announces a second.
 const RATE: u32 = 800;
@@ -64,16 +62,58 @@ fn flowed(backup: &Backup, account: &Account) -> Result<()> {
 /// Has the tool put the newest backup of a tracker, which serves on, in place of the database of
 /// another, which is not there yet.
 fn restore(of: &Tracker, to: &Setup) -> Result<()> {
-    let output = Command::new(binaries::path(binaries::TOOL)?)
-        .arg("--config")
-        .arg(of.setup().file())
-        .args(["restore", "--full", "--to"])
-        .arg(to.database())
-        .current_dir(of.setup().home())
-        .output()
-        .context("starting the tool")?;
-    let told = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{}: {told}", output.status);
+    let to = to.database();
+    let to = to.to_str().context("a path in UTF-8")?;
+    printed(&tool(of.setup(), &["restore", "--full", "--to", to])?)?;
+    Ok(())
+}
+
+/// The night it is for: the tracker is dead, and its log lies beside the database.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_of_a_killed_tracker_is_replaced_and_kept_with_its_log() -> Result<()> {
+    let _beside = beside_others().await;
+    let setup = Setup::new()?.set("maintenance", "load_completed", "true");
+    database::make(&setup.database(), 4 * MIB, "wal")?;
+    let mut tracker = setup.start().await?;
+    done(tracker.endpoint()?).await?;
+    let backup = backups::only(&tracker.setup().backups())?;
+    let later = Torrent(9_999_999);
+    complete(&tracker, later).await?;
+
+    // Not under a tracker that runs, whatever is said.
+    let refused = tool(tracker.setup(), &["restore", "--force"])?;
+    assert_eq!(refused.status.code(), Some(4), "{refused:?}");
+    tracker.kill().await?;
+    let setup = tracker.setup().clone();
+    let wal = setup.database().with_extension("db-wal");
+    ensure!(wal.metadata()?.len() > 0, "its log was not left behind");
+
+    // It is newer than the backup, which is said before it is replaced.
+    let newer = tool(&setup, &["restore"])?;
+    assert_eq!(newer.status.code(), Some(3), "{newer:?}");
+    let restored = printed(&tool(&setup, &["restore", "--full", "--force"])?)?;
+    counts_equal(&setup, &backup)?;
+    let kept = restored["restored"]["kept_as"].as_str();
+    let kept = kept.with_context(|| format!("{restored:#}"))?;
+    // What was only in the log is in what is kept.
+    let counters = database::completed(kept.as_ref())?;
+    assert_eq!(counters.get(&later), Some(&1), "{counters:?}");
+    assert_eq!(database::completed(&setup.database())?.get(&later), None);
+
+    served(&setup.start().await?, &backup.manifest).await
+}
+
+/// A peer is announced that has all of the torrent.
+async fn complete(tracker: &Tracker, torrent: Torrent) -> Result<()> {
+    let mut client = UdpClient::connect(tracker.addresses.udp).await?;
+    for event in [Event::Started, Event::Completed] {
+        let announce = Announce {
+            torrent,
+            peer: 1,
+            event,
+        };
+        client.announce(announce).await?;
+    }
     Ok(())
 }
 

@@ -9,16 +9,16 @@ use anyhow::{Context, Result, ensure};
 use aquatic_udp_protocol::Response;
 use end_to_end::PATIENCE;
 use end_to_end::announce::{Announce, Event, Torrent};
-use end_to_end::database;
 use end_to_end::proxy::Proxy;
 use end_to_end::sidecar::{Beside, Sidecar, appears};
 use end_to_end::tracker::{Setup, Tracker};
 use end_to_end::udp::UdpClient;
+use end_to_end::{backups, database};
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::sidecar::{CP, CP_AND_HOLD, setup, started};
-use crate::support::{A_RUN, MIB, beside_others, kind};
+use crate::support::{A_RUN, MIB, answered, beside_others, brief, kind};
 
 /// What happens to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,6 +243,151 @@ async fn a_sidecar_that_is_cut_off() -> Result<()> {
         meets(FLOWING, step, Fate::CutOff).await?;
     }
     meets(HELD, Step::Copying, Fate::CutOff).await
+}
+
+/// Whoever asks did not hear that it was done, and asks again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_whose_answer_is_lost_has_it_all_the_same() -> Result<()> {
+    let _beside = beside_others().await;
+    for path in ["/claim", "/renew", "/finish"] {
+        for journal in [FLOWING, HELD] {
+            let told = format!("{path} {journal}");
+            let pair = Pair::start(setup(journal, 5 * MIB)?).await?;
+            let endpoint = pair.tracker.endpoint()?;
+            pair.proxy.lose_the_answer(endpoint.0, path);
+            let beside = pair.beside.clone().with(["--once"]).running(CP_AND_HOLD);
+            let mut sidecar = beside.start()?;
+            sidecar.log.wait_for("waiting").await?;
+            let (run, _) = started(endpoint).await?;
+            appears(&pair.held(), PATIENCE).await?;
+            if path == "/renew" {
+                let lost = || pair.proxy.lost() == 1;
+                end_to_end::until("a renewal", A_RUN, async || Ok(lost().then_some(()))).await?;
+            }
+            fs::remove_file(pair.held())?;
+            assert_eq!(sidecar.code(A_RUN).await?, 0, "{told}");
+            assert_eq!(pair.proxy.lost(), 1, "{told}");
+            let ended = endpoint.ended(&run, A_RUN).await?;
+            assert_eq!(kind(&ended), "done", "{told}: {ended:#}");
+            assert_eq!(ended["sidecar"]["held_throughout"], true, "{ended:#}");
+            assert_eq!(pair.beside.made()?, [run], "{told}");
+        }
+    }
+    Ok(())
+}
+
+/// The tracker has done its part and says so; what the sidecar then makes of its copy dies with
+/// it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_that_is_killed_while_it_publishes_leaves_no_half_backup() -> Result<()> {
+    let _beside = beside_others().await;
+    let setup = setup(FLOWING, MIB)?;
+    fs::remove_file(setup.database())?;
+    database::make_random(&setup.database(), 60 * MIB, FLOWING)?;
+    let tracker = setup.start().await?;
+    let endpoint = tracker.endpoint()?;
+    let beside = Beside::new(&setup)?.at(endpoint.0);
+    let mut sidecar = beside.start()?;
+    sidecar.log.wait_for("waiting").await?;
+    let (run, _) = started(endpoint).await?;
+    let ended = endpoint.ended(&run, A_RUN).await?;
+    sidecar.kill().await?;
+    assert_eq!(kind(&ended), "done", "{ended:#}");
+    let made = beside.made()?;
+    ensure!(
+        made.iter().all(|name| name.starts_with('.')) && !made.is_empty(),
+        "it was killed too late, or too early, to tell: {made:?}"
+    );
+
+    let sidecar = beside.start()?;
+    sidecar.log.wait_for("waiting").await?;
+    let run = endpoint.start_run().await?;
+    assert_eq!(kind(&endpoint.ended(&run, A_RUN).await?), "done");
+    sidecar.log.wait_for("was published").await?;
+    let backup = backups::only(&beside.copies())?;
+    assert_eq!(backup.manifest["run"], run);
+    // Of the one that was cut short nothing is left.
+    assert_eq!(beside.made()?.len(), 1, "{:?}", beside.made()?);
+    Ok(())
+}
+
+/// By files nobody renews: how long it may take is `claim_within`.
+#[tokio::test(flavor = "multi_thread")]
+async fn by_files_too_a_sidecar_that_dies_or_hangs_holds_nobody_up() -> Result<()> {
+    let _beside = beside_others().await;
+    for journal in [FLOWING, HELD] {
+        for fate in [Fate::Killed, Fate::Stopped] {
+            let told = format!("{journal} {fate:?}");
+            let setup =
+                setup(journal, 5 * MIB)?.set("maintenance.readiness", "claim_within", "\"4s\"");
+            let tracker = setup.start().await?;
+            let endpoint = tracker.endpoint()?;
+            let held = setup.home().join("held");
+            let beside = Beside::new(&setup)?.with(["--touch-file", "run/ready.json"]);
+            let mut sidecar = beside.clone().running(CP_AND_HOLD).start()?;
+            sidecar.log.wait_for("waiting").await?;
+            let (run, _) = started(endpoint).await?;
+            appears(&held, PATIENCE).await?;
+            sidecar.signal(match fate {
+                Fate::Killed => Signal::KILL,
+                _ => Signal::STOP,
+            })?;
+            let ended = ended(&tracker, &run, A_RUN).await?;
+            assert_eq!(kind(&ended), "no_sidecar", "{told}: {ended:#}");
+            let status = endpoint.status().await?;
+            assert_eq!(status["gate"]["open"], true, "{told}: {status:#}");
+            answered(&tracker).await?;
+            assert!(!setup.touch_file().exists(), "{told}");
+            let _ = fs::remove_file(&held);
+            if fate == Fate::Killed {
+                sidecar.kill().await?;
+                sidecar = beside.clone().running(CP_AND_HOLD).start()?;
+                sidecar.log.wait_for("waiting").await?;
+            } else {
+                sidecar.signal(Signal::CONT)?;
+                sidecar.log.wait_for("no backup").await?;
+            }
+            let promoted = beside.made()?;
+            let promoted = promoted.iter().find(|name| !name.starts_with('.'));
+            assert_eq!(promoted, None, "{told}");
+
+            let next = endpoint.start_run().await?;
+            appears(&held, PATIENCE).await?;
+            fs::remove_file(&held)?;
+            let ended = endpoint.ended(&next, A_RUN).await?;
+            assert_eq!(kind(&ended), "done", "{told}: {ended:#}");
+            let published = format!("{next} was published");
+            sidecar.log.wait_for(&published).await?;
+            database::check(&beside.copies().join(&next).join("sqlite3.db"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Where announces flow a sidecar may take as long as the window lasts, however faithfully it
+/// renews.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_that_is_not_done_when_the_window_ends_is_given_up() -> Result<()> {
+    let _beside = beside_others().await;
+    let pair = Pair::start(brief(&setup(FLOWING, 5 * MIB)?, 7)).await?;
+    let beside = pair.beside.clone();
+    let once = beside.clone().with(["--once"]).running(CP_AND_HOLD);
+    let mut sidecar = once.start()?;
+    sidecar.log.wait_for("waiting").await?;
+    let (run, ready) = started(pair.tracker.endpoint()?).await?;
+    assert_eq!(ready["copy"], "pinned_file", "{ready:#}");
+    assert_eq!(sidecar.code(A_RUN).await?, 5);
+    let ended = ended(&pair.tracker, &run, A_RUN).await?;
+    assert_eq!(ended["sidecar"]["held_throughout"], false, "{ended:#}");
+    let message = ended["outcome"]["message"].to_string();
+    assert!(
+        message.contains("window") || message.contains("deadline"),
+        "{ended:#}"
+    );
+    let _ = fs::remove_file(pair.held());
+    let sidecar = beside.running(CP_AND_HOLD).start()?;
+    sidecar.log.wait_for("waiting").await?;
+    pair.goes_on(&sidecar).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

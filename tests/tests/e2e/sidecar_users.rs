@@ -19,6 +19,8 @@ const TRACKER: u32 = 62_001;
 const SIDECAR: u32 = 62_002;
 /// The group that may read the database: the tracker's files are of it, the sidecar is in it.
 const READERS: u32 = 62_010;
+/// One that may not.
+const STRANGERS: u32 = 62_011;
 
 /// A directory seen elsewhere, for reading only, as a volume in another container.
 struct ReadOnly(PathBuf);
@@ -171,5 +173,43 @@ async fn sqlite_cannot_open_a_wal_database_on_a_read_only_mount_and_a_copy_need_
     assert!(as_sidecar("cp", &[seen, copy])?.0);
     let (opened, said) = as_sidecar("sqlite3", &[copy, select])?;
     assert!(opened, "{said}");
+    Ok(())
+}
+
+/// As compose.yaml and the units have it: a socket in a directory they share, where the group
+/// says who may connect; no port, and no token.
+#[tokio::test(flavor = "multi_thread")]
+async fn over_a_socket_the_group_says_who_may_take_backups() -> Result<()> {
+    let _beside = beside_others().await;
+    // The path of a socket is short (unix(7), 108 bytes).
+    let shared = TempDir::with_prefix_in("run-", "/tmp")?;
+    chown(shared.path(), Some(TRACKER), Some(READERS)).context("run the tests as root")?;
+    fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o750))?;
+    let at = format!("unix:{}/maintenance.sock", shared.path().display());
+    let setup = setup("wal", 5 * MIB)?
+        .set("maintenance.readiness", "bind_address", &format!("{at:?}"))
+        .run_as(TRACKER, READERS)?;
+    fs::set_permissions(setup.database(), fs::Permissions::from_mode(0o640))?;
+    let tracker = setup.start().await?;
+    tracker.log.wait_for(&at).await?;
+    let (home, program) = sidecars_home()?;
+    let beside = |group| -> Result<Beside> {
+        Ok(Beside::new(&setup)?
+            .run_as(SIDECAR, group, program.clone(), home.path().to_owned())
+            .at(&at)
+            .with(["--start", "--once"]))
+    };
+
+    let mut stranger = beside(STRANGERS)?.start()?;
+    assert_eq!(stranger.code(A_RUN).await?, 2);
+    ensure!(
+        stranger.log.says("group"),
+        "it says what would let it in: {:?}",
+        stranger.log.lines()
+    );
+    let mut sidecar = beside(READERS)?.start()?;
+    assert_eq!(sidecar.code(A_RUN).await?, 0, "{:?}", sidecar.log.lines());
+    let backup = backups::only(&beside(READERS)?.copies())?;
+    assert_eq!(backup.manifest["journal_mode"], "wal");
     Ok(())
 }

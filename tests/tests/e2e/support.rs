@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use end_to_end::announce::{Announce, Event, Torrent};
 use end_to_end::backups::{self, Backup};
 use end_to_end::endpoint::Endpoint;
@@ -66,6 +66,17 @@ pub async fn answered(tracker: &Tracker) -> Result<()> {
         })
         .await?;
     Ok(())
+}
+
+/// The same, with a window of so many seconds, as one that an operator starts has; none is due
+/// for half a day.
+pub fn brief(setup: &Setup, seconds: u32) -> Setup {
+    let line = (Utc::now() + TimeDelta::hours(12)).format("\"%M %H * * *\"");
+    setup
+        .clone()
+        .unset("maintenance", "window")
+        .set("maintenance", "schedule", &line.to_string())
+        .set("maintenance", "duration", &format!("\"{seconds}s\""))
 }
 
 /// A tracker whose announces stay held for about two seconds of every run: processing is

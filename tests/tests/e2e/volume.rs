@@ -43,10 +43,22 @@ impl Volume {
             _image: Some(home),
         })
     }
+
+    /// Whoever writes to it waits, as for a disk that does not answer, until [`Self::thaw`].
+    pub fn freeze(&self) -> Result<()> {
+        run(Command::new("fsfreeze").arg("-f").arg(&self.mounted))
+    }
+
+    /// It goes on.
+    pub fn thaw(&self) -> Result<()> {
+        run(Command::new("fsfreeze").arg("-u").arg(&self.mounted))
+    }
 }
 
 impl Drop for Volume {
     fn drop(&mut self) {
+        // A frozen one cannot be unmounted; one that is not frozen cannot be thawed.
+        let _ = self.thaw();
         // Lazily: a tracker of a failed test may still be there.
         let unmounted = Command::new("umount").arg("-l").arg(&self.mounted).status();
         if !unmounted.is_ok_and(|status| status.success()) {

@@ -50,7 +50,8 @@ impl Drop for Claim {
         if self.path.as_os_str().is_empty() {
             return;
         }
-        if let Err(error) = self.disk.remove_dir_all(&self.path) {
+        // A copy that was given up may be as large as the database.
+        if let Err(error) = self.disk.remove_dir_gradually(&self.path) {
             tracing::warn!("unfinished work stays until the next sweep: {error}");
         }
     }

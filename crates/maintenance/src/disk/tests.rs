@@ -381,6 +381,23 @@ fn what_is_removed_in_pieces_is_gone_whatever_its_size() -> Outcome {
 }
 
 #[test]
+fn unfinished_work_is_removed_in_pieces() -> Outcome {
+    let bench = Bench::new();
+    let disk = Disk::default();
+    let operations = |pieces: u64| -> Result<usize, Box<dyn std::error::Error>> {
+        let claim = disk.claim(&bench.path("work"))?;
+        fs::File::create(claim.path().join("copy"))?.set_len(pieces * PIECE)?;
+        let before = disk.operations();
+        drop(claim);
+        assert!(!bench.path("work").exists());
+        Ok(disk.operations() - before)
+    };
+    // It is opened, too.
+    assert_eq!(operations(4)?, operations(1)? + 1 + 3);
+    Ok(())
+}
+
+#[test]
 fn only_the_name_of_a_link_is_removed_in_pieces() -> Outcome {
     let bench = Bench::new();
     let (target, link) = (bench.path("target"), bench.path("link"));

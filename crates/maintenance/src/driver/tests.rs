@@ -403,7 +403,7 @@ impl Bench {
     }
 }
 
-const FLOWING: Pause = Pause::UntilPinned;
+const FLOWING: Pause = Pause::UntilPinned(None);
 const HELD: Pause = Pause::UntilCopied(Duration::from_millis(1));
 
 fn failed_in(report: &RunReport) -> Option<(Phase, Cause)> {
@@ -466,6 +466,21 @@ async fn a_copy_that_would_not_fit_never_closes_the_gate() {
     );
     assert_eq!((report.pause_ms, report.longest_pause_ms), (0.0, 0.0));
     bench.stop().await;
+}
+
+/// Where they flow it would be made in vain all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_beside_announces_that_would_not_fit_is_not_begun() {
+    let copy = Duration::from_secs(100_000);
+    let mut bench = Bench::new(Pause::UntilPinned(Some(copy)));
+    let report = bench.run().await;
+    let Outcome::WouldNotFit { message } = &report.outcome else {
+        panic!("{report:?}");
+    };
+    assert!(message.contains("about 100000s"), "{message}");
+    assert!(message.contains("lengthen the window"), "{message}");
+    assert_eq!((report.pause_ms, report.longest_pause_ms), (0.0, 0.0));
+    assert!(bench.stop().await.noted().is_empty());
 }
 
 /// Every step fails and panics, with announces flowing and held: the gate is open, nothing

@@ -79,14 +79,42 @@ pub struct Forecast {
     /// For how long announces have to wait.
     pub pause: Pause,
     /// How long that takes, whether announces wait for it or not.
-    pub copy: Duration,
+    pub copy: Taking,
     /// How long the structural check takes, for which nobody waits.
     pub check: Duration,
     /// Bytes needed in the catalogue's directory while the backup is made.
     pub room: u64,
-    /// Bytes needed there if the file is streamed into the compressor; `None` where it
-    /// cannot be.
-    pub streamed_room: Option<u64>,
+    /// What it costs if the file is streamed into the compressor; `None` where it cannot be.
+    pub streamed: Option<Streaming>,
+}
+
+/// How long it takes to get hold of the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taking {
+    /// So long.
+    pub time: Duration,
+    /// What that goes by.
+    pub basis: Basis,
+}
+
+/// What a forecast of time goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Basis {
+    /// The rate of earlier backups.
+    Measured,
+    /// `backup.bandwidth`, which allows no more.
+    Limited,
+    /// What an ordinary disk gives, as there is no earlier backup.
+    Assumed,
+}
+
+/// What a run costs that streams the file into the compressor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Streaming {
+    /// How long the file is pinned. Announces flow meanwhile.
+    pub copy: Taking,
+    /// Bytes needed in the catalogue's directory.
+    pub room: u64,
 }
 
 impl Known<'_> {
@@ -108,6 +136,7 @@ impl Known<'_> {
             (way, _) => way,
         };
         let copy = self.copy(way);
+        let streamed = self.copy(Way::Stream);
         let as_it_is = backup.compression == Compression::None
             && backup.partial.is_none()
             && !backup.encryption.is_wanted();
@@ -122,20 +151,25 @@ impl Known<'_> {
                 Way::Stream => 0,
                 Way::File | Way::Pages | Way::Dump => bytes,
             };
-            let streamed = share(made, HURRIED).saturating_add(SLACK);
-            (raw.saturating_add(made), can_stream.then_some(streamed))
+            let hurried = share(made, HURRIED).saturating_add(SLACK);
+            (raw.saturating_add(made), can_stream.then_some(hurried))
         };
         Forecast {
             way,
             pause: if waits {
-                Pause::UntilCopied(copy)
+                Pause::UntilCopied(copy.time)
             } else {
-                Pause::UntilPinned
+                Pause::UntilPinned(copy.known())
             },
             copy,
             check: verify::expected(bytes, backup.verify, self.earlier),
-            room: room.saturating_add(SLACK).saturating_add(self.log(way)),
-            streamed_room: streamed_room.map(|room| room.saturating_add(self.log(Way::Stream))),
+            room: room
+                .saturating_add(SLACK)
+                .saturating_add(self.log(copy.time)),
+            streamed: streamed_room.map(|room| Streaming {
+                copy: streamed,
+                room: room.saturating_add(self.log(streamed.time)),
+            }),
         }
     }
 
@@ -145,22 +179,32 @@ impl Known<'_> {
     }
 
     /// How long it takes to get hold of the database.
-    fn copy(&self, way: Way) -> Duration {
-        let rate = match way {
-            Way::Clone => self.measured(way).unwrap_or(UNMEASURED_CLONE),
-            // A dump is reckoned by its own engine.
-            Way::Stream | Way::Dump => self.measured(way).unwrap_or(UNMEASURED_STREAM),
-            Way::Pages => self.measured(way).unwrap_or(UNMEASURED_COPY),
+    fn copy(&self, way: Way) -> Taking {
+        let measured = self.measured(way).or_else(|| {
             // What `auto` falls back to is slower, if anything.
-            Way::File => self
-                .measured(way)
-                .or_else(|| self.measured(Way::Pages))
-                .unwrap_or(UNMEASURED_COPY),
+            (way == Way::File)
+                .then(|| self.measured(Way::Pages))
+                .flatten()
+        });
+        let assumed = match way {
+            Way::Clone => UNMEASURED_CLONE,
+            // A dump is reckoned by its own engine.
+            Way::Stream | Way::Dump => UNMEASURED_STREAM,
+            Way::File | Way::Pages => UNMEASURED_COPY,
         };
+        let (rate, basis) =
+            measured.map_or((assumed, Basis::Assumed), |rate| (rate, Basis::Measured));
         // Of a clone no byte is read that could be counted.
         let limit = self.backup.bandwidth.filter(|_| way != Way::Clone);
-        let rate = limit.map_or(rate, |limit| rate.min(as_rate(limit)));
-        Duration::try_from_secs_f64(as_rate(self.bytes) / rate).unwrap_or(Duration::MAX)
+        let (rate, basis) = match limit.map(as_rate) {
+            Some(limit) if limit < rate => (limit, Basis::Limited),
+            _ => (rate, basis),
+        };
+        let time = Duration::try_from_secs_f64(as_rate(self.bytes) / rate);
+        Taking {
+            time: time.unwrap_or(Duration::MAX),
+            basis,
+        }
     }
 
     /// Bytes a second: the best of the last few that went this way, since the rate of one says
@@ -180,9 +224,9 @@ impl Known<'_> {
         recent.map(rate).reduce(f64::max)
     }
 
-    /// Bytes the log takes of the same room while the database is pinned: for as long as that
-    /// lasts, as fast as it grew in the busiest of the last few runs, and never past the limit.
-    fn log(&self, way: Way) -> u64 {
+    /// Bytes the log takes of the same room while the database is pinned, for so long: as fast
+    /// as it grew in the busiest of the last few runs, and never past the limit.
+    fn log(&self, pinned: Duration) -> u64 {
         if self.waits() || !self.shares {
             return 0;
         }
@@ -196,8 +240,7 @@ impl Known<'_> {
         let rate = recent
             .reduce(f64::max)
             .map_or(UNMEASURED_LOG, |rate| rate * BUSIER);
-        let seconds = self.copy(way).as_secs_f64();
-        as_bytes(rate * seconds).min(self.backup.wal_limit)
+        as_bytes(rate * pinned.as_secs_f64()).min(self.backup.wal_limit)
     }
 
     /// Of its bytes, those that what is made of a raw copy takes beside it: compressed, or
@@ -225,14 +268,36 @@ impl Known<'_> {
     }
 }
 
+impl Taking {
+    /// The time, unless it is a guess.
+    fn known(self) -> Option<Duration> {
+        (self.basis != Basis::Assumed).then_some(self.time)
+    }
+}
+
 impl Forecast {
+    /// For how long announces have to wait if the database is got hold of `way`, which is what
+    /// [`Forecast::way_with`] said.
+    #[must_use]
+    pub fn pause_of(&self, way: Way) -> Pause {
+        match self.streamed {
+            Some(streamed) if way == Way::Stream && self.way != way => {
+                Pause::UntilPinned(streamed.copy.known())
+            }
+            _ => self.pause,
+        }
+    }
+
     /// The same with so many bytes more that are stored beside the database.
     #[must_use]
     pub fn beside(self, bytes: u64) -> Self {
         let more = |room: u64| room.saturating_add(bytes);
         Self {
             room: more(self.room),
-            streamed_room: self.streamed_room.map(more),
+            streamed: self.streamed.map(|streamed| Streaming {
+                room: more(streamed.room),
+                ..streamed
+            }),
             ..self
         }
     }
@@ -244,8 +309,8 @@ impl Forecast {
         if free >= self.room {
             return Some(self.way);
         }
-        self.streamed_room
-            .filter(|room| free >= *room)
+        self.streamed
+            .filter(|streamed| free >= streamed.room)
             .map(|_| Way::Stream)
     }
 
@@ -262,9 +327,9 @@ impl Forecast {
         if self.way == Way::Stream {
             return String::new();
         }
-        match (self.streamed_room, backup.compression, self.pause) {
-            (Some(room), ..) => {
-                let room = bytesize::ByteSize(room);
+        match (self.streamed, backup.compression, self.pause) {
+            (Some(streamed), ..) => {
+                let room = bytesize::ByteSize(streamed.room);
                 format!("; streamed into the compressor it still needs {room}")
             }
             (None, Compression::None, _) => r#"; compression = "zstd" needs less"#.to_owned(),
@@ -272,7 +337,7 @@ impl Forecast {
                 r#"; with journal_mode = "wal" and announces = "auto" room for the latter will do"#
                     .to_owned()
             }
-            (None, _, Pause::UntilPinned) => {
+            (None, _, Pause::UntilPinned(_)) => {
                 r#"; with method = "auto" room for the latter will do"#.to_owned()
             }
         }

@@ -211,7 +211,7 @@ impl Engine for DumpEngine {
         let pause = if waits {
             Pause::UntilCopied(cost.takes)
         } else {
-            Pause::UntilPinned
+            Pause::UntilPinned(None)
         };
         Ok((pause, Some(draft)))
     }

@@ -100,7 +100,9 @@ fn run_id(n: usize) -> RunId {
 /// Completions of every kind, those that fit the phase and those that do not.
 fn completions() -> Vec<Completion> {
     vec![
-        Completion::Prepared(Pause::UntilPinned),
+        Completion::Prepared(Pause::UntilPinned(None)),
+        Completion::Prepared(Pause::UntilPinned(Some(units(1)))),
+        Completion::Prepared(Pause::UntilPinned(Some(units(99)))),
         Completion::Prepared(Pause::UntilCopied(units(1))),
         Completion::Prepared(Pause::UntilCopied(units(3))),
         Completion::Prepared(Pause::UntilCopied(units(9))),

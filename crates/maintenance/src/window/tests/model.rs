@@ -159,7 +159,7 @@ impl Real {
         let pause = if held {
             Pause::UntilCopied(Duration::ZERO)
         } else {
-            Pause::UntilPinned
+            Pause::UntilPinned(None)
         };
         self.step(
             t,
