@@ -49,6 +49,7 @@ impl From<&Outcome> for Exit {
                 | Cause::BrokenPin
                 | Cause::HeldLimit
                 | Cause::NoRoom
+                | Cause::Database
                 | Cause::Hook
                 | Cause::Panicked
                 | Cause::Other => Self::Failed,
@@ -317,6 +318,7 @@ mod tests {
             (failed(Cause::BrokenPin), Exit::Failed),
             (failed(Cause::HeldLimit), Exit::Failed),
             (failed(Cause::NoRoom), Exit::Failed),
+            (failed(Cause::Database), Exit::Failed),
             (failed(Cause::Hook), Exit::Failed),
             (failed(Cause::Panicked), Exit::Failed),
             (failed(Cause::Other), Exit::Failed),

@@ -286,13 +286,10 @@ impl Catalogue {
         // What cannot be swept costs room, not the backup. `open` reports it.
         let _ = self.sweep();
         let taken = self.disk.list(&self.directory)?;
-        let is_free = |name: &str| !taken.iter().any(|taken| taken == name);
-        let id = (1..=u32::MAX)
-            .map(|nth| BackupId::new(began, nth))
-            .find(|id| {
-                is_free(&id.to_string()) && is_free(&Temporary::Partial(id.clone()).to_string())
-            })
-            .expect("fewer than 2^32 backups begin in one second");
+        let taken = taken
+            .iter()
+            .filter_map(|name| BackupId::in_name(name.to_str()?));
+        let id = BackupId::after(began, taken);
         let claim = self.claim(&Temporary::Partial(id.clone()))?;
         let destination = self.directory.join(id.to_string());
         Ok(Draft::new(self.disk.clone(), id, claim, destination))

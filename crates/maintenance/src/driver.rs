@@ -269,6 +269,13 @@ pub enum Command {
         /// Told whether the copy may be trusted, or why that cannot be said.
         reply: oneshot::Sender<Result<Verdict, lease::Refused>>,
     },
+    /// A commit of the service could not be made durable. If a file is pinned, the run is given
+    /// up: the log cannot be begun anew under a pin, and until it is none can be
+    /// ([`durability`](crate::durability)).
+    GiveWay {
+        /// What went wrong.
+        why: String,
+    },
 }
 
 /// Why the driver did not do as it was asked. A value, not an error: nothing broke.
@@ -709,6 +716,13 @@ impl<E: Engine> Driver<E> {
                 how,
                 reply,
             } => drop(reply.send(self.finish(&run, &nonce, how).await)),
+            Command::GiveWay { why } => self.step(Event::Spoiled(Failure {
+                cause: Cause::Database,
+                message: format!(
+                    "given up, for the service to recover, which it cannot while the file is \
+                     pinned: {why}"
+                ),
+            })),
         }
     }
 

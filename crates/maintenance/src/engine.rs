@@ -31,12 +31,12 @@ use crate::publication::{self, Made, Publisher};
 use crate::snapshot::{self, RawCopy, Streamed, Watch, Way};
 use crate::sqlite::{self, Database, Facts, Pin, PinError, PinHandle, Seal};
 use crate::status::PinnedFile;
-use crate::window::{Cause, Failure, Pause, Run};
+use crate::window::{Cause, Failure, Pause, Run, Trigger};
 
 mod estimate;
 mod forecast;
 mod pace;
-mod room;
+pub(crate) mod room;
 
 pub use estimate::{Estimate, Refusal, Subject};
 pub use forecast::{Basis, Forecast, Known, Streaming, Taking};
@@ -124,7 +124,12 @@ impl BackupEngine {
     }
 
     /// What a run on this database costs.
-    fn estimate(&self, facts: &Facts, watch: &Watch) -> Result<Estimate, Failure> {
+    fn estimate(
+        &self,
+        facts: &Facts,
+        trigger: Trigger,
+        watch: &Watch,
+    ) -> Result<Estimate, Failure> {
         let taken_here = self.backup.taken_by == TakenBy::Tracker;
         let earlier = if taken_here {
             self.catalogue
@@ -152,7 +157,9 @@ impl BackupEngine {
         };
         let mut estimate = subject.estimate(&self.disk, watch).map_err(refused)?;
         let forecast = &mut estimate.forecast;
-        if let Pause::UntilCopied(_) = forecast.pause
+        // Who begins one by hand knows why: the sidecar is back, the disk another.
+        if trigger != Trigger::Operator
+            && let Pause::UntilCopied(_) = forecast.pause
             && let Some(learned) = self.pace().expect(facts.bytes())
         {
             // Of our own copies only those are learned from that were not done in time: what the
@@ -199,11 +206,9 @@ impl BackupEngine {
 
     /// Where a run takes room: for the backup, and for the log that grows under the pin.
     fn places(&self, facts: &Facts) -> Vec<PathBuf> {
-        let mut places = vec![self.catalogue.directory().to_owned()];
-        if !facts.journal.blocks_writers() {
-            places.push(disk::parent(&facts.path).to_owned());
-        }
-        places
+        let catalogue = self.catalogue.directory().to_owned();
+        let log = beside_database(facts);
+        [catalogue].into_iter().chain(log).collect()
     }
 
     /// Bytes the log's file grew by since the pin was taken. It never shrinks by itself, so what
@@ -236,11 +241,14 @@ impl BackupEngine {
         self.pinned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn remember(&self, facts: &Facts) {
-        *self
-            .last_facts
+    fn last_facts(&self) -> MutexGuard<'_, Facts> {
+        self.last_facts
             .lock()
-            .unwrap_or_else(PoisonError::into_inner) = facts.clone();
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, facts: &Facts) {
+        *self.last_facts() = facts.clone();
     }
 }
 
@@ -253,7 +261,7 @@ impl Engine for BackupEngine {
         // Its connections and the disk are needed now; the log can be shrunk after this run.
         self.releasing().cancel("another run begins");
         let facts = self.facts()?;
-        let estimate = self.estimate(&facts, watch)?;
+        let estimate = self.estimate(&facts, run.trigger, watch)?;
         let (pause, prepared) = match self.backup.taken_by {
             // How fast its tools copy is not known, nor who holds them back.
             TakenBy::Sidecar => match estimate.forecast.pause {
@@ -320,10 +328,7 @@ impl Engine for BackupEngine {
     }
 
     fn held_for_copy(&self, held: Duration, done: bool) {
-        let bytes = {
-            let facts = self.last_facts.lock();
-            facts.unwrap_or_else(PoisonError::into_inner).bytes()
-        };
+        let bytes = self.last_facts().bytes();
         self.pace().learn(bytes, held, done);
     }
 
@@ -434,7 +439,14 @@ impl Engine for BackupEngine {
     fn pinned_too_long(&self) -> Option<Failure> {
         let grown = self.wal_growth()?;
         let limit = self.backup.wal_limit;
-        (grown > limit).then(|| Failure {
+        if grown <= limit {
+            // Of what a sidecar does to it no thread of this process keeps count.
+            return match self.backup.taken_by {
+                TakenBy::Sidecar => room::shortage(&beside_database(&self.last_facts())),
+                TakenBy::Tracker => None,
+            };
+        }
+        Some(Failure {
             cause: Cause::WalLimit,
             message: format!(
                 "the write-ahead log grew by {} while the file was pinned, past \
@@ -453,12 +465,15 @@ impl Engine for BackupEngine {
     }
 
     fn journal_mode(&self) -> String {
-        let facts = self
-            .last_facts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        facts.journal.to_string()
+        self.last_facts().journal.to_string()
     }
+}
+
+/// Where the log grows under a pin, if there is one.
+fn beside_database(facts: &Facts) -> Vec<PathBuf> {
+    let in_wal = !facts.journal.blocks_writers();
+    let directory = in_wal.then(|| disk::parent(&facts.path).to_owned());
+    directory.into_iter().collect()
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "handed to `map_err`")]

@@ -16,6 +16,7 @@ use crate::catalogue::{self, Backup, Catalogue};
 use crate::config::{self, Address, Announces, JournalMode, Problems, Settings, TakenBy};
 use crate::disk::{self, Disk, Lock};
 use crate::driver::{Command, Driver, Engine, Handles, LOG_TARGET, Parts};
+use crate::durability::Failures;
 use crate::encryption::{self, Seal};
 use crate::engine::BackupEngine;
 use crate::excerpt;
@@ -96,6 +97,7 @@ pub struct Maintenance {
 /// A running driver and its endpoint.
 #[derive(Debug)]
 pub struct Running {
+    commands: mpsc::Sender<Command>,
     status: Reader,
     readiness: Option<Address>,
     stop: oneshot::Sender<()>,
@@ -385,6 +387,7 @@ fn launch<E: Engine>(
         status = status.with_uploads(uploads);
     }
     let reader = status.clone();
+    let ask = commands.clone();
     let (stop, stopped) = spawn(driver, endpoint, status, commands)?;
     let uploader = uploader
         .map(|uploader| {
@@ -405,6 +408,7 @@ fn launch<E: Engine>(
     }
     Ok(Running {
         status: reader,
+        commands: ask,
         readiness: address,
         stop,
         stopped,
@@ -418,6 +422,21 @@ impl Running {
     #[must_use]
     pub fn status(&self) -> &Reader {
         &self.status
+    }
+
+    /// From now on a sync that fails ends the run in progress, if there is one with a pinned
+    /// file: under a pin the service cannot recover from it. Needs an async runtime.
+    pub fn heed(&self, mut failures: Failures) {
+        let commands = self.commands.clone();
+        tokio::spawn(async move {
+            while let Some((_, error)) = failures.next().await {
+                let why = error.to_string();
+                if commands.send(Command::GiveWay { why }).await.is_err() {
+                    // There are no more runs.
+                    break;
+                }
+            }
+        });
     }
 
     /// Where the endpoint listens, if it does so on a port.

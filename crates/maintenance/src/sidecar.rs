@@ -29,13 +29,13 @@ use crate::catalogue::Draft;
 use crate::config::{self, Announces, Method};
 use crate::disk::{self, Claim, Disk};
 use crate::driver::Published;
-use crate::engine::Known;
+use crate::engine::{Known, room};
 use crate::priority::{self, Work};
 use crate::publication::{Made, Publisher};
 use crate::snapshot::{self, RawCopy, Watch};
 use crate::sqlite::{self, Facts, Journal, Pin};
 use crate::status::PinnedFile;
-use crate::window::{Failure, RunId};
+use crate::window::{Cause, Failure, RunId};
 
 /// How the name of a staging directory ends; it begins with a dot.
 const STAGING: &str = ".staging";
@@ -172,21 +172,27 @@ pub fn take(
     let (disk, bandwidth) = (&draft.disk(publisher.disk), publisher.backup.bandwidth);
     priority::of_disk(Work::Writing, publisher.backup.io_priority);
     let raw = draft.raw_path();
-    let (raw, facts, read_mark_zero) = match from {
+    let (facts, read_mark_zero) = match from {
         Origin::Path(path) => {
             let device = fs::metadata(path).map_or(0, |found| found.dev());
-            let bytes = offer.file.bytes;
-            let raw = snapshot::copy_beside(path, bytes, &raw, disk, bandwidth, watch);
-            (raw, offer.facts(path, device), None)
+            (offer.facts(path, device), None)
         }
-        Origin::Pin(pin) => {
-            let raw = snapshot::copy_pinned(pin, Method::Auto, &raw, disk, bandwidth, watch);
-            (raw, pin.facts.clone(), pin.read_mark_zero)
-        }
+        Origin::Pin(pin) => (pin.facts.clone(), pin.read_mark_zero),
     };
+    let bytes = offer.file.bytes;
+    // Whatever else is there: the service writes to the same file system, perhaps.
+    let raw = room::leaving_reserves(place_of(publisher), watch, || {
+        let copied = match from {
+            Origin::Path(path) => snapshot::copy_beside(path, bytes, &raw, disk, bandwidth, watch),
+            Origin::Pin(pin) => {
+                snapshot::copy_pinned(pin, Method::Auto, &raw, disk, bandwidth, watch)
+            }
+        };
+        copied.map_err(|error| Failure::other(&error))
+    })?;
     Ok(Taken {
         draft,
-        raw: raw.map_err(|error| Failure::other(&error))?,
+        raw,
         made: Made {
             run: offer.run.clone(),
             began: offer.began,
@@ -214,8 +220,15 @@ impl Taken {
     ///
     /// As [`Publisher::publish`].
     pub fn publish(self, publisher: &Publisher<'_>, watch: &Watch) -> Result<Published, Failure> {
-        publisher.publish(self.draft, &self.raw, self.made, watch)
+        room::leaving_reserves(place_of(publisher), watch, || {
+            publisher.publish(self.draft, &self.raw, self.made, watch)
+        })
     }
+}
+
+/// Where a sidecar's backups take room.
+fn place_of(publisher: &Publisher<'_>) -> Vec<PathBuf> {
+    vec![publisher.catalogue.directory().to_owned()]
 }
 
 impl Offer {
@@ -231,12 +244,12 @@ impl Offer {
     }
 }
 
-/// Bytes needed in the catalogue's directory to take and publish a backup of a database of
-/// this size.
+/// Bytes that have to be free in the catalogue's directory to take and publish a backup of a
+/// database of this size, what a run leaves of its file system among them.
 ///
 /// # Errors
 ///
-/// When the catalogue cannot be read.
+/// When the catalogue cannot be read, or the file system not be asked.
 pub fn needed(bytes: u64, publisher: &Publisher<'_>) -> Result<u64, Failure> {
     let earlier = publisher
         .catalogue
@@ -257,7 +270,10 @@ pub fn needed(bytes: u64, publisher: &Publisher<'_>) -> Result<u64, Failure> {
         backup,
         earlier: &earlier,
     };
-    Ok(known.forecast().room)
+    let directory = publisher.catalogue.directory();
+    let space = publisher.disk.space(directory);
+    let space = space.map_err(|error| Failure::other(&error))?;
+    Ok(known.forecast().room.saturating_add(room::reserve(space)))
 }
 
 /// That there is room in the catalogue's directory for a backup of the offered database.
@@ -275,13 +291,16 @@ pub fn check_room(offer: &Offer, publisher: &Publisher<'_>) -> Result<(), Failur
     if free >= needed {
         return Ok(());
     }
-    Err(Failure::other(&format!(
-        "{} has {} free and a backup needs about {} there while it is made; free space, keep \
-         fewer backups or choose another directory",
-        directory.display(),
-        bytesize::ByteSize(free),
-        bytesize::ByteSize(needed)
-    )))
+    Err(Failure {
+        cause: Cause::NoRoom,
+        message: format!(
+            "{} has {} free and a backup needs about {} there while it is made (with a reserve); \
+             free space, keep fewer backups or choose another directory",
+            directory.display(),
+            bytesize::ByteSize(free),
+            bytesize::ByteSize(needed)
+        ),
+    })
 }
 
 /// A directory for what a command of the operator's makes of the offered database. It has a

@@ -286,6 +286,8 @@ pub enum Cause {
     HeldLimit,
     /// A file system has, or would have had, too little room left.
     NoRoom,
+    /// The service could not make durable what it wrote while the file was pinned.
+    Database,
     /// The operator's command that comes before a run did not let it begin.
     Hook,
     /// A defect: a job panicked.
@@ -296,7 +298,7 @@ pub enum Cause {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Verification,
         Self::WalLimit,
         Self::Busy,
@@ -304,6 +306,7 @@ impl Cause {
         Self::BrokenPin,
         Self::HeldLimit,
         Self::NoRoom,
+        Self::Database,
         Self::Hook,
         Self::Panicked,
         Self::Other,
@@ -320,6 +323,7 @@ impl Cause {
             Self::BrokenPin => "broken_pin",
             Self::HeldLimit => "held_limit",
             Self::NoRoom => "no_room",
+            Self::Database => "database",
             Self::Hook => "hook",
             Self::Panicked => "panicked",
             Self::Other => "other",

@@ -150,8 +150,12 @@ impl App {
             .then(|| torrent_cleanup::start_job(&configuration.core, &tracker));
         let health_check =
             health_check_api::start_job(&configuration.health_check_api, registar.entries()).await;
+        let upkeep = blocking(|| upkeep.start()).await?;
+        if let (Upkeep::On(running), Some(durability)) = (&upkeep, &stored.durability) {
+            running.heed(durability.failures());
+        }
         Ok(Self {
-            upkeep: blocking(|| upkeep.start()).await?,
+            upkeep,
             udp,
             web,
             gate,

@@ -97,11 +97,11 @@ impl Life {
         let torrents: Vec<Torrent> = (0..TORRENTS).map(Torrent).collect();
         announce(&mut client, &torrents, Event::Started).await?;
         let completions = announce(&mut client, &torrents, Event::Completed).await?;
-        let tracer = power::recorder_of(tracker.pid()?)?;
+        let alive = power::recorder_of(tracker.pid()?)?;
         // Killed, as a last checkpoint would only make it easier.
         tracker.kill().await?;
         until("the recorder to end", PATIENCE, async || {
-            Ok((!tracer.exists()).then_some(()))
+            Ok((!alive.exists()).then_some(()))
         })
         .await?;
         let database = setup.database().canonicalize()?;

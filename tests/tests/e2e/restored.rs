@@ -75,6 +75,7 @@ async fn the_database_of_a_killed_tracker_is_replaced_and_kept_with_its_log() ->
     let setup = Setup::new()?.set("maintenance", "load_completed", "true");
     database::make(&setup.database(), 4 * MIB, "wal")?;
     let mut tracker = setup.start().await?;
+    complete(&tracker, Torrent(1)).await?;
     done(tracker.endpoint()?).await?;
     let backup = backups::only(&tracker.setup().backups())?;
     let later = Torrent(9_999_999);

@@ -193,10 +193,13 @@ async fn over_a_socket_the_group_says_who_may_take_backups() -> Result<()> {
     let tracker = setup.start().await?;
     tracker.log.wait_for(&at).await?;
     let (home, program) = sidecars_home()?;
+    let volume = ReadOnly::mount(setup.home(), home.path().join("volume"))?;
+    let seen = volume.0.join("sqlite3.db");
     let beside = |group| -> Result<Beside> {
         Ok(Beside::new(&setup)?
             .run_as(SIDECAR, group, program.clone(), home.path().to_owned())
             .at(&at)
+            .with(["--database", seen.to_str().context("a plain path")?])
             .with(["--start", "--once"]))
     };
 

@@ -31,6 +31,31 @@ impl BackupId {
         Self { second, nth }
     }
 
+    /// The name of a backup whose run began in this second, beside those that are taken. It
+    /// comes after all of them, also where an earlier one is free again: names sort by time.
+    pub(super) fn after(began: DateTime<Utc>, taken: impl Iterator<Item = Self>) -> Self {
+        let first = Self::new(began, 1);
+        let of_this_second = taken.filter(|id| id.second == first.second);
+        of_this_second.max().map_or(first, |last| Self {
+            nth: last.nth.saturating_add(1),
+            ..last
+        })
+    }
+
+    /// The backup that a name in a catalogue is of, be it a temporary one.
+    pub(super) fn in_name(name: &str) -> Option<Self> {
+        match Temporary::parse(name) {
+            None => name.parse().ok(),
+            Some(
+                Temporary::Partial(id)
+                | Temporary::Removing(id)
+                | Temporary::Scratch(id)
+                | Temporary::Upload(id),
+            ) => Some(id),
+            Some(Temporary::Unpacking(_) | Temporary::Probe(_)) => None,
+        }
+    }
+
     /// The second its run began.
     #[must_use]
     pub fn second(&self) -> DateTime<Utc> {

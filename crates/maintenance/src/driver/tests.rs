@@ -655,6 +655,30 @@ async fn a_log_that_grows_past_its_limit_ends_the_run() {
     bench.stop().await;
 }
 
+/// It cannot be made whole again under the pin.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_cannot_make_its_commits_durable_ends_the_run() {
+    let mut bench = Bench::new(FLOWING);
+    bench.script.says(Job::Copy, &[Act::WaitForCancel]);
+    let give_way = || Command::GiveWay {
+        why: "a disk that fails".into(),
+    };
+    // Without a run there is nothing to give up.
+    bench.commands.send(give_way()).await.expect("it lives");
+    let id = bench.ask().await.expect("nothing is in the way");
+    let ready = bench.status.wait_for(|status| status.ready).await;
+    ready.expect("the driver lives");
+    bench.commands.send(give_way()).await.expect("it lives");
+    let report = bench.report(id).await;
+    assert_eq!(failed_in(&report), Some((Phase::Copying, Cause::Database)));
+    let Outcome::Failed { message, .. } = &report.outcome else {
+        panic!("{report:?}");
+    };
+    assert!(message.contains("a disk that fails"), "{message}");
+    assert_eq!(bench.run().await.outcome, Outcome::Done);
+    bench.stop().await;
+}
+
 /// Either door, seen full or seen to have turned somebody away.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_door_that_is_full_ends_a_run_that_holds() {

@@ -100,7 +100,7 @@ pub enum Refusal {
 }
 
 impl Subject<'_> {
-    /// What a run costs. Of a sidecar's nothing is looked at: its backups may be on a volume that
+    /// What a run costs. Of a sidecar's backups nothing is looked at: they may be on a volume that
     /// hangs, or where this process does not see them.
     ///
     /// # Errors
@@ -131,6 +131,17 @@ impl Subject<'_> {
             backup,
             earlier,
         };
+        if !blocks_writers {
+            let beside = disk.space(disk::parent(database))?;
+            let reserve = room::reserve(beside);
+            if beside.free < reserve {
+                return Err(Refusal::NoRoomForLog {
+                    database: database.to_owned(),
+                    free: beside.free,
+                    reserve,
+                });
+            }
+        }
         if backup.taken_by == TakenBy::Sidecar {
             return Ok(Estimate {
                 forecast: known.forecast(),
@@ -145,17 +156,6 @@ impl Subject<'_> {
         } else {
             disk::parent(&backup.directory)
         };
-        if !blocks_writers {
-            let beside = disk.space(disk::parent(database))?;
-            let reserve = room::reserve(beside);
-            if beside.free < reserve {
-                return Err(Refusal::NoRoomForLog {
-                    database: database.to_owned(),
-                    free: beside.free,
-                    reserve,
-                });
-            }
-        }
         let shares = disk::share_file_system(database, directory);
         let space = disk.space(directory)?;
         let more = self

@@ -593,7 +593,7 @@ fn a_clone_that_was_refused_is_not_reckoned_with_again() {
     let engine = bench.engine(&Disk::default()).expect("starts");
     let facts = engine.facts().expect("readable");
     let way = || {
-        let estimate = engine.estimate(&facts, &Watch::default());
+        let estimate = engine.estimate(&facts, Trigger::Schedule, &Watch::default());
         estimate.expect("told").forecast.way
     };
     assert_eq!(way(), Way::Clone);
@@ -639,19 +639,26 @@ fn a_copy_that_was_not_done_in_time_is_expected_to_take_too_long_again() {
     let backups = directory.path().join("backups");
     let bench = Bench::with(directory, &backups, "delete", 200_000, "");
     let engine = bench.engine(&Disk::default()).expect("starts");
-    let estimate = |second| {
-        let prepared = engine.prepare(&run(second), &Watch::default());
+    let estimate_of = |trigger, second| {
+        let run = Run {
+            trigger,
+            ..run(second)
+        };
+        let prepared = engine.prepare(&run, &Watch::default());
         match prepared.expect("there is room").0 {
             Pause::UntilCopied(estimate) => estimate,
             Pause::UntilPinned(_) => panic!("it is on a rollback journal"),
         }
     };
+    let estimate = |second| estimate_of(Trigger::Schedule, second);
     let before = estimate(0);
     let held = Duration::from_secs(10);
     engine.held_for_copy(held, false);
     assert!(before < held && estimate(1) < held, "one slow night");
     engine.held_for_copy(held, false);
     assert!(estimate(2) > held);
+    let by_hand = estimate_of(Trigger::Operator, 2);
+    assert!(by_hand < held, "who begins one by hand knows why");
     back_up(&engine, &run(3)).expect("the disk is a better one by now");
     assert!(estimate(4) < held);
 }
