@@ -196,7 +196,7 @@ fn backups_of_one_second_have_names_of_their_own() -> Outcome {
     // What comes later sorts after what came before, though a name is free again.
     let second = publish(&catalogue, time())?;
     catalogue.remove(&id("20261122T030000Z"))?;
-    assert_eq!(second.id, id("20261122T030000Z-2"));
+    assert_eq!(second.manifest.id, id("20261122T030000Z-2"));
     assert_eq!(catalogue.begin(time())?.id(), &id("20261122T030000Z-3"));
     Ok(())
 }
