@@ -308,11 +308,9 @@ pub enum Refused {
     ShuttingDown,
 }
 
-/// What the driver is built from.
+/// What the driver is built from, but for its engine.
 #[derive(Debug)]
-pub struct Parts<E> {
-    /// The work.
-    pub engine: E,
+pub struct Parts {
     /// The gate's one keeper.
     pub keeper: Keeper,
     /// What windows keep to.
@@ -327,32 +325,6 @@ pub struct Parts<E> {
     pub service: String,
     /// The database, as configured.
     pub database: std::path::PathBuf,
-}
-
-impl<E> Parts<E> {
-    /// The same with this engine.
-    pub(crate) fn with<F>(self, engine: F) -> Parts<F> {
-        let Self {
-            engine: _,
-            keeper,
-            rules,
-            hold_at_most,
-            served,
-            touch_file,
-            service,
-            database,
-        } = self;
-        Parts {
-            engine,
-            keeper,
-            rules,
-            hold_at_most,
-            served,
-            touch_file,
-            service,
-            database,
-        }
-    }
 }
 
 /// The loop and everything it owns.
@@ -519,9 +491,9 @@ pub struct Handles {
 }
 
 impl<E: Engine> Driver<E> {
-    /// A driver that serves, and the handles to it.
+    /// A driver that serves and has this engine do the work, and the handles to it.
     #[must_use]
-    pub fn new(parts: Parts<E>) -> (Self, Handles) {
+    pub fn new(engine: E, parts: Parts) -> (Self, Handles) {
         let (hand_in, ends) = mpsc::unbounded_channel();
         let (ask, commands) = mpsc::channel(16);
         let gate = parts.keeper.gate().clone();
@@ -529,11 +501,11 @@ impl<E: Engine> Driver<E> {
         let driver = Self {
             window: Window::new(parts.served),
             status: watch::Sender::new(PublishedStatus {
-                status: blank_status(&parts, &gate, started),
+                status: blank_status(&engine, &parts, &gate, started),
                 job: None,
                 offer: None,
             }),
-            engine: Arc::new(parts.engine),
+            engine: Arc::new(engine),
             keeper: parts.keeper,
             rules: parts.rules,
             hold_at_most: parts.hold_at_most,
@@ -1783,7 +1755,12 @@ fn taker(rules: &Rules) -> Taker {
     rules.lease.map_or(Taker::Tracker, |_| Taker::Sidecar)
 }
 
-fn blank_status<E: Engine>(parts: &Parts<E>, gate: &Gate, started: DateTime<Utc>) -> Status {
+fn blank_status(
+    engine: &impl Engine,
+    parts: &Parts,
+    gate: &Gate,
+    started: DateTime<Utc>,
+) -> Status {
     Status {
         version: crate::VERSION.into(),
         service: parts.service.clone(),
@@ -1796,7 +1773,7 @@ fn blank_status<E: Engine>(parts: &Parts<E>, gate: &Gate, started: DateTime<Utc>
         runs: Vec::new(),
         database: DatabaseStatus {
             path: parts.database.clone(),
-            journal_mode: parts.engine.journal_mode(),
+            journal_mode: engine.journal_mode(),
         },
         started: Some(started),
         backup: None,

@@ -337,8 +337,7 @@ impl Bench {
             pause,
             touch_file: Some(path.clone()),
         };
-        let (mut driver, Handles { commands, status }) = Driver::new(Parts {
-            engine,
+        let parts = Parts {
             keeper,
             rules,
             hold_at_most: MOST,
@@ -346,7 +345,8 @@ impl Bench {
             touch_file: Some(TouchFile::new(path.clone(), crate::disk::Disk::default())),
             service: "a service 1.0".into(),
             database: "db.sqlite3".into(),
-        });
+        };
+        let (mut driver, Handles { commands, status }) = Driver::new(engine, parts);
         begin(&mut driver, &script);
         let (stop, stopped) = oneshot::channel::<()>();
         let driver = tokio::spawn(driver.run(async { drop(stopped.await) }));
