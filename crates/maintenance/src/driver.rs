@@ -217,6 +217,8 @@ pub struct Pauses {
     pub total: Duration,
     /// The longest.
     pub longest: Duration,
+    /// After how long one is given up, of those there were the one that may last longest.
+    pub limit: Duration,
 }
 
 /// What a run published.
@@ -1094,6 +1096,14 @@ impl<E: Engine> Driver<E> {
                     self.turned_away = GateStatus::of(self.keeper.gate()).turned_away;
                 }
                 self.for_a_copy |= self.window.ready();
+                let limit = if self.for_a_copy {
+                    self.rules.held_at_most()
+                } else {
+                    self.rules.flushed_within()
+                };
+                if let Some(Record { pauses, .. }) = &mut self.record {
+                    pauses.limit = pauses.limit.max(limit);
+                }
             }
             GateWanted::Open => {
                 let forced = self.keeper.gate().forced();
@@ -1598,6 +1608,7 @@ fn reported(record: Record, outcome: Outcome, verdicts: &mut Verdicts) -> RunRep
         outcome,
         pause_ms: milliseconds(pauses.total),
         longest_pause_ms: milliseconds(pauses.longest),
+        pause_limit_ms: (!pauses.limit.is_zero()).then(|| milliseconds(pauses.limit)),
         backup,
         sidecar,
         warnings,

@@ -34,9 +34,9 @@ use crate::status::PinnedFile;
 use crate::window::{Cause, Failure, Pause, Run};
 
 mod estimate;
-mod forecast;
+pub(crate) mod forecast;
 mod pace;
-mod room;
+pub(crate) mod room;
 
 pub use estimate::{Estimate, Refusal, Subject};
 pub use forecast::{Forecast, Known};

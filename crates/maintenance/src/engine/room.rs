@@ -27,13 +27,13 @@ const MOST: u64 = 256 << 20;
 const EVERY: Duration = Duration::from_millis(250);
 
 /// Bytes of a file system that a run does not touch.
-pub(super) fn reserve(space: Space) -> u64 {
+pub(crate) fn reserve(space: Space) -> u64 {
     (space.total / PART).min(MOST)
 }
 
 /// Does a part of a run, and cancels its watch as soon as one of these places has less left
 /// than its reserve.
-pub(super) fn leaving_reserves<T>(
+pub(crate) fn leaving_reserves<T>(
     places: Vec<PathBuf>,
     watch: &Watch,
     part: impl FnOnce() -> Result<T, Failure>,
