@@ -14,8 +14,8 @@
 //! is told in the status alone, where it stands with the run it belongs to.
 //!
 //! Nothing that happens is dropped before its hooks are called: `after` takes down what `before`
-//! built up. So that the queue is bounded all the same, no run begins while [`QUEUED`] wait. What
-//! cannot be delivered is kept for a while ([`post`]), bounded too.
+//! built up. So that the queue is bounded all the same, no run begins while too much waits in it.
+//! What cannot be delivered is kept for a day, bounded too (module `post`).
 //!
 //! # Going down
 //!
