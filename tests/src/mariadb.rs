@@ -24,6 +24,14 @@ pub const PASSWORD: &str = "pl4nted's \"#\\%/;=$`";
 /// How many servers a test may find their ports taken.
 const ATTEMPTS: usize = 5;
 
+/// Where a server listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Port {
+    Any,
+    /// Where it is known to be.
+    AsBefore,
+}
+
 /// A running server, or one that was killed. Its files go when it is dropped.
 #[derive(Debug)]
 pub struct MariaDb {
@@ -59,7 +67,7 @@ impl MariaDb {
             port: 0,
             server: None,
         };
-        server.launch().await?;
+        server.launch(Port::Any).await?;
         let password = PASSWORD.replace('\\', "\\\\").replace('\'', "\\'");
         server.sql(&format!(
             "CREATE DATABASE {DATABASE}; \
@@ -70,9 +78,9 @@ impl MariaDb {
         Ok(server)
     }
 
-    async fn launch(&mut self) -> Result<()> {
+    async fn launch(&mut self, port: Port) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            if self.port == 0 {
+            if port == Port::Any {
                 self.port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
             }
             let log = fs::File::create(self.log())?;
@@ -108,8 +116,7 @@ impl MariaDb {
             if !ended {
                 return Ok(());
             }
-            // Another process may have taken the port in between.
-            self.port = 0;
+            // Another process may have taken the port in between, if only for a moment.
         }
         bail!("mariadbd ends: {}", fs::read_to_string(self.log())?)
     }
@@ -137,13 +144,10 @@ impl MariaDb {
     /// Starts it again, on the same port, and lets it recover.
     ///
     /// # Errors
-    /// When it does not start, or not there: whoever knows its URL could not find it.
+    /// When it does not start.
     pub async fn restart(&mut self) -> Result<()> {
         self.kill()?;
-        let port = self.port;
-        self.launch().await?;
-        ensure!(self.port == port, "another process has taken port {port}");
-        Ok(())
+        self.launch(Port::AsBefore).await
     }
 
     /// Runs statements as its administrator, in [`DATABASE`] if it is there yet; what they
