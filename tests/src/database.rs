@@ -155,6 +155,15 @@ pub fn count(path: &Path, table: &str) -> Result<u64> {
     Ok(rows.try_into()?)
 }
 
+/// All rows of one table, by its first column, as the sqlite3 command line prints them.
+///
+/// # Errors
+/// When the database cannot be read.
+pub fn rows(path: &Path, table: &str) -> Result<Vec<String>> {
+    let rows = command_line(path, &format!("SELECT * FROM {table} ORDER BY 1"))?;
+    Ok(rows.lines().map(str::to_owned).collect())
+}
+
 /// Runs the sqlite3 command line on a database: truly another process, which opens,
 /// writes, checkpoints and closes as an operator's would.
 ///

@@ -24,6 +24,14 @@ pub const PASSWORD: &str = "pl4nted's \"#\\%/;=$`";
 /// How many servers a test may find their ports taken.
 const ATTEMPTS: usize = 5;
 
+/// Where a server listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Port {
+    Any,
+    /// Where it is known to be.
+    AsBefore,
+}
+
 /// A running server, or one that was killed. Its files go when it is dropped.
 #[derive(Debug)]
 pub struct MariaDb {
@@ -39,10 +47,12 @@ impl MariaDb {
     /// When MariaDB is not installed, with what it said.
     pub async fn start() -> Result<Self> {
         let home = TempDir::with_prefix_in("mariadb-", fast_directory())?;
+        fs::create_dir(home.path().join("tmp"))?;
         let output = Command::new("mariadb-install-db")
             .args(["--no-defaults", "--skip-test-db", "--skip-name-resolve"])
             .arg("--auth-root-authentication-method=normal")
             .arg(format!("--datadir={}", home.path().join("data").display()))
+            .arg(own_temporaries(home.path()))
             .args(as_root())
             .output()
             .context("starting mariadb-install-db: install mariadb-server")?;
@@ -57,7 +67,7 @@ impl MariaDb {
             port: 0,
             server: None,
         };
-        server.launch().await?;
+        server.launch(Port::Any).await?;
         let password = PASSWORD.replace('\\', "\\\\").replace('\'', "\\'");
         server.sql(&format!(
             "CREATE DATABASE {DATABASE}; \
@@ -68,9 +78,9 @@ impl MariaDb {
         Ok(server)
     }
 
-    async fn launch(&mut self) -> Result<()> {
+    async fn launch(&mut self, port: Port) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            if self.port == 0 {
+            if port == Port::Any {
                 self.port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
             }
             let log = fs::File::create(self.log())?;
@@ -80,6 +90,7 @@ impl MariaDb {
                     "--datadir={}",
                     self.home.path().join("data").display()
                 ))
+                .arg(own_temporaries(self.home.path()))
                 .arg(format!("--socket={}", self.socket().display()))
                 .arg(format!("--port={}", self.port))
                 .args(["--bind-address=127.0.0.1", "--skip-name-resolve"])
@@ -105,8 +116,7 @@ impl MariaDb {
             if !ended {
                 return Ok(());
             }
-            // Another process may have taken the port in between.
-            self.port = 0;
+            // Another process may have taken the port in between, if only for a moment.
         }
         bail!("mariadbd ends: {}", fs::read_to_string(self.log())?)
     }
@@ -137,7 +147,7 @@ impl MariaDb {
     /// When it does not start.
     pub async fn restart(&mut self) -> Result<()> {
         self.kill()?;
-        self.launch().await
+        self.launch(Port::AsBefore).await
     }
 
     /// Runs statements as its administrator, in [`DATABASE`] if it is there yet; what they
@@ -234,16 +244,45 @@ impl MariaDb {
     /// When the server does not answer.
     pub fn checksums(&self, database: &str) -> Result<BTreeMap<String, String>> {
         let tables = self.sql_in(database, "SHOW TABLES")?;
-        tables
-            .lines()
-            .map(|table| {
-                let quoted = table.replace('`', "``");
-                let answer =
-                    self.sql_in(database, &format!("CHECKSUM TABLE `{quoted}` EXTENDED"))?;
-                let sum = answer.trim().rsplit('\t').next().unwrap_or_default();
-                Ok((table.to_owned(), sum.to_owned()))
-            })
-            .collect()
+        let sums = tables.lines().map(|table| {
+            let sum = self.checksum(database, table)?;
+            Ok((table.to_owned(), sum))
+        });
+        sums.collect()
+    }
+
+    /// The same but for the torrents that a test's load announces, whose counters go on: of the
+    /// others, and of all other tables.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub fn checksums_beside_load(&self, database: &str) -> Result<BTreeMap<String, String>> {
+        self.sql(&format!(
+            "CREATE DATABASE IF NOT EXISTS scratch; \
+             CREATE OR REPLACE TABLE scratch.torrents AS \
+             SELECT * FROM `{database}`.torrents WHERE NOT {} ORDER BY id",
+            of_load()
+        ))?;
+        let mut sums = self.checksums(database)?;
+        let others = self.checksum("scratch", "torrents")?;
+        sums.insert("torrents".to_owned(), others);
+        Ok(sums)
+    }
+
+    fn checksum(&self, database: &str, table: &str) -> Result<String> {
+        let table = table.replace('`', "``");
+        let answer = self.sql_in(database, &format!("CHECKSUM TABLE `{table}` EXTENDED"))?;
+        let sum = answer.trim().rsplit('\t').next();
+        Ok(sum.unwrap_or_default().to_owned())
+    }
+
+    /// Removes the torrents that a test's load has announced; nobody may be announcing.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub fn forget_load(&self) -> Result<()> {
+        let sql = format!("DELETE FROM torrents WHERE {}", of_load());
+        self.sql_in(DATABASE, &sql).map(drop)
     }
 
     /// Rows of a table.
@@ -260,12 +299,11 @@ impl MariaDb {
     /// # Errors
     /// When the server does not answer.
     pub fn completed(&self, database: &str) -> Result<HashMap<Torrent, u32>> {
-        // What every torrent of a test has in common, see `Torrent::info_hash`.
-        let common = &Torrent(0).hex()[8..32];
         let rows = self.sql_in(
             database,
             &format!(
-                "SELECT info_hash, completed FROM torrents WHERE SUBSTR(info_hash, 9, 24) = '{common}'"
+                "SELECT info_hash, completed FROM torrents WHERE {}",
+                of_load()
             ),
         )?;
         rows.lines()
@@ -313,6 +351,18 @@ impl Drop for MariaDb {
             eprintln!("--- the server's log ---\n{log}\n---");
         }
     }
+}
+
+/// A condition that holds of the torrents of a test's load: what all of them have in common, see
+/// `Torrent::info_hash`.
+fn of_load() -> String {
+    format!("SUBSTR(info_hash, 9, 24) = '{}'", &Torrent(0).hex()[8..32])
+}
+
+/// Where a server has its temporary tables. Each that starts removes all there are in the
+/// directory, whoever's they are, so two of them must not share one.
+fn own_temporaries(home: &Path) -> String {
+    format!("--tmpdir={}", home.join("tmp").display())
 }
 
 /// MariaDB refuses to run as root unless it is told to.

@@ -2,7 +2,7 @@
 //! as it was told to, or not at all.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -51,6 +51,7 @@ pub struct Receiver {
     /// Where it listens.
     pub address: SocketAddr,
     got: Arc<watch::Sender<Vec<Request>>>,
+    manner: Arc<Mutex<Manner>>,
     listening: tokio::task::JoinHandle<()>,
 }
 
@@ -64,8 +65,11 @@ impl Receiver {
         let address = listener.local_addr()?;
         let got = Arc::new(watch::Sender::new(Vec::new()));
         let notes = Arc::clone(&got);
+        let manner = Arc::new(Mutex::new(manner));
+        let current = Arc::clone(&manner);
         let listening = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                let manner = *current.lock().unwrap_or_else(PoisonError::into_inner);
                 // Who hangs up is noted by what it asked before.
                 tokio::spawn(serve(stream, manner, Arc::clone(&notes)));
             }
@@ -73,8 +77,14 @@ impl Receiver {
         Ok(Self {
             address,
             got,
+            manner,
             listening,
         })
+    }
+
+    /// Answers in this manner from now on.
+    pub fn answers(&self, manner: Manner) {
+        *self.manner.lock().unwrap_or_else(PoisonError::into_inner) = manner;
     }
 
     /// All it was asked so far.

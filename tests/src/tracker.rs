@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use chrono::{TimeDelta, Utc};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
@@ -462,7 +462,7 @@ fn started(lines: &[String]) -> impl Iterator<Item = (&str, SocketAddr)> {
     })
 }
 
-/// A running tracker. Killed when dropped; if the test is failing, its log is shown first.
+/// A running tracker. Killed and gone when dropped; if the test is failing, its log is shown first.
 pub struct Tracker {
     setup: Setup,
     child: Child,
@@ -542,10 +542,19 @@ impl Tracker {
     }
 }
 
+/// Whoever starts another in its place at once must not find its locks: it is gone on return.
 impl Drop for Tracker {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- the tracker's last lines ---\n{}\n---", self.log.last());
+        }
+        if let Ok(pid) = self.pid() {
+            // One that has exited already is as good. It is reaped later, as ever.
+            let _ = self.child.start_kill();
+            let _ = waitid(
+                WaitId::Pid(pid),
+                WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
+            );
         }
     }
 }

@@ -103,10 +103,17 @@ fn told(status: &Status) -> impl Iterator<Item = String> {
             target,
             delivered,
             failed,
+            waiting,
+            dropped,
             failing,
             ..
         } = channel.as_ref()?;
-        let counts = format!("{name} {target}: {delivered} delivered, {failed} not");
+        let lost = failed + dropped;
+        let again = match waiting {
+            0 => String::new(),
+            waiting => format!(", {waiting} tried again"),
+        };
+        let counts = format!("{name} {target}: {delivered} delivered, {lost} not{again}");
         Some(match failing {
             Some(failing) => format!("{counts}; FAILING: {}", failing.reason),
             None => counts,

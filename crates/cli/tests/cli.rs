@@ -298,7 +298,6 @@ impl Tracker {
         };
         let (_, keeper) = Gate::new()?;
         let parts = Parts {
-            engine,
             keeper,
             rules: Rules {
                 // Never due in this test: begun a while ago, or far from beginning.
@@ -324,7 +323,7 @@ impl Tracker {
                 .enable_all()
                 .build();
             runtime.expect("a runtime").block_on(async move {
-                let (driver, handles) = Driver::new(parts);
+                let (driver, handles) = Driver::new(engine, parts);
                 let serving = readiness::serve(
                     listener,
                     Access::default(),

@@ -278,9 +278,10 @@ pub struct Notify {
     pub webhook_header_file: Option<PathBuf>,
     /// Which runs the webhook is told of.
     pub on: TellOf,
-    /// Is asked for, by GET, once a verified backup was published.
+    /// Is asked for, by GET, once a verified backup was published, or a sidecar has its copy of
+    /// a file that held throughout.
     pub heartbeat: Option<Target>,
-    /// Is asked for when there is none.
+    /// Is asked for when a run came to nothing, or a window had none.
     pub heartbeat_failure: Option<Target>,
     /// Limit on one attempt to reach either.
     pub timeout: Duration,
@@ -380,14 +381,6 @@ impl Settings {
                 let what = "needs [maintenance.readiness], where a sidecar learns of a run";
                 let hint = r#"enable that, or write "tracker""#;
                 table.object("backup.taken_by", Fault::new(what, hint));
-            }
-
-            if backup.taken_by == TakenBy::Sidecar && notify.heartbeat.is_some() {
-                let what = "cannot be kept with backup.taken_by = \"sidecar\": whether its copy \
-                            was verified is not known here";
-                let hint = "remove it, and let `torrust-maintenance monitor` look at the sidecar's \
-                            backups";
-                table.object_unseen("notify.heartbeat", Fault::new(what, hint));
             }
 
             let schedule = schedule.filter(|_| enabled)?;

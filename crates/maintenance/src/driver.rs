@@ -217,6 +217,8 @@ pub struct Pauses {
     pub total: Duration,
     /// The longest.
     pub longest: Duration,
+    /// After how long one is given up, of those there were the one that may last longest.
+    pub limit: Duration,
 }
 
 /// What a run published.
@@ -315,11 +317,9 @@ pub enum Refused {
     ShuttingDown,
 }
 
-/// What the driver is built from.
+/// What the driver is built from, but for its engine.
 #[derive(Debug)]
-pub struct Parts<E> {
-    /// The work.
-    pub engine: E,
+pub struct Parts {
     /// The gate's one keeper.
     pub keeper: Keeper,
     /// What windows keep to.
@@ -334,32 +334,6 @@ pub struct Parts<E> {
     pub service: String,
     /// The database, as configured.
     pub database: std::path::PathBuf,
-}
-
-impl<E> Parts<E> {
-    /// The same with this engine.
-    pub(crate) fn with<F>(self, engine: F) -> Parts<F> {
-        let Self {
-            engine: _,
-            keeper,
-            rules,
-            hold_at_most,
-            served,
-            touch_file,
-            service,
-            database,
-        } = self;
-        Parts {
-            engine,
-            keeper,
-            rules,
-            hold_at_most,
-            served,
-            touch_file,
-            service,
-            database,
-        }
-    }
 }
 
 /// The loop and everything it owns.
@@ -526,9 +500,9 @@ pub struct Handles {
 }
 
 impl<E: Engine> Driver<E> {
-    /// A driver that serves, and the handles to it.
+    /// A driver that serves and has this engine do the work, and the handles to it.
     #[must_use]
-    pub fn new(parts: Parts<E>) -> (Self, Handles) {
+    pub fn new(engine: E, parts: Parts) -> (Self, Handles) {
         let (hand_in, ends) = mpsc::unbounded_channel();
         let (ask, commands) = mpsc::channel(16);
         let gate = parts.keeper.gate().clone();
@@ -536,11 +510,11 @@ impl<E: Engine> Driver<E> {
         let driver = Self {
             window: Window::new(parts.served),
             status: watch::Sender::new(PublishedStatus {
-                status: blank_status(&parts, &gate, started),
+                status: blank_status(&engine, &parts, &gate, started),
                 job: None,
                 offer: None,
             }),
-            engine: Arc::new(parts.engine),
+            engine: Arc::new(engine),
             keeper: parts.keeper,
             rules: parts.rules,
             hold_at_most: parts.hold_at_most,
@@ -1136,6 +1110,14 @@ impl<E: Engine> Driver<E> {
                     self.turned_away = GateStatus::of(self.keeper.gate()).turned_away;
                 }
                 self.for_a_copy |= self.window.ready();
+                let limit = if self.for_a_copy {
+                    self.rules.held_at_most()
+                } else {
+                    self.rules.flushed_within()
+                };
+                if let Some(Record { pauses, .. }) = &mut self.record {
+                    pauses.limit = pauses.limit.max(limit);
+                }
             }
             GateWanted::Open => {
                 let forced = self.keeper.gate().forced();
@@ -1640,6 +1622,7 @@ fn reported(record: Record, outcome: Outcome, verdicts: &mut Verdicts) -> RunRep
         outcome,
         pause_ms: milliseconds(pauses.total),
         longest_pause_ms: milliseconds(pauses.longest),
+        pause_limit_ms: (!pauses.limit.is_zero()).then(|| milliseconds(pauses.limit)),
         backup,
         sidecar,
         warnings,
@@ -1797,7 +1780,12 @@ fn taker(rules: &Rules) -> Taker {
     rules.lease.map_or(Taker::Tracker, |_| Taker::Sidecar)
 }
 
-fn blank_status<E: Engine>(parts: &Parts<E>, gate: &Gate, started: DateTime<Utc>) -> Status {
+fn blank_status(
+    engine: &impl Engine,
+    parts: &Parts,
+    gate: &Gate,
+    started: DateTime<Utc>,
+) -> Status {
     Status {
         version: crate::VERSION.into(),
         service: parts.service.clone(),
@@ -1810,7 +1798,7 @@ fn blank_status<E: Engine>(parts: &Parts<E>, gate: &Gate, started: DateTime<Utc>
         runs: Vec::new(),
         database: DatabaseStatus {
             path: parts.database.clone(),
-            journal_mode: parts.engine.journal_mode(),
+            journal_mode: engine.journal_mode(),
         },
         started: Some(started),
         backup: None,

@@ -34,7 +34,7 @@ use crate::status::PinnedFile;
 use crate::window::{Cause, Failure, Pause, Run, Trigger};
 
 mod estimate;
-mod forecast;
+pub(crate) mod forecast;
 mod pace;
 pub(crate) mod room;
 

@@ -3,15 +3,19 @@
 //! gate, the pin or, but for the hook `before`, a run.
 //!
 //! ```text
-//!  driver ── before ⇄ ──┐                                   ┌─▶ webhook
-//!         ── ready ─────┤▶ queue ─▶ hooks, one by one ─▶ news ─▶ one by one
-//!         ── ended ─────┤              │                    └─▶ heartbeat
+//!  driver ── before ⇄ ──┐                               ┌─▶ outbox ─▶ post ─▶ webhook
+//!         ── ready ─────┤▶ queue ─▶ hooks, one by one ──┤
+//!         ── ended ─────┤              │                └─▶ outbox ─▶ post ─▶ heartbeat
 //!         ── missed ────┘              └─▶ remarks ─▶ status ◀─ delivered, or why not
 //! ```
 //!
 //! The driver puts what happens into a queue and goes on. News of a run wait for its hooks,
 //! so that they say how those went; each hook has its limit. What a hook or a delivery came to
 //! is told in the status alone, where it stands with the run it belongs to.
+//!
+//! Nothing that happens is dropped before its hooks are called: `after` takes down what `before`
+//! built up. So that the queue is bounded all the same, no run begins while too much waits in it.
+//! What cannot be delivered is kept for a day, bounded too (module `post`).
 //!
 //! # Going down
 //!
@@ -21,36 +25,39 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc as blocking;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
 use crate::config;
 use crate::driver::{self, LOG_TARGET};
 use crate::hook::{self, Facts, Hook};
-use crate::notify::{self, Delivery, Header, Messenger, Notice, Origin, Target};
+use crate::notify::{self, Delivery, Header, Messenger, Notice, Origin, Pauses, Target};
 use crate::schedule::Interval;
 use crate::snapshot::Watch;
-use crate::status::{
-    BackupStatus, ChannelStatus, NotDelivered, NotifyStatus, RUNS_KEPT, RunReport, Told,
-};
+use crate::status::{BackupStatus, ChannelStatus, NotifyStatus, RUNS_KEPT, RunReport, Told};
 use crate::window::{Cause, Failure, Outcome, RunId};
 
-/// What waits at most: runs that are begun one after the other, each failing at once, come
-/// faster than hooks end.
+mod outbox;
+mod post;
+
+use post::{Channel, Post, Slot};
+
+/// While so much waits no run begins: runs that are begun one after the other, each failing at
+/// once, come faster than hooks end.
 const QUEUED: usize = 64;
 /// How long each of `after` and `on_failure` has when the service goes down.
 const LAST_HOOK_WITHIN: Duration = Duration::from_secs(1);
-/// How long a notice has then.
-const LAST_NOTICE_WITHIN: Duration = Duration::from_millis(2500);
 
 /// The driver's end of the queue.
 #[derive(Debug, Clone)]
 pub struct Herald {
-    queue: mpsc::Sender<Happening>,
+    queue: mpsc::UnboundedSender<Happening>,
+    /// How much is in it, what is being done included.
+    queued: Arc<AtomicUsize>,
     calls_before: bool,
 }
 
@@ -61,6 +68,22 @@ pub struct Ended {
     pub report: RunReport,
     /// The backup it published.
     pub made: Option<BackupStatus>,
+}
+
+impl Ended {
+    /// Whether there is a verified backup: one of ours, which is published only if it is, or that
+    /// of a sidecar which finished well and for which the file held throughout. That it has
+    /// verified it, or will, is the sidecar's word.
+    fn is_success(&self) -> bool {
+        let RunReport {
+            outcome,
+            backup,
+            sidecar,
+            ..
+        } = &self.report;
+        let copied = sidecar.as_ref().is_some_and(|it| it.held_throughout);
+        *outcome == Outcome::Done && (backup.is_some() || copied)
+    }
 }
 
 #[derive(Debug)]
@@ -77,8 +100,12 @@ enum Happening {
 
 /// What somebody is told of.
 #[derive(Debug)]
-enum News {
-    Ended { ended: Box<Ended>, troubled: bool },
+enum News<'a> {
+    /// `troubled`: one of its hooks failed.
+    Ended {
+        ended: &'a Ended,
+        troubled: bool,
+    },
     Missed(Interval),
 }
 
@@ -133,18 +160,21 @@ impl Herald {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let (queue, happenings) = mpsc::channel(QUEUED);
+        let (queue, happenings) = mpsc::unbounded_channel();
+        let queued = Arc::new(AtomicUsize::new(0));
         let (going_down, down) = watch::channel(false);
         let (say_ended, ended) = oneshot::channel();
         let (sender, told) = watch::channel(blank(&parts));
         let herald = Self {
             queue,
+            queued: Arc::clone(&queued),
             calls_before: parts.hooks.commands.contains_key(&Hook::Before),
         };
         std::thread::Builder::new()
             .name("maintenance-herald".into())
             .spawn(move || {
-                runtime.block_on(proclaim(parts, happenings, Arc::new(sender), Down(down)));
+                let queue = Queue { happenings, queued };
+                runtime.block_on(proclaim(parts, queue, Arc::new(sender), Down(down)));
                 // Whoever shuts down may have stopped waiting.
                 let _ = say_ended.send(());
             })?;
@@ -156,13 +186,14 @@ impl Herald {
         Ok(Some((herald, running)))
     }
 
-    /// Calls the hook `before` and waits for its end, or until `watch` is cancelled. Blocks.
+    /// Calls the hook `before` and waits for its end, or until `watch` is cancelled; without one,
+    /// waits until not too much else waits. Blocks.
     ///
     /// # Errors
     ///
     /// When it failed: then there is to be no run.
     pub fn before(&self, run: RunId, watch: &Watch) -> Result<(), Failure> {
-        if !self.calls_before {
+        if !self.calls_before && self.queued.load(Ordering::Relaxed) < QUEUED {
             return Ok(());
         }
         let (reply, replied) = blocking::channel();
@@ -172,11 +203,7 @@ impl Herald {
             watch: watch.clone(),
             reply,
         };
-        if self.queue.try_send(begins).is_err() {
-            return Err(not_called(
-                "too many others wait for their turn, or its thread is gone",
-            ));
-        }
+        self.put(begins);
         watch.on_cancel(move || {
             // The hook may have ended.
             let _ = cancelled.send(Err(not_called("the run was given up first")));
@@ -202,10 +229,12 @@ impl Herald {
     }
 
     fn put(&self, happening: Happening) {
-        if let Err(error) = self.queue.try_send(happening) {
+        self.queued.fetch_add(1, Ordering::Relaxed);
+        if self.queue.send(happening).is_err() {
             tracing::error!(
                 target: LOG_TARGET,
-                "A hook is not called, and nobody told, of what happened: {error}"
+                "A hook is not called, and nobody told, of what happened: the thread that does so \
+                 is gone; this is a defect, please report it"
             );
         }
     }
@@ -224,6 +253,8 @@ fn blank(parts: &Parts) -> Told {
             target: target.to_string(),
             delivered: 0,
             failed: 0,
+            waiting: 0,
+            dropped: 0,
             last_delivered: None,
             failing: None,
         })
@@ -245,16 +276,31 @@ fn blank(parts: &Parts) -> Told {
     }
 }
 
+/// The thread's end of the queue.
+#[derive(Debug)]
+struct Queue {
+    happenings: mpsc::UnboundedReceiver<Happening>,
+    queued: Arc<AtomicUsize>,
+}
+
 /// The thread's work.
 async fn proclaim(
     parts: Parts,
-    mut happenings: mpsc::Receiver<Happening>,
+    Queue {
+        mut happenings,
+        queued,
+    }: Queue,
     told: Arc<watch::Sender<Told>>,
     down: Down,
 ) {
-    let (tell, mut news) = mpsc::channel(QUEUED);
+    let messenger = Messenger::new(parts.notify.timeout);
+    let post = |channel| {
+        let (messenger, told, down) = (messenger.clone(), Arc::clone(&told), down.clone());
+        Post::new(channel, messenger, Pauses::default(), told, down)
+    };
+    let (webhook, webhook_post) = post(Channel::Webhook);
+    let (heartbeat, heartbeat_post) = post(Channel::Heartbeat);
     let crier = Crier {
-        messenger: Messenger::new(parts.notify.timeout),
         notify: parts.notify,
         header: parts.header,
         origin: Origin {
@@ -264,29 +310,27 @@ async fn proclaim(
                 .to_string_lossy()
                 .into_owned(),
         },
-        told: Arc::clone(&told),
-        down: down.clone(),
+        webhook,
+        heartbeat,
     };
     let mut caller = Caller {
         hooks: parts.hooks,
         database: parts.database,
         directory: parts.directory,
         begun: None,
-        tell,
+        queued,
+        crier,
         told,
         down,
     };
     let calling = async move {
         while let Some(happening) = happenings.recv().await {
             caller.take(happening).await;
+            caller.queued.fetch_sub(1, Ordering::Relaxed);
         }
     };
-    let crying = async {
-        while let Some(news) = news.recv().await {
-            crier.tell(news).await;
-        }
-    };
-    tokio::join!(calling, crying);
+    // One that hangs does not hold up the other.
+    tokio::join!(calling, webhook_post.run(), heartbeat_post.run());
 }
 
 /// Whether the service goes down.
@@ -318,7 +362,8 @@ struct Caller {
     directory: PathBuf,
     /// The run whose `before` was called last.
     begun: Option<RunId>,
-    tell: mpsc::Sender<News>,
+    queued: Arc<AtomicUsize>,
+    crier: Crier,
     told: Arc<watch::Sender<Told>>,
     down: Down,
 }
@@ -335,10 +380,13 @@ impl Caller {
                     self.down.comes().await;
                     "the service goes down".to_owned()
                 };
-                self.call(Hook::Ready, &self.facts(run), going_down).await;
+                // Whatever came after it says that the run has ended.
+                let still_ready = || self.queued.load(Ordering::Relaxed) <= 1;
+                self.call(Hook::Ready, &self.facts(run), going_down, still_ready)
+                    .await;
             }
             Happening::Ended(ended) => self.ended(ended).await,
-            Happening::Missed(window) => self.tell(News::Missed(window)),
+            Happening::Missed(window) => self.crier.tell(&News::Missed(window)),
         }
     }
 
@@ -360,9 +408,15 @@ impl Caller {
             let _ = cancelled.await;
             watch.cancelled().unwrap_or_default()
         };
-        let called =
-            hook::carry_out(Hook::Before, command, &facts, self.hooks.timeout, given_up).await;
-        called.map_err(|error| {
+        let called = hook::carry_out(
+            Hook::Before,
+            command,
+            &facts,
+            self.hooks.timeout,
+            given_up,
+            || watch.cancelled().is_none(),
+        );
+        called.await.map_err(|error| {
             // What ended with its run says so there, and is no failure of the hook.
             if watch.cancelled().is_none() {
                 self.count(Hook::Before);
@@ -404,7 +458,7 @@ impl Caller {
                 self.down.came(LAST_HOOK_WITHIN).await;
                 "the service goes down".to_owned()
             };
-            self.call(hook, facts, going_down).await;
+            self.call(hook, facts, going_down, || !self.down.is()).await;
         }
     }
 
@@ -416,14 +470,8 @@ impl Caller {
         drop(told);
         let troubled = !remarks.is_empty();
         ended.report.warnings.extend(remarks);
-        self.tell(News::Ended { ended, troubled });
-    }
-
-    fn tell(&self, news: News) {
-        if self.tell.try_send(news).is_err() {
-            let why = format!("{QUEUED} other notices wait to be delivered");
-            tracing::error!(target: LOG_TARGET, "Nobody is told of a run: {why}");
-        }
+        let ended = &ended;
+        self.crier.tell(&News::Ended { ended, troubled });
     }
 
     fn facts(&self, run: RunId) -> Facts {
@@ -437,11 +485,18 @@ impl Caller {
     }
 
     /// Calls a hook that nothing waits for.
-    async fn call(&self, hook: Hook, facts: &Facts, cut_short: impl Future<Output = String>) {
+    async fn call(
+        &self,
+        hook: Hook,
+        facts: &Facts,
+        cut_short: impl Future<Output = String>,
+        again: impl Fn() -> bool,
+    ) {
         let Some(command) = self.hooks.commands.get(&hook) else {
             return;
         };
-        let called = hook::carry_out(hook, command, facts, self.hooks.timeout, cut_short).await;
+        let timeout = self.hooks.timeout;
+        let called = hook::carry_out(hook, command, facts, timeout, cut_short, again).await;
         if let Err(error) = called {
             tracing::warn!(target: LOG_TARGET, run = %facts.run, "{error}");
             self.count(hook);
@@ -459,34 +514,27 @@ impl Caller {
     }
 }
 
-/// Delivers news, one after the other.
+/// Says what is to be delivered of news, and to whom.
 #[derive(Debug)]
 struct Crier {
-    messenger: Result<Messenger, String>,
     notify: config::Notify,
     header: Option<Header>,
     origin: Origin,
-    told: Arc<watch::Sender<Told>>,
-    down: Down,
-}
-
-/// Which of the ways of telling somebody.
-#[derive(Debug, Clone, Copy)]
-enum Channel {
-    Webhook,
-    Heartbeat,
+    webhook: Slot,
+    heartbeat: Slot,
 }
 
 impl Crier {
-    async fn tell(&self, news: News) {
-        // One that hangs does not hold up the other.
-        tokio::join!(
-            self.deliver(Channel::Webhook, self.notice(&news)),
-            self.deliver(Channel::Heartbeat, self.heartbeat(&news))
-        );
+    fn tell(&self, news: &News<'_>) {
+        if let Some(notice) = self.notice(news) {
+            self.webhook.put(notice);
+        }
+        if let Some(target) = heartbeat(&self.notify, news).cloned() {
+            self.heartbeat.put(Delivery::Heartbeat { target });
+        }
     }
 
-    fn notice(&self, news: &News) -> Option<Delivery> {
+    fn notice(&self, news: &News<'_>) -> Option<Delivery> {
         let target = self.notify.webhook.clone()?;
         let report;
         let notice = match news {
@@ -507,84 +555,16 @@ impl Crier {
             json: serde_json::to_string(&notice).ok()?,
         })
     }
-
-    /// The one is asked for only if a backup was published, which it is only when verified.
-    fn heartbeat(&self, news: &News) -> Option<Delivery> {
-        let published = match news {
-            News::Ended { ended, .. } => {
-                ended.report.outcome == Outcome::Done && ended.report.backup.is_some()
-            }
-            News::Missed(_) => false,
-        };
-        let target = if published {
-            self.notify.heartbeat.clone()
-        } else {
-            self.notify.heartbeat_failure.clone()
-        };
-        target.map(|target| Delivery::Heartbeat { target })
-    }
-
-    async fn deliver(&self, channel: Channel, delivery: Option<Delivery>) {
-        let Some(delivery) = delivery else { return };
-        let result = match &self.messenger {
-            Ok(messenger) => messenger
-                .deliver(
-                    &delivery,
-                    self.down.comes(),
-                    self.down.came(LAST_NOTICE_WITHIN),
-                )
-                .await
-                .map_err(|error| error.to_string()),
-            Err(why) => Err(format!("{} was not asked: {why}", delivery.target())),
-        };
-        match &result {
-            Ok(()) => tracing::info!(
-                target: LOG_TARGET, "Told {} ({})", delivery.target(), channel.name()
-            ),
-            Err(reason) => tracing::error!(
-                target: LOG_TARGET, "Nobody was told ({}): {reason}", channel.name()
-            ),
-        }
-        self.note(channel, result, now());
-    }
-
-    fn note(&self, channel: Channel, result: Result<(), String>, at: DateTime<Utc>) {
-        self.told.send_modify(|told| {
-            let status = told.notify.as_mut().and_then(|notify| match channel {
-                Channel::Webhook => notify.webhook.as_mut(),
-                Channel::Heartbeat => notify.heartbeat.as_mut(),
-            });
-            let Some(status) = status else { return };
-            match result {
-                Ok(()) => {
-                    status.delivered += 1;
-                    status.last_delivered = Some(at);
-                    status.failing = None;
-                }
-                Err(reason) => {
-                    status.failed += 1;
-                    status.failing = Some(NotDelivered { at, reason });
-                }
-            }
-        });
-    }
 }
 
-impl Channel {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Webhook => "webhook",
-            Self::Heartbeat => "heartbeat",
-        }
+/// Which of the heartbeats is to be asked for, if any.
+fn heartbeat<'a>(notify: &'a config::Notify, news: &News<'_>) -> Option<&'a Target> {
+    match news {
+        News::Ended { ended, .. } if ended.is_success() => notify.heartbeat.as_ref(),
+        // Neither good nor bad is known of it.
+        News::Ended { ended, .. } if ended.report.outcome == Outcome::Done => None,
+        News::Ended { .. } | News::Missed(_) => notify.heartbeat_failure.as_ref(),
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "when somebody was told is told as it is; nothing is decided by it"
-)]
-fn now() -> DateTime<Utc> {
-    Utc::now()
 }
 
 #[cfg(test)]

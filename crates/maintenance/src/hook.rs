@@ -13,6 +13,13 @@
 //! them ([`crate::herald`]) does so one after the other, so that what `after` takes down is
 //! down before the next run's `before` builds it up.
 //!
+//! # When one fails
+//!
+//! What exits with anything but 0, or cannot be started, is called again, up to [`ATTEMPTS`]
+//! times in all, a second and then two apart. All of them together have the time that one has, so
+//! a hook that fails holds nothing up for longer than one that is slow. What was ended is not
+//! called again.
+//!
 //! # What a hook learns
 //!
 //! Its environment is made, not inherited: the variables of [`HANDED_ON`], and those of
@@ -23,6 +30,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -30,7 +38,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::process::Command;
-use tokio::time::sleep;
+use tokio::time::{Sleep, sleep};
 
 use crate::catalogue::BackupId;
 use crate::driver::LOG_TARGET;
@@ -40,6 +48,10 @@ use crate::window::{Outcome, RunId};
 
 /// Bytes kept of the beginning of what a hook says, and of its end.
 pub const KEPT_OF_EACH_END: usize = 8 * 1024;
+/// How often a hook is called that fails.
+pub const ATTEMPTS: u32 = 3;
+/// Between the first attempt and the second; twice as long before the next.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Lines of it that are part of an error.
 const LINES_TOLD: usize = 3;
 /// Characters of such a line.
@@ -171,6 +183,19 @@ pub enum Error {
         /// The last lines of what it said.
         said: Said,
     },
+    /// It ended, and what it had started did not.
+    #[error(
+        "the hook `{hook}` (`{program}`) left processes running, which were ended: have it wait \
+         for all that it starts{said}"
+    )]
+    Lingered {
+        /// Which hook.
+        hook: Hook,
+        /// The first word of its command.
+        program: String,
+        /// The last lines of what it said.
+        said: Said,
+    },
     /// It took too long.
     #[error(
         "the hook `{hook}` (`{program}`) was ended after {limit:?}: make it faster, or raise \
@@ -200,87 +225,141 @@ pub enum Error {
     },
 }
 
-/// Runs `command` to its end, or ends it: after `within`, or when `cut_short` says why. What
-/// it says goes to the log, by line.
+impl Error {
+    /// Whether another attempt may do better.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::NotStarted { .. } | Self::Failed { .. } => true,
+            Self::Lingered { .. } | Self::TimedOut { .. } | Self::CutShort { .. } => false,
+        }
+    }
+}
+
+/// Runs `command` to its end, in several attempts if need be, for as long as another has a
+/// meaning (`again`). What runs is ended after `within`, counted from the first attempt, or when
+/// `cut_short` says why. What it says goes to the log, by line.
 ///
 /// # Errors
 ///
-/// When it could not be started, did not exit with 0, left processes running or was ended.
+/// When it could not be started, did not exit with 0, left processes running or was ended; of
+/// several attempts what became of the last.
 pub async fn carry_out(
     hook: Hook,
     command: &[String],
     facts: &Facts,
     within: Duration,
     cut_short: impl Future<Output = String>,
+    again: impl Fn() -> bool,
 ) -> Result<(), Error> {
-    let program = command.first().cloned().unwrap_or_default();
-    let not_started = |source| Error::NotStarted {
-        hook,
-        program: program.clone(),
-        source,
-    };
-    let (mut group, mut output) = spawn(hook, command, facts).map_err(not_started)?;
-    let mut kept = Kept::default();
-    let end = {
-        let reading = read(&mut output, &mut kept);
-        let ending = async {
-            let end = tokio::select! {
-                biased;
-                ended = group.ended() => End::Itself(ended),
-                why = cut_short => End::CutShort(why),
-                () = sleep(within) => End::Limit,
-            };
-            // Who cuts it short waits.
-            let term_within = match end {
-                End::CutShort(_) => TERM_WITHIN_WHEN_CUT_SHORT,
-                End::Itself(_) | End::Limit => TERM_WITHIN,
-            };
-            group.end(term_within).await;
-            end
+    let limit = sleep(within);
+    tokio::pin!(limit, cut_short);
+    let mut pause = FIRST_PAUSE;
+    for attempt in 1.. {
+        let left = Left {
+            of: within,
+            limit: limit.as_mut(),
+            cut_short: cut_short.as_mut(),
         };
-        tokio::pin!(reading, ending);
-        tokio::select! {
-            biased;
-            end = &mut ending => end,
-            never = &mut reading => match never {},
+        let Err(error) = left.attempt(hook, command, facts).await else {
+            break;
+        };
+        if attempt == ATTEMPTS || !error.may_pass() || !again() {
+            return Err(error);
         }
-    };
-    read_rest(&output, &mut kept);
-    kept.log(hook, &facts.run);
-    let said = kept.last_lines();
-    match end {
-        End::Itself(Ok((status, false))) if status.success() => Ok(()),
-        End::Itself(Ok((status, false))) => Err(Error::Failed {
+        tracing::warn!(
+            target: LOG_TARGET, run = %facts.run, "{error}; it is called again if there is time"
+        );
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = &mut limit => return Err(error),
+            _ = &mut cut_short => return Err(error),
+        }
+        if !again() {
+            return Err(error);
+        }
+        pause *= 2;
+    }
+    Ok(())
+}
+
+/// The time that is left to a hook.
+struct Left<'a, C> {
+    /// How long it was.
+    of: Duration,
+    limit: Pin<&'a mut Sleep>,
+    cut_short: Pin<&'a mut C>,
+}
+
+impl<C: Future<Output = String>> Left<'_, C> {
+    /// Runs `command` to its end, or ends it.
+    async fn attempt(self, hook: Hook, command: &[String], facts: &Facts) -> Result<(), Error> {
+        let program = command.first().cloned().unwrap_or_default();
+        let not_started = |source| Error::NotStarted {
             hook,
-            program,
-            how: how(status),
-            said,
-        }),
-        End::Itself(Ok((_, true))) => Err(Error::Failed {
-            hook,
-            program,
-            how: "left processes running, which were ended: have it wait for all that it starts"
-                .to_owned(),
-            said,
-        }),
-        End::Itself(Err(error)) => Err(Error::Failed {
-            hook,
-            program,
-            how: format!("could not be waited for: {error}"),
-            said,
-        }),
-        End::Limit => Err(Error::TimedOut {
-            hook,
-            program,
-            limit: within,
-            said,
-        }),
-        End::CutShort(why) => Err(Error::CutShort {
-            hook,
-            program,
-            why,
-            said,
-        }),
+            program: program.clone(),
+            source,
+        };
+        let (mut group, mut output) = spawn(hook, command, facts).map_err(not_started)?;
+        let mut kept = Kept::default();
+        let end = {
+            let reading = read(&mut output, &mut kept);
+            let ending = async {
+                let end = tokio::select! {
+                    biased;
+                    ended = group.ended() => End::Itself(ended),
+                    why = self.cut_short => End::CutShort(why),
+                    () = self.limit => End::Limit,
+                };
+                // Who cuts it short waits.
+                let term_within = match end {
+                    End::CutShort(_) => TERM_WITHIN_WHEN_CUT_SHORT,
+                    End::Itself(_) | End::Limit => TERM_WITHIN,
+                };
+                group.end(term_within).await;
+                end
+            };
+            tokio::pin!(reading, ending);
+            tokio::select! {
+                biased;
+                end = &mut ending => end,
+                never = &mut reading => match never {},
+            }
+        };
+        read_rest(&output, &mut kept);
+        kept.log(hook, &facts.run);
+        let said = kept.last_lines();
+        match end {
+            End::Itself(Ok((status, false))) if status.success() => Ok(()),
+            End::Itself(Ok((status, false))) => Err(Error::Failed {
+                hook,
+                program,
+                how: how(status),
+                said,
+            }),
+            End::Itself(Ok((_, true))) => Err(Error::Lingered {
+                hook,
+                program,
+                said,
+            }),
+            End::Itself(Err(error)) => Err(Error::Failed {
+                hook,
+                program,
+                how: format!("could not be waited for: {error}"),
+                said,
+            }),
+            End::Limit => Err(Error::TimedOut {
+                hook,
+                program,
+                limit: self.of,
+                said,
+            }),
+            End::CutShort(why) => Err(Error::CutShort {
+                hook,
+                program,
+                why,
+                said,
+            }),
+        }
     }
 }
 

@@ -317,7 +317,6 @@ impl Maintenance {
             directory: settings.backup.directory.clone(),
         };
         let parts = Parts {
-            engine: (),
             keeper,
             rules,
             hold_at_most: PerDoor {
@@ -343,11 +342,11 @@ impl Maintenance {
                     excerpt::check(&database, partial)?;
                 }
                 let engine = BackupEngine::new(database, catalogue, disk, &settings, name)?;
-                launch(parts.with(engine), beside, endpoint)
+                launch(engine, parts, beside, endpoint)
             }
             Storage::MySql(address) => {
                 let engine = DumpEngine::new(address, catalogue, disk, &settings, name);
-                launch(parts.with(engine), beside, endpoint)
+                launch(engine, parts, beside, endpoint)
             }
         }
     }
@@ -364,7 +363,8 @@ struct Beside {
 /// Starts the driver of this engine, and the endpoint, on a thread of their own, and on one each
 /// whoever tells of the runs and whoever uploads.
 fn launch<E: Engine>(
-    parts: Parts<E>,
+    engine: E,
+    parts: Parts,
     beside: Beside,
     endpoint: Option<(Listener, Access)>,
 ) -> Result<Running, Error> {
@@ -373,7 +373,7 @@ fn launch<E: Engine>(
         .and_then(|(listener, _)| listener.address().ok());
     let herald = Herald::start(beside.herald).map_err(Error::Thread)?;
     let (herald, heralding) = herald.unzip();
-    let (driver, handles) = Driver::new(parts);
+    let (driver, handles) = Driver::new(engine, parts);
     let driver = driver.telling(beside.newest, herald);
     let Handles {
         commands,

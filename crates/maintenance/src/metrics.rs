@@ -294,6 +294,11 @@ fn of_runs(status: &Status) -> Vec<Metric> {
             of_last(|run| seconds(run.longest_pause_ms)),
         ),
         Metric::gauge(
+            "torrust_maintenance_last_run_pause_limit_seconds",
+            "Seconds after which a closure of the last run was given up; not there without one",
+            last.and_then(|run| run.pause_limit_ms).map(seconds),
+        ),
+        Metric::gauge(
             "torrust_maintenance_pinned_wal_bytes",
             "Bytes the write-ahead log has grown by under the pin, or had under the last one",
             pinned.map(number),
@@ -369,20 +374,28 @@ fn of_those_told(status: &Status) -> Vec<Metric> {
     let notices = channels().flat_map(|(name, channel)| {
         [
             ([name.clone(), "delivered".to_owned()], channel.delivered),
-            ([name, "failed".to_owned()], channel.failed),
+            ([name.clone(), "failed".to_owned()], channel.failed),
+            ([name, "dropped".to_owned()], channel.dropped),
         ]
     });
     vec![
         Metric::labelled(
             "torrust_maintenance_notices",
-            "Notices delivered and given up",
+            "Notices delivered, given up, and dropped for newer ones",
             Kind::Counter,
             ["channel", "result"],
             notices.map(|(labels, count)| (labels, number(count))),
         ),
         Metric::labelled(
+            "torrust_maintenance_notices_waiting",
+            "Notices that could not be delivered yet and are tried again",
+            Kind::Gauge,
+            ["channel"],
+            channels().map(|(name, channel)| ([name], number(channel.waiting))),
+        ),
+        Metric::labelled(
             "torrust_maintenance_notify_failing",
-            "Whether the last notice was given up",
+            "Whether nothing gets through: several attempts failed, or the last notice was given up",
             Kind::Gauge,
             ["channel"],
             channels().map(|(name, channel)| ([name], flag(channel.failing.is_some()))),

@@ -12,9 +12,10 @@
 //!
 //! # What a receiver can cost
 //!
-//! Each attempt has a limit in time, and of the answer only the status is looked at. There are
-//! [`ATTEMPTS`], with pauses that grow and are a little different each time, so that a service
-//! that was down is not asked by everybody at once. Nothing waits for any of it.
+//! Each attempt has a limit in time, and of the answer only the status is looked at. How often
+//! one is made is the herald's; the pauses between them grow ([`Pauses`]) and are a little different
+//! each time, so that a service that was down is not asked by everybody at once. Nothing waits for
+//! any of it.
 
 use std::time::Duration;
 
@@ -23,20 +24,13 @@ use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER}
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Url};
 use serde::Serialize;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::disk::{self, Disk};
 use crate::schedule::Interval;
 use crate::status::{BackupStatus, RunReport};
 use crate::window::Outcome;
 
-/// How often a delivery is attempted.
-pub const ATTEMPTS: u32 = 4;
-/// Pause after the first attempt; each further one is three times as long, plus up to half of
-/// it. All attempts of 10 s and all pauses take a minute.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause, though a receiver asks for more.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Most redirects followed.
 const REDIRECTS: usize = 3;
 /// More bytes than a file with a header has.
@@ -293,14 +287,6 @@ pub enum Error {
         /// Why.
         why: String,
     },
-    /// The process went down first.
-    #[error("{target} was not told in time: the service went down; the last attempt: {last}")]
-    CutShort {
-        /// Scheme and host of the receiver.
-        target: String,
-        /// What became of the last attempt.
-        last: String,
-    },
 }
 
 fn remedy(status: StatusCode) -> &'static str {
@@ -318,7 +304,8 @@ fn remedy(status: StatusCode) -> &'static str {
 
 impl Error {
     /// Whether another attempt may do better.
-    fn may_pass(&self) -> bool {
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
         match self {
             Self::Refused { status, .. } => {
                 status.is_server_error()
@@ -326,7 +313,6 @@ impl Error {
                     || *status == StatusCode::REQUEST_TIMEOUT
             }
             Self::Unreachable { .. } => true,
-            Self::CutShort { .. } => false,
         }
     }
 
@@ -334,8 +320,38 @@ impl Error {
     fn retry_after(&self) -> Duration {
         match self {
             Self::Refused { retry_after, .. } => retry_after.unwrap_or_default(),
-            Self::Unreachable { .. } | Self::CutShort { .. } => Duration::ZERO,
+            Self::Unreachable { .. } => Duration::ZERO,
         }
+    }
+}
+
+/// How long is waited between two attempts.
+#[derive(Debug, Clone, Copy)]
+pub struct Pauses {
+    /// After the first attempt; each further pause is three times as long, plus up to half of it.
+    pub first: Duration,
+    /// The longest, though a receiver asks for more.
+    pub longest: Duration,
+}
+
+impl Default for Pauses {
+    /// A second, three, nine ... up to ten minutes.
+    fn default() -> Self {
+        Self {
+            first: Duration::from_secs(1),
+            longest: Duration::from_secs(600),
+        }
+    }
+}
+
+impl Pauses {
+    /// How long to wait when so many attempts in a row have failed, the last one with this.
+    #[must_use]
+    pub fn after(&self, attempts: u32, error: &Error) -> Duration {
+        let times = 3_u32.saturating_pow(attempts.saturating_sub(1));
+        let pause = self.first.saturating_mul(times).max(error.retry_after());
+        let jitter = 1.0 + fastrand::f64() / 2.0;
+        pause.min(self.longest).mul_f64(jitter)
     }
 }
 
@@ -344,7 +360,6 @@ impl Error {
 pub struct Messenger {
     client: Client,
     timeout: Duration,
-    first_pause: Duration,
 }
 
 impl Messenger {
@@ -363,53 +378,15 @@ impl Messenger {
             .pool_max_idle_per_host(0)
             .build()
             .map_err(|error| chain(&error))?;
-        Ok(Self {
-            client,
-            timeout,
-            first_pause: FIRST_PAUSE,
-        })
+        Ok(Self { client, timeout })
     }
 
-    /// Delivers, in several attempts if need be. When `hurry` completes the pause before the
-    /// next does, and that is the last; when `give_up` does, so does this.
+    /// Makes one attempt at a delivery, redirects included.
     ///
     /// # Errors
     ///
-    /// When the receiver does not take it, does not answer or may not be waited for.
-    pub async fn deliver(
-        &self,
-        delivery: &Delivery,
-        hurry: impl Future<Output = ()>,
-        give_up: impl Future<Output = ()>,
-    ) -> Result<(), Error> {
-        tokio::pin!(hurry, give_up);
-        let mut attempts_left = ATTEMPTS;
-        let mut pause = self.first_pause;
-        let mut last = "none had ended".to_owned();
-        loop {
-            attempts_left = attempts_left.saturating_sub(1);
-            let sent = tokio::select! {
-                sent = self.attempt(delivery) => sent,
-                () = &mut give_up => {
-                    let target = delivery.target().to_string();
-                    return Err(Error::CutShort { target, last });
-                }
-            };
-            let Err(error) = sent else { return Ok(()) };
-            if attempts_left == 0 || !error.may_pass() {
-                return Err(error);
-            }
-            tokio::select! {
-                () = sleep(jittered(pause.max(error.retry_after()))) => {}
-                () = &mut hurry => attempts_left = 1,
-            }
-            pause *= 3;
-            last = error.to_string();
-        }
-    }
-
-    /// One attempt, redirects included.
-    async fn attempt(&self, delivery: &Delivery) -> Result<(), Error> {
+    /// When the receiver does not take it, or does not answer.
+    pub async fn attempt(&self, delivery: &Delivery) -> Result<(), Error> {
         let unreachable = |why| Error::Unreachable {
             target: delivery.target().to_string(),
             why,
@@ -449,13 +426,6 @@ impl Messenger {
             Err(_) => Err(unreachable(format!("no answer within {:?}", self.timeout))),
         }
     }
-}
-
-/// Longer by up to a half.
-fn jittered(pause: Duration) -> Duration {
-    pause
-        .min(LONGEST_PAUSE)
-        .mul_f64(1.0 + fastrand::f64() / 2.0)
 }
 
 /// To HTTPS a redirect may lead, but not from it.
@@ -510,5 +480,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

@@ -179,15 +179,22 @@ pub struct ChannelStatus {
     pub target: String,
     /// Notices delivered since the start.
     pub delivered: u64,
-    /// Notices given up since the start.
+    /// Notices given up since the start: refused, or not delivered in a day.
     pub failed: u64,
+    /// Notices that could not be delivered yet; they are tried again.
+    #[serde(default)]
+    pub waiting: u64,
+    /// Notices that could not be delivered and were dropped for newer ones, since the start.
+    #[serde(default)]
+    pub dropped: u64,
     /// When the last was delivered.
     pub last_delivered: Option<DateTime<Utc>>,
-    /// Why the last was given up; `null` once another was delivered.
+    /// Why nothing gets through: several attempts in a row have failed, or the last notice was
+    /// given up; `null` once another was delivered.
     pub failing: Option<NotDelivered>,
 }
 
-/// A notice that was given up.
+/// A notice that was not delivered, so far or for good.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotDelivered {
     /// When.
@@ -297,6 +304,10 @@ pub struct RunReport {
     pub pause_ms: f64,
     /// Milliseconds of the longest closure.
     pub longest_pause_ms: f64,
+    /// Milliseconds after which a closure of this run was given up: for the flush, or for a whole
+    /// copy if announces waited for that; `null` if the gate never closed.
+    #[serde(default)]
+    pub pause_limit_ms: Option<f64>,
     /// The backup it published.
     pub backup: Option<BackupId>,
     /// The sidecar that came for it.

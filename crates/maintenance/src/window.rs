@@ -383,7 +383,8 @@ impl Rules {
     }
 
     /// After how long of a closure the driver gives up draining and flushing.
-    fn flushed_within(&self) -> Duration {
+    #[must_use]
+    pub fn flushed_within(&self) -> Duration {
         self.flush_within
             .min(self.hold_for)
             .saturating_sub(self.grace)

@@ -4,23 +4,21 @@
 use std::fs;
 
 use anyhow::{Context, Result};
-use end_to_end::announce::{Announce, Event, Torrent};
+use aquatic_udp_protocol::Response;
+use end_to_end::announce::{Announce, Event, Torrent, accepted};
 use end_to_end::s3::{BUCKET, Server, uploading};
 use end_to_end::tracker::{Setup, TOKEN, Tracker};
 use end_to_end::udp::UdpClient;
 use end_to_end::{binaries, database, http1};
 use http::Method;
-use serde_json::Value;
-use torrust_tracker_maintenance::disk::Disk;
-use torrust_tracker_maintenance::encryption::Identities;
 
-use crate::support::{A_RUN, beside_others, done, printed, tool};
-
-/// A key that age's own tests have made public.
-const IDENTITY: &str = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33";
+use crate::support::{beside_others, done, identity_in, printed, tool, uploaded};
 
 /// How many torrents are completed, each as often as its number says.
 const TORRENTS: u32 = 5;
+
+/// The one that lets a peer in where keys are needed.
+const KEY: &str = "YZSl4lMZupRuOpSRC3krIKR5BPB14nrJ";
 
 async fn fill(tracker: &Tracker) -> Result<()> {
     let mut client = UdpClient::connect(tracker.addresses.udp).await?;
@@ -40,9 +38,9 @@ async fn fill(tracker: &Tracker) -> Result<()> {
     }
     let api = tracker.addresses.api;
     let key = format!("/api/v1/keys?token={TOKEN}");
-    let form = r#"{"key": "YZSl4lMZupRuOpSRC3krIKR5BPB14nrJ", "seconds_valid": null}"#;
+    let form = format!(r#"{{"key": "{KEY}", "seconds_valid": null}}"#);
     let listed = format!("/api/v1/whitelist/{}?token={TOKEN}", Torrent(1).hex());
-    for (path, body) in [(&key, form), (&listed, "")] {
+    for (path, body) in [(&key, form.as_str()), (&listed, "")] {
         let answer = http1::send_json(api, Method::POST, path, body).await?;
         assert_eq!(answer.status, 200, "{path}");
     }
@@ -50,7 +48,7 @@ async fn fill(tracker: &Tracker) -> Result<()> {
 }
 
 /// What it serves and has: counters as a scrape shows them, and rows.
-async fn served(tracker: &Tracker) -> Result<(Vec<i32>, [u64; 3])> {
+async fn served(tracker: &Tracker) -> Result<(Vec<i32>, [Vec<String>; 3])> {
     let mut client = UdpClient::connect(tracker.addresses.udp).await?;
     let mut completed = Vec::new();
     for torrent in 1..=TORRENTS {
@@ -58,7 +56,7 @@ async fn served(tracker: &Tracker) -> Result<(Vec<i32>, [u64; 3])> {
         completed.push(count);
     }
     let database = tracker.setup().database();
-    let rows = |table| database::count(&database, table);
+    let rows = |table| database::rows(&database, table);
     Ok((
         completed,
         [rows("torrents")?, rows("keys")?, rows("whitelist")?],
@@ -71,10 +69,7 @@ async fn from_a_bucket_onto_an_empty_directory() -> Result<()> {
     let server = Server::start().await?;
     let setup = Setup::new()?.set("maintenance", "load_completed", "true");
     let safe = tempfile::tempdir()?;
-    let identity = safe.path().join("key.txt");
-    fs::write(&identity, format!("{IDENTITY}\n"))?;
-    let identities = Identities::read(std::slice::from_ref(&identity), &Disk::default())?;
-    let recipient = &identities.context("one")?.recipients()[0];
+    let (identity, recipient) = identity_in(safe.path())?;
     let setup = uploading(setup, server.address, &server.key, "drill")?.set(
         "maintenance.backup",
         "recipients",
@@ -87,16 +82,11 @@ async fn from_a_bucket_onto_an_empty_directory() -> Result<()> {
     fill(&tracker).await?;
     let before = served(&tracker).await?;
     assert_eq!(before.0, [1, 2, 3, 4, 5]);
-    assert_eq!(before.1, [5, 1, 1]);
+    assert_eq!(before.1.each_ref().map(Vec::len), [5, 1, 1]);
+    assert!(before.1[1][0].contains(KEY), "{before:?}");
+    assert!(before.1[2][0].contains(&Torrent(1).hex()), "{before:?}");
     done(tracker.endpoint()?).await?;
-    let there = |status: &Value| {
-        let remote = &status["remote"];
-        remote["behind"] == 0 && !remote["last_uploaded"].is_null()
-    };
-    tracker
-        .endpoint()?
-        .until("the upload", A_RUN, there)
-        .await?;
+    uploaded(&tracker).await?;
 
     // The disaster.
     tracker.kill().await?;
@@ -145,5 +135,41 @@ async fn from_a_bucket_onto_an_empty_directory() -> Result<()> {
 
     let tracker = setup.start().await?;
     assert_eq!(served(&tracker).await?, before, "as before the disaster");
+    drop(tracker);
+    let listed = setup.clone().set("core", "listed", "true");
+    lets_in_what_is_listed(&listed.start().await?).await?;
+    let private = setup.set("core", "private", "true");
+    lets_in_with_the_key(&private.start().await?).await
+}
+
+fn started(torrent: u32) -> Announce {
+    Announce {
+        torrent: Torrent(torrent),
+        peer: 1,
+        event: Event::Started,
+    }
+}
+
+async fn lets_in_what_is_listed(tracker: &Tracker) -> Result<()> {
+    let mut client = UdpClient::connect(tracker.addresses.udp).await?;
+    let listed = client.announce(started(1)).await?;
+    assert!(matches!(listed, Response::AnnounceIpv4(_)), "{listed:?}");
+    let other = client.announce(started(2)).await?;
+    assert!(matches!(other, Response::Error(_)), "{other:?}");
+    Ok(())
+}
+
+async fn lets_in_with_the_key(tracker: &Tracker) -> Result<()> {
+    let path = started(2).http();
+    let query = path.strip_prefix("/announce").context("an announce")?;
+    for (key, is_let_in) in [
+        (format!("/{KEY}"), true),
+        (format!("/{}", KEY.replace('Y', "X")), false),
+        (String::new(), false),
+    ] {
+        let path = format!("/announce{key}{query}");
+        let answer = http1::get(tracker.addresses.http, &path).await?;
+        assert_eq!(accepted(&answer).is_ok(), is_let_in, "{key}: {answer:?}");
+    }
     Ok(())
 }

@@ -78,6 +78,24 @@ async fn a_client_connects_announces_and_scrapes() -> Result<()> {
     Ok(())
 }
 
+/// Or the next one would find its locks, now and then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tracker_that_was_dropped_is_gone() -> Result<()> {
+    let setup = Setup::new()?;
+    for _ in 0..5 {
+        let tracker = setup.start().await?;
+        let stat = format!("/proc/{}/stat", tracker.pid()?.as_raw_nonzero());
+        drop(tracker);
+        // proc(5): pid (name) state; none once it is reaped.
+        let stat = std::fs::read_to_string(stat).unwrap_or_default();
+        let state = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.chars().next());
+        assert!(matches!(state, None | Some('Z' | 'X')), "{stat}");
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_fails_is_told_with_its_output() -> Result<()> {
     let setup =

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use end_to_end::load::{Load, Plan};
 use end_to_end::mariadb::{self, DATABASE, MariaDb, PASSWORD};
+use end_to_end::s3::{self, uploading};
 use end_to_end::session::{self, Session, pause_ms};
 use end_to_end::tracker::{Setup, Tracker};
 use end_to_end::{PATIENCE, backups, soak_in_full};
@@ -16,7 +17,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::support::{
-    self, A_RUN, MIB, alone, beside_others, done, kind, nothing_lost, nothing_temporary, printed,
+    self, A_RUN, MIB, alone, beside_others, done, identity_in, kind, nothing_lost,
+    nothing_temporary, printed, uploaded,
 };
 use crate::volume::Volume;
 
@@ -151,22 +153,47 @@ enum Victim {
     Tracker,
 }
 
-/// Whoever dies in the middle of a dump: what is published restores, and the next run is done.
+/// How long it is waited for answers that will not come, the tracker being dead.
+const LAST_ANSWERS: Duration = Duration::from_millis(200);
+
+/// Whoever dies in the middle of a dump, under announces: what is published restores, as it was at
+/// the instant of its run, and the next run is done.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_published_that_does_not_restore() -> Result<()> {
     let _alone = alone().await;
     let mut server = MariaDb::start().await?;
-    server.fill(20_000)?;
+    server.fill(10_000)?;
+    server.sql_in(
+        DATABASE,
+        "CREATE TABLE kept (id int PRIMARY KEY, round int, text char(40)); \
+         INSERT INTO kept SELECT seq, 0, SHA1(seq) FROM seq_1_to_10000",
+    )?;
     // About 1 MiB of SQL, in a second.
     let setup = server
         .setup()?
         .set("maintenance.backup", "bandwidth", "\"1MiB\"");
+    let plan = Plan {
+        udp_per_second: 200,
+        http_per_second: 0,
+        sockets: 4,
+        torrents: 100,
+    };
     let rounds = if soak_in_full() { 30 } else { 10 };
     let mut restored = HashSet::new();
-    let mut tracker = setup.start().await?;
+    // It makes the tables that there are not.
+    drop(setup.start().await?);
     for round in 0..rounds {
         let victim = [Victim::Server, Victim::Dump, Victim::Tracker][round % 3];
+        let context = || format!("round {round}, {victim:?}");
+        // What no other round has.
+        server.forget_load()?;
+        let sql = format!("UPDATE kept SET round = {round} + 1 WHERE id % 10 = {round} % 10");
+        server.sql_in(DATABASE, &sql)?;
+        let expected = server.checksums_beside_load(DATABASE)?;
+        let mut tracker = setup.start().await?;
         let endpoint = tracker.endpoint()?;
+        let load = Load::start(plan, tracker.addresses.udp, tracker.addresses.http).await?;
+        load.answered_more(100, PATIENCE).await?;
         let run = endpoint.start_run().await?;
         // Anywhere from its first byte to after its last.
         let point = fastrand::u64(..1_400_000);
@@ -186,26 +213,35 @@ async fn nothing_is_published_that_does_not_restore() -> Result<()> {
                     // It may have ended by itself.
                     let _ = kill_process(pid, Signal::KILL);
                 }
+                load.answered_more(100, PATIENCE)
+                    .await
+                    .with_context(context)?;
             }
             Victim::Tracker => tracker.kill().await?,
         }
-        match victim {
-            Victim::Tracker => tracker = setup.start().await?,
-            Victim::Server | Victim::Dump => {
-                let ended = endpoint.ended(&run, A_RUN).await?;
-                let gate = &endpoint.status().await?["gate"];
-                assert_eq!(gate["open"], true, "{ended:#}");
-                if matches!(victim, Victim::Server) {
-                    server.restart().await?;
-                }
-            }
+        if !matches!(victim, Victim::Tracker) {
+            let ended = endpoint.ended(&run, A_RUN).await.with_context(context)?;
+            let gate = &endpoint.status().await?["gate"];
+            assert_eq!(gate["open"], true, "{ended:#}");
         }
+        let account = load.stop(LAST_ANSWERS).await?;
+        drop(tracker);
+        if matches!(victim, Victim::Server) {
+            server.restart().await?;
+        }
+        // The next one sweeps up what it left.
+        drop(setup.start().await?);
         nothing_temporary(&setup)?;
-        for (id, _) in manifests(&setup)? {
+        for (id, manifest) in manifests(&setup)? {
             if restored.insert(id.clone()) {
                 let to = format!("restored_{}", restored.len());
-                restore(&setup, &id, &to).with_context(|| format!("round {round}, {victim:?}"))?;
-                assert_eq!(server.count(&to, "torrents")?, 20_000);
+                restore(&setup, &id, &to).with_context(context)?;
+                let found = server.checksums_beside_load(&to)?;
+                assert_eq!(found, expected, "{}", context());
+                let pinned = manifest["pinned"].as_str().context("pinned")?.parse()?;
+                let stored = server.completed(&to)?;
+                let shown = account.completions().shown(&stored, pinned);
+                shown.with_context(context)?;
             }
         }
     }
@@ -214,7 +250,59 @@ async fn nothing_is_published_that_does_not_restore() -> Result<()> {
         restored.len()
     );
     ensure!(restored.len() < rounds, "no run was ever cut off");
+    let tracker = setup.start().await?;
     done(tracker.endpoint()?).await?;
+    Ok(())
+}
+
+/// What the tracker's own user may open is opened with the identity alone, here and from the
+/// second place.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encrypted_dump_is_restored_from_here_and_from_elsewhere() -> Result<()> {
+    let _beside = beside_others().await;
+    let server = MariaDb::start().await?;
+    server.fill(5_000)?;
+    let bucket = s3::Server::start().await?;
+    let safe = tempfile::tempdir()?;
+    let (identity, recipient) = identity_in(safe.path())?;
+    let identity = identity.to_str().context("a path in UTF-8")?;
+    let setup = uploading(server.setup()?, bucket.address, &bucket.key, "dump")?.set(
+        "maintenance.backup",
+        "recipients",
+        &format!("[\"{recipient}\"]"),
+    );
+    let tracker = setup.start().await?;
+    done(tracker.endpoint()?).await?;
+    uploaded(&tracker).await?;
+    drop(tracker);
+    let (id, manifest) = newest(&setup)?;
+    let name = manifest["database"]["name"].as_str().context("a name")?;
+    let stored = fs::read(setup.backups().join(&id).join(name))?;
+    assert!(stored.starts_with(b"age-encryption.org/v1"), "{name}");
+
+    let (code, said) = refused(&tool(
+        &setup,
+        &["restore", &id, "--to-database", "restored_x"],
+    )?);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("identity"), "{said}");
+    let expected = server.checksums(DATABASE)?;
+    let opened = ["--identity", identity];
+    let here = [
+        &["restore", &id, "--to-database", "restored_here"],
+        &opened[..],
+    ]
+    .concat();
+    let here = printed(&tool(&setup, &here)?)?;
+    assert_eq!(here["restored"]["rows"], manifest["rows"]);
+    assert_eq!(server.checksums("restored_here")?, expected);
+
+    fs::remove_dir_all(setup.backups().join(&id))?;
+    let from = ["restore", "--from", "remote", "--to-database"];
+    let elsewhere = [&from[..], &["restored_elsewhere"], &opened].concat();
+    let elsewhere = printed(&tool(&setup, &elsewhere)?)?;
+    assert_eq!(elsewhere["restored"]["rows"], manifest["rows"]);
+    assert_eq!(server.checksums("restored_elsewhere")?, expected);
     Ok(())
 }
 
@@ -353,6 +441,76 @@ async fn tables_without_transactions_keep_the_gate_closed_and_it_says_so() -> Re
     let run = tracker.endpoint()?.run(A_RUN).await?;
     assert_eq!(kind(&run), "would_not_fit", "{run:#}");
     assert!(pause_ms(&run)? < 0.001, "{run:#}");
+    Ok(())
+}
+
+/// The check before the gate closes does all that the dump does, and whoever writes does not notice:
+/// neither announces nor a table whose dump will lock all of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rehearsal_keeps_no_writer_waiting() -> Result<()> {
+    let _beside = beside_others().await;
+    let server = MariaDb::start().await?;
+    server.fill(100)?;
+    // Structure enough to fill the pipe, so that the program stands still in the middle of it.
+    let columns = (0..40).map(|n| format!("c{n} int COMMENT '{}'", "x".repeat(1000)));
+    let columns = columns.collect::<Vec<_>>().join(", ");
+    for n in 0..8 {
+        let sql = format!("CREATE TABLE a_{n} ({columns})");
+        server.sql_in(DATABASE, &sql)?;
+    }
+    server.sql_in(
+        DATABASE,
+        "CREATE TABLE old (x int) ENGINE=MyISAM; INSERT INTO old VALUES (1),(2)",
+    )?;
+    let setup = server.setup()?;
+    let home = setup.home().to_owned();
+    let script = "cd \"$(dirname \"$0\")\"\n\
+        case \"$*\" in\n\
+        *1=0*) mkfifo pipe; exec 4<&0; mariadb-dump \"$@\" <&4 >pipe & exec 3<pipe\n\
+            head -c 60000 <&3 >begun; touch rehearsing\n\
+            until [ -e go-on ]; do sleep 0.05; done; cat begun - <&3; wait $! ;;\n\
+        *) exec mariadb-dump \"$@\" ;;\n\
+        esac";
+    let program = mariadb::program(&home, script)?;
+    let program = format!("\"{}\"", program.display());
+    let setup = setup.set("maintenance.backup", "dump_program", &program);
+    let tracker = setup.start().await?;
+    let endpoint = tracker.endpoint()?;
+    let plan = Plan {
+        udp_per_second: 100,
+        http_per_second: 0,
+        sockets: 4,
+        torrents: 20,
+    };
+    let load = Load::start(plan, tracker.addresses.udp, tracker.addresses.http).await?;
+    load.answered_more(50, PATIENCE).await?;
+    let run = endpoint.start_run().await?;
+    end_to_end::until("the rehearsal", PATIENCE, async || {
+        Ok(home.join("rehearsing").exists().then_some(()))
+    })
+    .await?;
+    server.sql_in(
+        DATABASE,
+        "SET lock_wait_timeout = 5, innodb_lock_wait_timeout = 5; UPDATE old SET x = x + 1; \
+         UPDATE torrents SET completed = completed + 1 WHERE id = 1",
+    )?;
+    load.answered_more(200, PATIENCE).await?;
+    let status = endpoint.status().await?;
+    assert_eq!(status["state"], "preparing", "{status:#}");
+    assert_eq!(status["gate"]["open"], true, "{status:#}");
+    fs::write(home.join("go-on"), "")?;
+    let ended = endpoint.ended(&run, A_RUN).await?;
+    assert_eq!(kind(&ended), "done", "{ended:#}");
+    nothing_lost(&load.stop(PATIENCE).await?);
+    let (_, manifest) = newest(&setup)?;
+    assert_eq!(manifest["dump"]["consistent_by"], "locks");
+
+    // That it may not lock shows all the same before anything waits.
+    let sql = "REVOKE LOCK TABLES ON torrust.* FROM tracker@'127.0.0.1'";
+    server.sql(sql)?;
+    fails(&tracker, &["1044", "LOCK TABLES ON"]).await?;
+    let status = endpoint.status().await?;
+    assert_eq!(status["runs"][0]["pause_ms"], 0.0, "{status:#}");
     Ok(())
 }
 
@@ -635,23 +793,29 @@ async fn a_disk_that_is_full_publishes_nothing() -> Result<()> {
     // Less than is reckoned with.
     leave("filler", 2 * MIB)?;
     fails(&tracker, &["free space"]).await?;
+    let status = tracker.endpoint()?.status().await?;
+    assert_eq!(
+        status["runs"][0]["outcome"]["cause"], "no_room",
+        "{status:#}"
+    );
     fs::remove_file(setup.backups().join("filler"))?;
 
-    // Less than is needed, once it has begun: somebody else has written meanwhile.
+    // Less than is needed, once it has begun: somebody else has written meanwhile. What is left
+    // is below what a run leaves of it, so that it is given up before it is full.
     let setup = setup
         .clone()
-        .set("maintenance.backup", "bandwidth", "\"2MiB\"");
+        .set("maintenance.backup", "bandwidth", "\"1MiB\"");
     drop(tracker);
     let tracker = setup.start().await?;
     let endpoint = tracker.endpoint()?;
     let run = endpoint.start_run().await?;
     endpoint.until("a dump", PATIENCE, is_dumping).await?;
-    // The dump may take the last of it first.
-    let _ = leave("filler", MIB / 4);
+    leave("filler", 32 * MIB / 100 - 8 * 1024)?;
     let ended = endpoint.ended(&run, A_RUN).await?;
     assert_eq!(kind(&ended), "failed", "{ended:#}");
+    assert_eq!(ended["outcome"]["cause"], "no_room", "{ended:#}");
     let message = ended["outcome"]["message"].as_str().unwrap_or_default();
-    assert!(message.contains("space"), "{message}");
+    assert!(message.contains("a run leaves"), "{message}");
     nothing_temporary(&setup)?;
     assert_eq!(manifests(&setup)?.len(), 1);
     fs::remove_file(setup.backups().join("filler"))?;

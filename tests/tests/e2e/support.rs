@@ -1,5 +1,6 @@
 //! What several modules assert or wait for.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use end_to_end::udp::UdpClient;
 use end_to_end::{binaries, database};
 use serde_json::Value;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use torrust_tracker_maintenance::disk::Disk;
+use torrust_tracker_maintenance::encryption::Identities;
 
 /// A run of these tests takes at most this long, copying slowed down included.
 pub const A_RUN: Duration = Duration::from_secs(60);
@@ -29,6 +32,31 @@ pub async fn beside_others() -> RwLockReadGuard<'static, ()> {
 
 pub async fn alone() -> RwLockWriteGuard<'static, ()> {
     MACHINE.write().await
+}
+
+/// A key that age's own tests have made public.
+pub const IDENTITY: &str =
+    "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33";
+
+/// A file with [`IDENTITY`] in this directory, and whom a backup is to be encrypted for so that it
+/// opens it.
+pub fn identity_in(directory: &Path) -> Result<(PathBuf, String)> {
+    let path = directory.join("key.txt");
+    std::fs::write(&path, format!("{IDENTITY}\n"))?;
+    let identities = Identities::read(std::slice::from_ref(&path), &Disk::default())?;
+    let recipients = identities.context("one identity")?.recipients();
+    let recipient = recipients.first().context("one recipient")?.to_string();
+    Ok((path, recipient))
+}
+
+/// The second place has all that it should have; the status then.
+pub async fn uploaded(tracker: &Tracker) -> Result<Value> {
+    let endpoint = tracker.endpoint()?;
+    let caught_up = |status: &Value| {
+        let remote = &status["remote"];
+        remote["behind"] == 0 && remote["failure"].is_null() && !remote["last_uploaded"].is_null()
+    };
+    endpoint.until("the upload", A_RUN, caught_up).await
 }
 
 /// The tool, on the configuration file of a setup, for programs.
@@ -130,10 +158,7 @@ pub async fn failed_cleanly(tracker: &Tracker, run: &Value, good: usize) -> Resu
 
 /// No temporary file is left, and no touch-file.
 pub fn nothing_temporary(setup: &Setup) -> Result<()> {
-    assert_eq!(
-        backups::leftovers(&setup.backups())?,
-        Vec::<std::path::PathBuf>::new()
-    );
+    assert_eq!(backups::leftovers(&setup.backups())?, Vec::<PathBuf>::new());
     assert!(!setup.touch_file().exists(), "a touch-file is left");
     Ok(())
 }

@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, TimeDelta};
+use end_to_end::endpoint::Endpoint;
+use end_to_end::load::{Load, Plan};
 use end_to_end::receiver::{Manner, Receiver};
+use end_to_end::sidecar::Beside;
 use end_to_end::tracker::{Setup, TOKEN};
 use end_to_end::{PATIENCE, backups, binaries, database, http1, until};
 use rustix::process::Signal;
@@ -18,7 +21,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use torrust_tracker_maintenance::metrics;
 
-use crate::support::{A_RUN, MIB, answered, beside_others, done, kind, ready};
+use crate::support::{A_RUN, MIB, answered, beside_others, done, kind, nothing_lost, ready};
 
 /// Notes that a hook was called, with what it was told.
 const NOTE: &str = "echo $TORRUST_MAINTENANCE_HOOK $TORRUST_MAINTENANCE_OUTCOME \
@@ -159,10 +162,17 @@ async fn a_run_that_its_first_hook_forbids_is_told_as_a_failure() -> Result<()> 
         })
         .await?;
     assert!(receiver.got().iter().all(|it| it.line != "GET /beat"));
-    let noted = calls(&setup, 3).await?;
+    // Attempted again before it is given up.
+    let noted = calls(&setup, 5).await?;
     assert_eq!(
         noted,
-        ["before", "after failed hook", "on_failure failed hook"]
+        [
+            "before",
+            "before",
+            "before",
+            "after failed hook",
+            "on_failure failed hook"
+        ]
     );
     Ok(())
 }
@@ -248,6 +258,28 @@ const TROUBLES: [(&str, Manner, &str); 3] = [
     ),
 ];
 
+/// Announces while all that goes on.
+const PLAN: Plan = Plan {
+    udp_per_second: 200,
+    http_per_second: 0,
+    sockets: 4,
+    torrents: 100,
+};
+
+/// Waits until the run's report warns of each of these hooks, and says this of it.
+async fn warned(endpoint: Endpoint, run: &Value, hooks: [&str; 2], says: &str) -> Result<Value> {
+    let id = run["id"].as_str().context("an id")?;
+    let warned = |status: &Value| {
+        let warnings = end_to_end::endpoint::ended(status, id)
+            .map(|run| run["warnings"].to_string())
+            .unwrap_or_default();
+        hooks.iter().all(|hook| warnings.contains(hook)) && warnings.matches(says).count() == 2
+    };
+    endpoint
+        .until("both hooks to be told of", PATIENCE, warned)
+        .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_wrong_with_hooks_and_receivers_no_run_notices() -> Result<()> {
     let _beside = beside_others().await;
@@ -264,6 +296,8 @@ async fn whatever_is_wrong_with_hooks_and_receivers_no_run_notices() -> Result<(
         database::make(&setup.database(), 5 * MIB, "wal")?;
         let tracker = setup.start().await?;
         let endpoint = tracker.endpoint()?;
+        let load = Load::start(PLAN, tracker.addresses.udp, tracker.addresses.http).await?;
+        load.answered_more(100, PATIENCE).await?;
 
         // The second begins beside whatever the first one's hooks do.
         let first = done(endpoint).await?;
@@ -272,34 +306,19 @@ async fn whatever_is_wrong_with_hooks_and_receivers_no_run_notices() -> Result<(
             let pause = run["pause_ms"].as_f64().context("a pause")?;
             assert!(pause < 1000.0, "{script}: {run:#}");
         }
-        answered(&tracker).await?;
-
         // Each says so with its run.
-        let id = first["id"].as_str().context("an id")?;
-        let warned = |status: &Value| {
-            let runs = status["runs"].as_array();
-            let run = runs.and_then(|runs| runs.iter().find(|run| run["id"] == id));
-            let warnings = run
-                .map(|run| run["warnings"].to_string())
-                .unwrap_or_default();
-            ["`ready`", "`after`"]
-                .iter()
-                .all(|hook| warnings.contains(hook))
-                && warnings.matches(says).count() == 2
-        };
-        endpoint
-            .until("both hooks to be told of", PATIENCE, warned)
-            .await?;
+        warned(endpoint, &first, ["`ready`", "`after`"], says).await?;
         let status = endpoint
             .until(
                 "the receiver to be told of",
                 Duration::from_secs(90),
                 |status| {
                     let channel = &status["notify"]["webhook"];
-                    channel["delivered"].as_u64() > Some(0) || channel["failed"].as_u64() > Some(0)
+                    channel["delivered"].as_u64() > Some(0) || !channel["failing"].is_null()
                 },
             )
             .await?;
+        nothing_lost(&load.stop(PATIENCE).await?);
         let webhook = &status["notify"]["webhook"];
         if manner == Manner::Floods {
             assert_eq!(
@@ -310,10 +329,130 @@ async fn whatever_is_wrong_with_hooks_and_receivers_no_run_notices() -> Result<(
         } else {
             let reason = webhook["failing"]["reason"].as_str().context("a reason")?;
             assert!(reason.contains(&receiver.address.to_string()), "{reason}");
+            assert_eq!(webhook["failed"], 0, "it is tried again");
+            assert!(webhook["waiting"].as_u64() > Some(0), "{webhook:#}");
         }
         assert!(tracker.log.lines().len() < 3000, "the log is not filled");
         assert!(tracker.peak_memory()? < 512 * MIB, "nor is memory");
     }
+    Ok(())
+}
+
+/// What is called when there is no backup may fail as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_wrong_with_the_hooks_of_a_failure_no_announce_notices() -> Result<()> {
+    let _beside = beside_others().await;
+    for (script, manner, says) in TROUBLES {
+        let receiver = Receiver::start(manner).await?;
+        let setup = Setup::new()?
+            .set("maintenance.backup", "taken_by", "\"sidecar\"")
+            .unset("maintenance.readiness", "touch_file")
+            .set("maintenance.readiness", "claim_within", "\"1s\"")
+            .set("maintenance.hooks", "timeout", "\"1s\"")
+            .set("maintenance.notify", "timeout", "\"1s\"");
+        let setup = hook(setup, "after", script);
+        let setup = hook(setup, "on_failure", script);
+        let setup = tells(setup, "webhook", &receiver, "/hook");
+        let setup = tells(setup, "heartbeat_failure", &receiver, "/failed");
+        let tracker = setup.start().await?;
+        let endpoint = tracker.endpoint()?;
+        let load = Load::start(PLAN, tracker.addresses.udp, tracker.addresses.http).await?;
+        load.answered_more(100, PATIENCE).await?;
+        let first = endpoint.run(A_RUN).await?;
+        let second = endpoint.run(A_RUN).await?;
+        for run in [&first, &second] {
+            assert_eq!(kind(run), "no_sidecar", "{run:#}");
+            let pause = run["pause_ms"].as_f64().context("a pause")?;
+            assert!(pause < 1000.0, "{script}: {run:#}");
+        }
+        warned(endpoint, &first, ["`after`", "`on_failure`"], says).await?;
+        let status = warned(endpoint, &second, ["`after`", "`on_failure`"], says).await?;
+        assert_eq!(status["hooks_failed"], json!({"after": 2, "on_failure": 2}));
+        let notice = receiver
+            .gets("the notice", PATIENCE, |it| it.line == "POST /hook")
+            .await?;
+        let told = notice.json()?["run"]["warnings"].to_string();
+        assert!(told.contains(says) || manner != Manner::Floods, "{told}");
+        nothing_lost(&load.stop(PATIENCE).await?);
+    }
+    Ok(())
+}
+
+/// A receiver that is down while a run fails, and for long after its quick attempts.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_down_hears_of_a_failure_when_it_is_back() -> Result<()> {
+    let _beside = beside_others().await;
+    let receiver = Receiver::start(Manner::Refuses(503)).await?;
+    let setup = hook(Setup::new()?, "before", "exit 1")
+        .set("maintenance.hooks", "timeout", "\"1s\"")
+        .set("maintenance.notify", "timeout", "\"1s\"");
+    let setup = tells(setup, "webhook", &receiver, "/hook");
+    let tracker = setup.start().await?;
+    let endpoint = tracker.endpoint()?;
+    let run = endpoint.run(A_RUN).await?;
+    assert_eq!(kind(&run), "failed");
+    let status = endpoint
+        .until("it to be said", Duration::from_secs(90), |status| {
+            !status["notify"]["webhook"]["failing"].is_null()
+        })
+        .await?;
+    let webhook = &status["notify"]["webhook"];
+    assert_eq!(
+        (&webhook["waiting"], &webhook["failed"]),
+        (&json!(1), &json!(0))
+    );
+    let metrics = http1::get(endpoint.0, "/metrics").await?;
+    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+    let waiting = "torrust_maintenance_notices_waiting{channel=\"webhook\"} 1";
+    assert!(metrics.contains(waiting), "{metrics}");
+
+    let before = receiver.got().len();
+    receiver.answers(Manner::Takes);
+    let told = |status: &Value| status["notify"]["webhook"]["delivered"] == 1;
+    // The pauses are of half a minute by now.
+    let status = endpoint
+        .until("it to be told", Duration::from_secs(120), told)
+        .await?;
+    let webhook = &status["notify"]["webhook"];
+    assert_eq!(
+        (&webhook["waiting"], &webhook["failing"]),
+        (&json!(0), &Value::Null)
+    );
+    let notice = receiver.got()[before].json()?;
+    assert_eq!(notice["run"]["id"], run["id"]);
+    Ok(())
+}
+
+/// What a sidecar has a copy of is no failure, and what it has none of is no success.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_tells_what_became_of_a_sidecars_copy() -> Result<()> {
+    let _beside = beside_others().await;
+    let receiver = Receiver::start(Manner::Takes).await?;
+    let setup = Setup::new()?
+        .set("maintenance.backup", "taken_by", "\"sidecar\"")
+        .unset("maintenance.readiness", "touch_file")
+        .set("maintenance.readiness", "claim_within", "\"1s\"");
+    let setup = tells(setup, "heartbeat", &receiver, "/beat");
+    let setup = tells(setup, "heartbeat_failure", &receiver, "/failed");
+    let tracker = setup.start().await?;
+    let endpoint = tracker.endpoint()?;
+    let asked = || -> Vec<String> { receiver.got().into_iter().map(|it| it.line).collect() };
+
+    let sidecar = Beside::new(&setup)?.at(endpoint.0).start()?;
+    let run = endpoint.run(A_RUN).await?;
+    assert_eq!(kind(&run), "done", "{run:#}");
+    assert_eq!(run["sidecar"]["held_throughout"], true);
+    receiver
+        .gets("the heartbeat", PATIENCE, |it| it.line == "GET /beat")
+        .await?;
+    drop(sidecar);
+
+    let run = endpoint.run(A_RUN).await?;
+    assert_ne!(kind(&run), "done", "{run:#}");
+    receiver
+        .gets("the other one", PATIENCE, |it| it.line == "GET /failed")
+        .await?;
+    assert_eq!(asked(), ["GET /beat", "GET /failed"]);
     Ok(())
 }
 

@@ -163,7 +163,8 @@ fn progress_promises_nothing_it_cannot_know() {
 fn who_is_told_is_shown_and_who_is_not() {
     let channel = |failing: Value| {
         json!({
-            "target": "https://hooks.example.org", "delivered": 3, "failed": 1,
+            "target": "https://hooks.example.org", "delivered": 3, "failed": 1, "dropped": 4,
+            "waiting": if failing.is_null() { 0 } else { 2 },
             "last_delivered": null, "failing": failing,
         })
     };
@@ -173,8 +174,9 @@ fn who_is_told_is_shown_and_who_is_not() {
     });
     let screen = screen(&status, None, now());
     for line in [
-        "notify     webhook https://hooks.example.org: 3 delivered, 1 not; FAILING: it answered 404",
-        "notify     heartbeat https://hooks.example.org: 3 delivered, 1 not",
+        "notify     webhook https://hooks.example.org: 3 delivered, 5 not, 2 tried again; \
+         FAILING: it answered 404",
+        "notify     heartbeat https://hooks.example.org: 3 delivered, 5 not",
     ] {
         assert!(screen.lines().any(|shown| shown == line), "{screen}");
     }

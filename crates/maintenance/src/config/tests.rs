@@ -630,10 +630,6 @@ fn what_may_be_a_secret_is_not_shown_when_it_is_wrong() {
             "maintenance.remote is not a table",
         ),
         (
-            "notify = { heartbeat = \"http://example.org/SECRET\" }\nbackup.taken_by = \"sidecar\"",
-            "maintenance.notify.heartbeat cannot be kept with backup.taken_by = \"sidecar\"",
-        ),
-        (
             "hooks.before = \"SECRET --now\"",
             "maintenance.hooks.before is not a command",
         ),

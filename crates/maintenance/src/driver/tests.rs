@@ -337,8 +337,7 @@ impl Bench {
             pause,
             touch_file: Some(path.clone()),
         };
-        let (mut driver, Handles { commands, status }) = Driver::new(Parts {
-            engine,
+        let parts = Parts {
             keeper,
             rules,
             hold_at_most: MOST,
@@ -346,7 +345,8 @@ impl Bench {
             touch_file: Some(TouchFile::new(path.clone(), crate::disk::Disk::default())),
             service: "a service 1.0".into(),
             database: "db.sqlite3".into(),
-        });
+        };
+        let (mut driver, Handles { commands, status }) = Driver::new(engine, parts);
         begin(&mut driver, &script);
         let (stop, stopped) = oneshot::channel::<()>();
         let driver = tokio::spawn(driver.run(async { drop(stopped.await) }));
@@ -464,6 +464,7 @@ async fn a_copy_that_would_not_fit_never_closes_the_gate() {
         matches!(report.outcome, Outcome::WouldNotFit { .. }),
         "{report:?}"
     );
+    assert_eq!(report.pause_limit_ms, None);
     assert_eq!((report.pause_ms, report.longest_pause_ms), (0.0, 0.0));
     bench.stop().await;
 }
@@ -531,6 +532,8 @@ async fn a_busy_database_is_tried_again_and_the_draft_is_kept() {
         report.longest_pause_ms < report.pause_ms,
         "three closures: {report:?}"
     );
+    let limit = rules().flushed_within();
+    assert_eq!(report.pause_limit_ms, Some(milliseconds(limit)));
     let drafts = bench
         .stop()
         .await
@@ -567,6 +570,9 @@ async fn at_the_deadline_the_signal_goes_then_the_pin_then_the_gate_opens() {
         ),
         "{report:?}"
     );
+    let limit = milliseconds(rules().held_at_most());
+    assert_eq!(report.pause_limit_ms, Some(limit));
+    assert!(report.longest_pause_ms >= limit, "which an alert asks for");
     assert!(report.longest_pause_ms < 1600.0, "{report:?}");
     assert_eq!(bench.gate.forced(), 0);
     let noted = bench.stop().await.noted();

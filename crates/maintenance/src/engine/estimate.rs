@@ -170,14 +170,13 @@ impl Subject<'_> {
         })
     }
 
-    /// Bytes that the other files take while they are stored: as an archive, and that once more
-    /// compressed.
+    /// Bytes that the other files take while they are stored.
     fn files(&self, disk: &Disk, watch: &Watch) -> Result<u64, files::Error> {
         let wanted = &self.backup.files;
         let reserved = Reserved::of(self.database, &self.backup.directory);
         let choice = files::choose(wanted, &reserved, disk, watch)?;
         files::check_missing(&choice.left_out, wanted.missing)?;
-        Ok(choice.bytes().saturating_mul(2))
+        Ok(choice.room())
     }
 }
 

@@ -30,9 +30,9 @@ const BUSIER: f64 = 1.5;
 /// Seconds of a pin in which the log's growth tells how it goes on.
 const LONG: f64 = 1.0;
 
-/// Of the database's size, what a compressed copy, or an excerpt in both its forms, is
+/// Of the database's size, what a compressed copy or dump, or an excerpt in both its forms, is
 /// reckoned to take until one is known.
-const UNMEASURED_RATIO: f64 = 0.6;
+pub(crate) const UNMEASURED_RATIO: f64 = 0.6;
 
 /// How much larger an artifact is that was compressed in a hurry, under the pin.
 const HURRIED: f64 = 1.15;
@@ -45,10 +45,10 @@ const REWRITTEN: f64 = 0.125;
 pub(super) const TELLING: u64 = 16 << 20;
 
 /// How many of the last backups are measured by.
-pub(super) const RECENT: usize = 5;
+pub(crate) const RECENT: usize = 5;
 
 /// Bytes for the manifest and the file system's own.
-const SLACK: u64 = 1 << 20;
+pub(crate) const SLACK: u64 = 1 << 20;
 
 /// What there is to reckon with.
 #[derive(Debug, Clone, Copy)]
@@ -345,7 +345,7 @@ impl Forecast {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-pub(super) fn as_rate(bytes: u64) -> f64 {
+pub(crate) fn as_rate(bytes: u64) -> f64 {
     bytes as f64
 }
 
@@ -358,7 +358,7 @@ fn share(bytes: u64, of: f64) -> u64 {
     clippy::cast_sign_loss,
     reason = "an estimate"
 )]
-fn as_bytes(bytes: f64) -> u64 {
+pub(crate) fn as_bytes(bytes: f64) -> u64 {
     bytes as u64
 }
 

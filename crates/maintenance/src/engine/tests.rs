@@ -1064,14 +1064,7 @@ async fn a_copy_that_hangs_keeps_neither_the_gate_nor_the_database() {
         let_go: Mutex::new(let_go),
     };
     let (gate, keeper) = Gate::new().expect("a thread");
-    let (
-        driver,
-        Handles {
-            commands,
-            mut status,
-        },
-    ) = Driver::new(Parts {
-        engine,
+    let parts = Parts {
         keeper,
         rules: Rules {
             schedule: Schedule::crontab("0 5 29 2 *", Duration::from_secs(60)).expect("valid"),
@@ -1089,7 +1082,14 @@ async fn a_copy_that_hangs_keeps_neither_the_gate_nor_the_database() {
         touch_file: None,
         service: "a service 1.0".into(),
         database: bench.database(),
-    });
+    };
+    let (
+        driver,
+        Handles {
+            commands,
+            mut status,
+        },
+    ) = Driver::new(engine, parts);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let driver = tokio::spawn(driver.run(async { drop(stopped.await) }));
     let (reply, answer) = tokio::sync::oneshot::channel();

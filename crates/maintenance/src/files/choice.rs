@@ -47,6 +47,12 @@ impl Choice {
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.bytes).sum()
     }
+
+    /// Bytes they take while they are stored: as an archive, and that once more compressed.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        self.bytes().saturating_mul(2)
+    }
 }
 
 /// Looks for what the configuration wants. Whether something may be missing is for

@@ -1,13 +1,23 @@
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a report says when its run was; nothing is decided by it"
+)]
+
 use std::fmt::Write as _;
 use std::path::Path;
 
+use chrono::Utc;
 use figment::Figment;
 use figment::providers::{Format as _, Toml};
 use tempfile::TempDir;
 
 use super::*;
+use crate::catalogue::BackupId;
 use crate::config::{File, Settings};
 use crate::disk::Disk;
+use crate::lease::Holder;
+use crate::status::SidecarReport;
+use crate::window::Phase;
 
 /// How long anything may take that should happen at once.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -22,11 +32,17 @@ struct Bench {
 impl Bench {
     /// `hooks`: names and scripts, with `$NOTE` for the file.
     fn new(hooks: &[(&str, &str)]) -> Self {
+        Self::within("2s", hooks)
+    }
+
+    /// The same, with this limit on each of them.
+    fn within(limit: &str, hooks: &[(&str, &str)]) -> Self {
         let home = TempDir::new().expect("a directory");
         let note = home.path().join("note");
-        let mut toml = "[maintenance]\nenabled = true\nwindow = \"03:00-03:05\"\n\
-                        [maintenance.hooks]\ntimeout = \"2s\"\n"
-            .to_owned();
+        let mut toml = format!(
+            "[maintenance]\nenabled = true\nwindow = \"03:00-03:05\"\n\
+             [maintenance.hooks]\ntimeout = \"{limit}\"\n"
+        );
         for (name, script) in hooks {
             let script = script.replace("$NOTE", &note.display().to_string());
             let script = serde_json::json!(["sh", "-c", script]);
@@ -84,7 +100,7 @@ fn run(name: &str) -> RunId {
 }
 
 fn ended(name: &str, outcome: Outcome) -> Ended {
-    let began = now();
+    let began = Utc::now();
     Ended {
         report: RunReport {
             id: run(name),
@@ -94,6 +110,7 @@ fn ended(name: &str, outcome: Outcome) -> Ended {
             outcome,
             pause_ms: 0.0,
             longest_pause_ms: 0.0,
+            pause_limit_ms: None,
             backup: None,
             sidecar: None,
             warnings: Vec::new(),
@@ -150,11 +167,12 @@ async fn hooks_come_in_their_order_and_never_overlap() {
 
 #[tokio::test]
 async fn what_was_built_up_is_taken_down_though_it_failed_and_only_then() {
-    let bench = Bench::new(&[
-        ("before", &format!("{SAY}; exit 1")),
+    let hooks = [
+        ("before", &*format!("{SAY}; exit 1")),
         ("after", SAY),
         ("on_failure", SAY),
-    ]);
+    ];
+    let bench = Bench::within("1m", &hooks);
     // One that never came to its first hook.
     bench.herald().ended(ended("a", failed()));
     let failure = bench
@@ -166,7 +184,15 @@ async fn what_was_built_up_is_taken_down_though_it_failed_and_only_then() {
     let (noted, told) = bench.noted().await;
     assert_eq!(
         noted,
-        ["on_failure a", "before b", "after b", "on_failure b"]
+        [
+            "on_failure a",
+            // Attempted again before it is given up.
+            "before b",
+            "before b",
+            "before b",
+            "after b",
+            "on_failure b"
+        ]
     );
     assert_eq!(told.hooks_failed[&Hook::Before], 1);
     assert_eq!(told.hooks_failed[&Hook::After], 0);
@@ -239,6 +265,131 @@ async fn going_down_leaves_the_last_hooks_a_second_each() {
         "{cut:?}"
     );
     assert_eq!(cut.len(), 2);
+}
+
+/// More of them than wait otherwise: what `before` built up must be taken down.
+#[tokio::test]
+async fn after_is_called_of_every_run_however_many_end_at_once() {
+    let bench = Bench::within("1m", &[("after", SAY)]);
+    let runs: Vec<String> = (0..3 * QUEUED).map(|run| format!("run-{run}")).collect();
+    for run in &runs {
+        bench.herald().ended(ended(run, failed()));
+    }
+    let (noted, told) = bench.noted().await;
+    let expected: Vec<_> = runs.iter().map(|run| format!("after {run}")).collect();
+    assert_eq!(noted, expected);
+    assert_eq!(told.hooks_failed[&Hook::After], 0);
+}
+
+/// What bounds the queue, since nothing in it is dropped.
+#[tokio::test]
+async fn no_run_begins_while_too_many_ends_wait_for_their_hooks() {
+    let until = "until [ -e $NOTE.go ]; do sleep 0.01; done";
+    let bench = Bench::within("1m", &[("after", &format!("{SAY}; {until}"))]);
+    let run_of = |name: &'static str, watch: &Watch| {
+        let (herald, watch) = (bench.herald().clone(), watch.clone());
+        std::thread::spawn(move || herald.before(run(name), &watch))
+    };
+    for _ in 1..QUEUED {
+        bench.herald().ended(ended("a", failed()));
+    }
+    let watch = Watch::default();
+    let early = run_of("early", &watch).join().expect("it returns");
+    early.expect("there is no hook to wait for");
+
+    bench.herald().ended(ended("a", failed()));
+    let given_up = run_of("given-up", &watch);
+    watch.cancel("the window ended");
+    let failure = given_up.join().expect("it returns").expect_err("it waited");
+    assert_eq!(failure.cause, Cause::Hook);
+    let late = run_of("late", &Watch::default());
+    // What was given up has its place in the queue still.
+    while bench.herald().queued.load(Ordering::Relaxed) < QUEUED + 2 {
+        std::thread::yield_now();
+    }
+    let note = bench.home.path().join("note");
+    Disk::default()
+        .write_atomically(&note.with_file_name("note.go"), b"")
+        .expect("it can be written");
+    let late = late.join().expect("it returns");
+    late.expect("they are done");
+    assert_eq!(lines(&note).len(), QUEUED, "all of them came first");
+    bench.noted().await;
+}
+
+#[tokio::test]
+async fn a_hook_that_fails_once_has_not_failed() {
+    let once = format!("{SAY}; [ $(wc -l < $NOTE) -ge 2 ]");
+    let bench = Bench::within("1m", &[("after", &once)]);
+    bench.herald().ended(ended("a", Outcome::Done));
+    let (noted, told) = bench.noted().await;
+    assert_eq!(noted, ["after a", "after a"]);
+    assert_eq!(told.hooks_failed[&Hook::After], 0);
+    assert_eq!(told.remarks, []);
+}
+
+/// It would say of a file that it is ready which is not any more, and keep `after` waiting.
+#[tokio::test]
+async fn ready_is_not_called_again_for_a_run_that_has_ended() {
+    let bench = Bench::within("1m", &[("ready", &format!("{SAY}; exit 1"))]);
+    bench.herald().ready(run("a"));
+    bench.herald().ended(ended("a", Outcome::Done));
+    let (noted, told) = bench.noted().await;
+    assert_eq!(noted, ["ready a"]);
+    assert_eq!(told.hooks_failed[&Hook::Ready], 1);
+}
+
+/// What the heartbeats are asked for, by how a run ended and what it made.
+#[test]
+fn a_heartbeat_is_of_success_and_the_other_of_none() {
+    let sidecar = |held_throughout| SidecarReport {
+        holder: Holder::by_touch_file(),
+        held_throughout,
+        reason: None,
+    };
+    let backup: BackupId = "20261122T030000Z".parse().expect("an id");
+    let aborted = || Outcome::Aborted {
+        phase: Phase::Leased,
+        message: String::new(),
+    };
+    for (outcome, backup, sidecar, asked) in [
+        (Outcome::Done, Some(backup.clone()), None, Some("/beat")),
+        (Outcome::Done, None, Some(sidecar(true)), Some("/beat")),
+        // Which cannot be.
+        (Outcome::Done, None, Some(sidecar(false)), None),
+        (Outcome::Done, None, None, None),
+        (failed(), None, None, Some("/fail")),
+        (failed(), None, Some(sidecar(true)), Some("/fail")),
+        (aborted(), None, Some(sidecar(false)), Some("/fail")),
+        (aborted(), Some(backup), None, Some("/fail")),
+    ] {
+        let mut ended = ended("a", outcome);
+        ended.report.backup = backup;
+        ended.report.sidecar = sidecar;
+        let parts = parts(
+            "[maintenance]\nenabled = true\nwindow = \"03:00-03:05\"\n[maintenance.notify]\n\
+             heartbeat = \"http://example.org/beat\"\n\
+             heartbeat_failure = \"http://example.org/fail\"\n",
+        );
+        let news = News::Ended {
+            ended: &ended,
+            troubled: false,
+        };
+        let target = heartbeat(&parts.notify, &news);
+        let expected = asked.map(|path| format!("http://example.org{path}"));
+        let expected = expected.and_then(|url| Target::parse(&url));
+        assert_eq!(target, expected.as_ref(), "{:?}", ended.report);
+        let missed = heartbeat(&parts.notify, &News::Missed(window()));
+        assert_eq!(missed, parts.notify.heartbeat_failure.as_ref());
+    }
+}
+
+fn window() -> Interval {
+    let begins = Utc::now();
+    Interval {
+        begins,
+        ends: begins + chrono::TimeDelta::minutes(5),
+    }
 }
 
 #[test]

@@ -1,4 +1,12 @@
+#![expect(
+    clippy::disallowed_methods,
+    reason = "how long a hook was let run is what one test is about"
+)]
+
 use std::future::pending;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use tempfile::TempDir;
 
@@ -26,8 +34,10 @@ fn shell(script: &str) -> Vec<String> {
     ["sh", "-c", script].map(str::to_owned).to_vec()
 }
 
+/// One attempt.
 async fn run(script: &str, within: Duration) -> Result<(), Error> {
-    carry_out(Hook::After, &shell(script), &facts(), within, pending()).await
+    let command = shell(script);
+    carry_out(Hook::After, &command, &facts(), within, pending(), || false).await
 }
 
 async fn refused(script: &str, within: Duration) -> String {
@@ -85,6 +95,7 @@ async fn one_that_fails_is_told_by_its_last_lines() {
         &facts(),
         A_MINUTE,
         pending(),
+        || false,
     )
     .await
     .expect_err("there is none")
@@ -105,7 +116,8 @@ async fn one_that_hangs_is_ended_with_all_it_started() {
 #[tokio::test]
 async fn one_that_is_cut_short_says_why() {
     let why = async { "the window ended".to_owned() };
-    let cut = carry_out(Hook::Before, &shell("sleep 600"), &facts(), A_MINUTE, why).await;
+    let command = shell("sleep 600");
+    let cut = carry_out(Hook::Before, &command, &facts(), A_MINUTE, why, || true).await;
     let message = cut.expect_err("it was ended").to_string();
     assert!(message.contains("was ended: the window ended"), "{message}");
 }
@@ -114,6 +126,113 @@ async fn one_that_is_cut_short_says_why() {
 async fn what_outlives_it_is_ended_and_told_of() {
     let message = refused("sleep 600 & exit 0", A_MINUTE).await;
     assert!(message.contains("left processes running"), "{message}");
+}
+
+/// A hook that notes each call, and what is to come after the note.
+struct Counted {
+    home: TempDir,
+}
+
+impl Counted {
+    fn new() -> Self {
+        Self {
+            home: TempDir::new().expect("a directory"),
+        }
+    }
+
+    /// What becomes of it, and how often it was called.
+    async fn run(
+        &self,
+        script: &str,
+        within: Duration,
+        cut_short: impl Future<Output = String>,
+        again: impl Fn() -> bool,
+    ) -> (Result<(), String>, usize) {
+        let note = self.home.path().join("note");
+        let script = format!("n={}; echo . >> $n; {script}", note.display());
+        let command = shell(&script);
+        let ran = carry_out(Hook::After, &command, &facts(), within, cut_short, again).await;
+        let noted = Disk::default().read(&note, 1 << 10).expect("it was called");
+        (ran.map_err(|error| error.to_string()), noted.len() / 2)
+    }
+}
+
+#[tokio::test]
+async fn one_that_fails_is_called_again_until_it_does_not() {
+    let second = "[ $(wc -l < $n) -ge 2 ]";
+    let (ran, calls) = Counted::new()
+        .run(second, A_MINUTE, pending(), || true)
+        .await;
+    assert_eq!((ran, calls), (Ok(()), 2));
+}
+
+#[tokio::test]
+async fn one_that_goes_on_failing_is_not_called_for_ever() {
+    let script = "echo $(wc -l < $n); exit 5";
+    let (ran, calls) = Counted::new()
+        .run(script, A_MINUTE, pending(), || true)
+        .await;
+    let said = ran.expect_err("it fails");
+    assert!(said.ends_with("exited with 5; it said: 3"), "{said}");
+    assert_eq!(calls, 3);
+}
+
+/// So that attempts take no more time than one that is slow.
+#[tokio::test]
+async fn attempts_share_the_time_there_is() {
+    let within = Duration::from_millis(500);
+    let (ran, calls) = Counted::new()
+        .run("exit 5", within, pending(), || true)
+        .await;
+    let said = ran.expect_err("it fails");
+    assert!(said.contains("exited with 5"), "{said}");
+    assert_eq!(calls, 1, "the next would begin after the limit");
+
+    // The second one is ended when both have had two seconds together.
+    let script = "[ $(wc -l < $n) -ge 2 ] && exec sleep 600; exit 5";
+    let within = Duration::from_secs(2);
+    let began = Instant::now();
+    let (ran, calls) = Counted::new().run(script, within, pending(), || true).await;
+    let said = ran.expect_err("it hangs");
+    assert!(said.contains("was ended after 2s"), "{said}");
+    assert_eq!(calls, 2);
+    assert!(began.elapsed() < Duration::from_secs(20), "and not 600");
+}
+
+#[tokio::test]
+async fn what_would_be_in_vain_is_not_attempted_again() {
+    let linger = "sleep 600 & exit 0";
+    let (ran, calls) = Counted::new()
+        .run(linger, A_MINUTE, pending(), || true)
+        .await;
+    assert!(ran.is_err());
+    assert_eq!(calls, 1, "it did what it is for");
+
+    let (ran, calls) = Counted::new()
+        .run("exit 5", A_MINUTE, pending(), || false)
+        .await;
+    assert!(ran.is_err());
+    assert_eq!(calls, 1, "nobody wants it any more");
+
+    // Somebody ends the wait for the next.
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let asked = AtomicU32::new(0);
+    let end = Mutex::new(Some(end));
+    let again = || {
+        asked.fetch_add(1, Ordering::Relaxed);
+        drop(end.lock().expect("unpoisoned").take());
+        true
+    };
+    let cut_short = async {
+        drop(ended.await);
+        "the service goes down".to_owned()
+    };
+    let (ran, calls) = Counted::new()
+        .run("exit 5", A_MINUTE, cut_short, again)
+        .await;
+    let said = ran.expect_err("it failed");
+    assert!(said.contains("exited with 5"), "{said}");
+    assert_eq!((calls, asked.load(Ordering::Relaxed)), (1, 1));
 }
 
 #[tokio::test]

@@ -15,13 +15,13 @@ fn status() -> Status {
     let per_door = |udp: u64, http: u64| json!({ "udp": udp, "http": http });
     let time = "2026-11-22T03:00:00Z";
     let channel = json!({
-        "target": "https://hooks.example.org", "delivered": 3, "failed": 1,
+        "target": "https://hooks.example.org", "delivered": 3, "failed": 1, "waiting": 2, "dropped": 4,
         "last_delivered": time, "failing": { "at": time, "reason": "it hung" },
     });
     let run = |id: &str, outcome: Value| {
         json!({
             "id": id, "trigger": "schedule", "began": time, "ended": "2026-11-22T03:00:09.5Z",
-            "outcome": outcome, "pause_ms": 12.5, "longest_pause_ms": 7.5, "backup": null,
+            "outcome": outcome, "pause_ms": 12.5, "longest_pause_ms": 7.5, "pause_limit_ms": 3500.0, "backup": null,
             "sidecar": null, "warnings": [], "wal_bytes": 4096,
         })
     };
@@ -106,6 +106,7 @@ fn every_figure_is_that_of_the_status() {
         ("last_run_duration_seconds", 9.5),
         ("last_run_pause_seconds", 0.0125),
         ("last_run_longest_pause_seconds", 0.0075),
+        ("last_run_pause_limit_seconds", 3.5),
         ("pinned_wal_bytes", 4096.0),
         ("last_success_timestamp_seconds", 1_795_316_409.0),
         ("backup_pinned_timestamp_seconds", 1_795_316_400.0),
@@ -120,6 +121,8 @@ fn every_figure_is_that_of_the_status() {
             3.0,
         ),
         ("notices_total{channel=\"webhook\",result=\"failed\"}", 1.0),
+        ("notices_total{channel=\"webhook\",result=\"dropped\"}", 4.0),
+        ("notices_waiting{channel=\"webhook\"}", 2.0),
         ("notify_failing{channel=\"webhook\"}", 1.0),
         ("hook_failures_total{hook=\"after\"}", 2.0),
         ("upload_behind", 2.0),
@@ -128,7 +131,7 @@ fn every_figure_is_that_of_the_status() {
         let found = samples.get(&format!("torrust_maintenance_{name}"));
         assert_eq!(found, Some(&value), "{name} of {samples:#?}");
     }
-    assert_eq!(samples.len(), 65, "no other: {samples:#?}");
+    assert_eq!(samples.len(), 68, "no other: {samples:#?}");
 }
 
 #[test]

@@ -20,6 +20,11 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const DUMP: [&str; 2] = ["mariadb-dump", "mysqldump"];
 const SQL: [&str; 2] = ["mariadb", "mysql"];
 
+/// Asks for a lock on a table that nobody has. Both servers look at the privileges first.
+const LOCK_OF_NOTHING: &str = "LOCK TABLES `torrust maintenance: no such table` READ";
+/// What either client writes of the error that says so, `ER_NO_SUCH_TABLE`.
+const NO_SUCH_TABLE: &str = "ERROR 1146 ";
+
 /// Where an option file is read from that is written to a program's standard input.
 const FROM_STDIN: &str = "--defaults-file=/dev/stdin";
 
@@ -170,6 +175,20 @@ impl Client {
             tables: tables.collect::<Result<_, _>>()?,
             server: server.ok_or_else(|| self.unexpected("nothing"))?,
         })
+    }
+
+    /// Whether the user may lock the tables, without doing so: asks for the lock of one that there
+    /// is not, and is told that only if it would have been given.
+    ///
+    /// # Errors
+    ///
+    /// When it may not, or the server does not answer.
+    pub(super) fn may_lock(&self, within: Duration, watch: &Watch) -> Result<(), Error> {
+        let locked = self.ask(LOCK_OF_NOTHING, "a lock", within, watch);
+        match locked {
+            Err(Error::Failed { said, .. }) if said.contains(NO_SUCH_TABLE) => Ok(()),
+            other => other.map(drop),
+        }
     }
 
     /// The rows that the statements return in the database.

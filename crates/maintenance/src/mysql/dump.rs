@@ -38,8 +38,9 @@ pub struct Dump {
 }
 
 impl Dump {
-    /// Does all that a dump does, but for the rows: logs in, takes the snapshot or the locks,
-    /// asks for every table. What it may not do shows now and not when announces wait.
+    /// Does all that a dump does, but for the rows and the locks, since announces flow: logs in,
+    /// takes the snapshot, asks for every table. What it may not do shows now and not when
+    /// announces wait.
     ///
     /// # Errors
     ///
@@ -51,7 +52,10 @@ impl Dump {
         watch: &Watch,
     ) -> Result<(), Error> {
         let began = now();
-        let mut dump = Self::begin(client, &[consistency.options(), &[NO_ROWS]].concat())?;
+        if consistency == Consistency::Locks {
+            client.may_lock(within, watch)?;
+        }
+        let mut dump = Self::begin(client, &[consistency.rehearsed(), &[NO_ROWS]].concat())?;
         while dump.take(Some((began, within)), watch)? {
             dump.waiting.clear();
         }
@@ -150,6 +154,14 @@ impl Consistency {
         match self {
             Self::Snapshot => &["--single-transaction"],
             Self::Locks => &["--skip-single-transaction", "--lock-tables"],
+        }
+    }
+
+    /// Those of a rehearsal, which keeps no writer waiting.
+    fn rehearsed(self) -> &'static [&'static str] {
+        match self {
+            Self::Snapshot => self.options(),
+            Self::Locks => &["--skip-single-transaction", "--skip-lock-tables"],
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::catalogue::{Artifact, Catalogue, Draft};
 use crate::config::{self, Announces, Compression, Settings};
 use crate::disk::Disk;
 use crate::driver::{Engine, LOG_TARGET, NotPinned, Pauses, Pinned, Published};
+use crate::engine::room;
 use crate::priority::{self, Work};
 use crate::publication::{self, DumpMade, Publisher};
 use crate::snapshot::{Pace, Watch};
@@ -114,26 +115,38 @@ impl DumpEngine {
         self.planned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the disk has room for what a dump of so many bytes makes.
-    fn check_room(&self, needed: u64) -> Result<(), Failure> {
+    /// Whether the disk has room for so many bytes, and what a run leaves of it.
+    fn check_room(&self, bytes: u64) -> Result<(), Failure> {
         let directory = self.catalogue.directory();
-        let free = self
+        let space = self
             .disk
-            .free_bytes(directory)
+            .space(directory)
             .map_err(|error| Failure::other(&error))?;
-        if free >= needed {
+        let needed = bytes.saturating_add(room::reserve(space));
+        if space.free >= needed {
             return Ok(());
         }
         Err(Failure {
-            cause: Cause::Other,
+            cause: Cause::NoRoom,
             message: format!(
-                "{} has {} free and a dump needs about {} there; free space, keep fewer backups \
-                 or choose another directory",
+                "{} has {} free and a dump needs about {} there (with the other files and a \
+                 reserve); free space (`torrust-maintenance prune` removes what backup.keep does \
+                 not keep), keep fewer backups or choose another directory",
                 directory.display(),
-                bytesize::ByteSize(free),
+                bytesize::ByteSize(space.free),
                 bytesize::ByteSize(needed),
             ),
         })
+    }
+
+    /// Does a part of a run, and gives it up before it fills the disk of the backups.
+    fn leaving_reserve<T>(
+        &self,
+        watch: &Watch,
+        part: impl FnOnce() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let places = vec![self.catalogue.directory().to_owned()];
+        room::leaving_reserves(places, watch, part)
     }
 
     /// Streams the dump into its artifact.
@@ -187,13 +200,8 @@ impl Engine for DumpEngine {
             .map_err(|error| Failure::other(&error))?;
         let earlier: Vec<_> = backups.iter().map(|backup| &backup.manifest).collect();
         let cost = forecast::forecast(survey.bytes(), &self.backup, &earlier);
-        // As an archive, and that once more compressed.
-        let files = 2 * self
-            .publisher()
-            .choose_files(Path::new(""), watch)?
-            .0
-            .bytes();
-        self.check_room(cost.room.saturating_add(files))?;
+        let (files, _) = self.publisher().choose_files(Path::new(""), watch)?;
+        self.check_room(cost.room.saturating_add(files.room()))?;
         Dump::rehearse(&client, consistency, REHEARSE_WITHIN, watch).map_err(failed)?;
         let waits = consistency == Consistency::Locks || self.announces == Announces::Pause;
         let seal = self.publisher().seal()?;
@@ -258,7 +266,8 @@ impl Engine for DumpEngine {
     ) -> Result<Dumped, Failure> {
         priority::of_disk(Work::Writing, self.backup.io_priority);
         let mut dump = pin.dump.lock().unwrap_or_else(PoisonError::into_inner);
-        let (artifact, rows, seconds) = self.store(draft, &mut dump, watch)?;
+        let (artifact, rows, seconds) =
+            self.leaving_reserve(watch, || self.store(draft, &mut dump, watch))?;
         Ok(Dumped {
             artifact,
             rows,
@@ -306,7 +315,7 @@ impl Engine for DumpEngine {
             seconds,
             warnings: planned.warning.into_iter().collect(),
         };
-        self.publisher().publish_dump(draft, made, watch)
+        self.leaving_reserve(watch, || self.publisher().publish_dump(draft, made, watch))
     }
 
     fn pinned_too_long(&self) -> Option<Failure> {

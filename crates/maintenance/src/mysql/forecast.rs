@@ -5,30 +5,22 @@ use std::time::Duration;
 use super::DRIVER;
 use crate::catalogue::Manifest;
 use crate::config::{Backup, Compression};
+use crate::engine::forecast::{RECENT, SLACK, UNMEASURED_RATIO, as_bytes, as_rate};
 
 /// Bytes a second a dump is expected to reach before one has been measured: what a server
 /// on a plain virtual machine gives. Too high an estimate would close the gate for nothing.
 const UNMEASURED: f64 = 20e6;
 
-/// Of the text's size, what it takes compressed until that is known.
-const UNMEASURED_RATIO: f64 = 0.6;
-
 /// How much longer than the server's own figure for the rows, which is an estimate, a dump
 /// may be.
 const LONGER: f64 = 1.5;
-
-/// Bytes for the manifest and the file system's own.
-const SLACK: u64 = 1 << 20;
-
-/// How many of the last backups are measured by.
-const RECENT: usize = 5;
 
 /// What a dump is reckoned to cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Forecast {
     /// How long it takes.
     pub(super) takes: Duration,
-    /// Bytes needed for it in the catalogue's directory.
+    /// Bytes it takes in the catalogue's directory.
     pub(super) room: u64,
 }
 
@@ -38,41 +30,27 @@ pub(super) fn forecast(bytes: u64, backup: &Backup, earlier: &[&Manifest]) -> Fo
     let rate = dumps()
         .filter(|manifest| manifest.bandwidth.is_none())
         .take(RECENT)
-        .map(|manifest| number(manifest.database.raw_bytes) / manifest.copy_seconds.max(0.001))
+        .map(|manifest| as_rate(manifest.database.raw_bytes) / manifest.copy_seconds.max(0.001))
         // The best: one slow night must not keep the next run from beginning.
         .reduce(f64::max)
         .unwrap_or(UNMEASURED);
     let rate = backup
         .bandwidth
-        .map_or(rate, |limit| rate.min(number(limit)));
-    let text = number(bytes) * LONGER;
+        .map_or(rate, |limit| rate.min(as_rate(limit)));
+    let text = as_rate(bytes) * LONGER;
     let ratio = match backup.compression {
         Compression::None => 1.0,
         Compression::Zstd(_) => dumps()
             .find(|manifest| manifest.database.compression == "zstd")
             .map_or(UNMEASURED_RATIO, |manifest| {
                 let stored = &manifest.database;
-                number(stored.stored_bytes) / number(stored.raw_bytes.max(1))
+                as_rate(stored.stored_bytes) / as_rate(stored.raw_bytes.max(1))
             }),
     };
     Forecast {
         takes: Duration::try_from_secs_f64(text / rate.max(1.0)).unwrap_or(Duration::MAX),
-        room: whole(text * ratio).saturating_add(SLACK),
+        room: as_bytes(text * ratio).saturating_add(SLACK),
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "an estimate")]
-fn number(bytes: u64) -> f64 {
-    bytes as f64
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "an estimate"
-)]
-fn whole(bytes: f64) -> u64 {
-    bytes as u64
 }
 
 #[cfg(test)]

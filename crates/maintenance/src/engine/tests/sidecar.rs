@@ -49,8 +49,8 @@ impl Bench {
 
     fn track(&self, ttl: Duration) -> Tracker {
         let (_, keeper): (_, Keeper) = Gate::new().expect("a thread");
-        let (driver, Handles { commands, status }) = Driver::new(Parts {
-            engine: self.engine(&Disk::default()).expect("starts"),
+        let engine = self.engine(&Disk::default()).expect("starts");
+        let parts = Parts {
             keeper,
             rules: Rules {
                 schedule: Schedule::crontab("0 5 29 2 *", Duration::from_secs(600)).expect("valid"),
@@ -73,7 +73,8 @@ impl Bench {
             touch_file: None,
             service: "a service 1.0".into(),
             database: self.database(),
-        });
+        };
+        let (driver, Handles { commands, status }) = Driver::new(engine, parts);
         let (stop, stopped) = oneshot::channel::<()>();
         let ended = tokio::spawn(driver.run(async { drop(stopped.await) }));
         Tracker {
