@@ -35,7 +35,8 @@ use crate::notify::{self, Delivery, Header, Messenger, Notice, Origin, Target};
 use crate::schedule::Interval;
 use crate::snapshot::Watch;
 use crate::status::{
-    BackupStatus, ChannelStatus, NotDelivered, NotifyStatus, RUNS_KEPT, RunReport, Told,
+    BackupStatus, ChannelStatus, NotDelivered, NotifyStatus, RUNS_KEPT, RemoteStatus, RunReport,
+    Told,
 };
 use crate::window::{Cause, Failure, Outcome, RunId};
 
@@ -63,6 +64,50 @@ pub struct Ended {
     pub made: Option<BackupStatus>,
 }
 
+/// News of uploads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OfUploads {
+    /// What they are.
+    pub turn: Turn,
+    /// For people.
+    pub text: String,
+    /// How uploads stand.
+    pub status: RemoteStatus,
+}
+
+/// What has become of uploads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// They fail, are late, or what is there is broken: from now on, or still.
+    Trouble,
+    /// A backup there was broken, and is not any more.
+    Replaced,
+    /// They do not fail any more.
+    Recovered,
+}
+
+/// The end of the queue of who uploads. It keeps nobody from going down.
+#[derive(Debug, Clone)]
+pub struct Teller(mpsc::WeakSender<Happening>);
+
+impl Teller {
+    /// Tells who is to be told.
+    pub fn tell(&self, news: OfUploads) {
+        let Some(queue) = self.0.upgrade() else {
+            return;
+        };
+        if queue
+            .try_send(Happening::OfUploads(Box::new(news)))
+            .is_err()
+        {
+            tracing::error!(
+                target: LOG_TARGET,
+                "Nobody is told of uploads: too many others wait for their turn"
+            );
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Happening {
     Begins {
@@ -73,6 +118,7 @@ enum Happening {
     Ready(RunId),
     Ended(Box<Ended>),
     Missed(Interval),
+    OfUploads(Box<OfUploads>),
 }
 
 /// What somebody is told of.
@@ -80,6 +126,7 @@ enum Happening {
 enum News {
     Ended { ended: Box<Ended>, troubled: bool },
     Missed(Interval),
+    OfUploads(Box<OfUploads>),
 }
 
 /// What a herald is made of.
@@ -196,6 +243,12 @@ impl Herald {
         self.put(Happening::Ended(Box::new(ended)));
     }
 
+    /// For who uploads, and is not waited for.
+    #[must_use]
+    pub fn teller(&self) -> Teller {
+        Teller(self.queue.downgrade())
+    }
+
     /// Tells who is to be told of a window that had no run.
     pub fn missed(&self, window: Interval) {
         self.put(Happening::Missed(window));
@@ -253,7 +306,8 @@ async fn proclaim(
     down: Down,
 ) {
     let (tell, mut news) = mpsc::channel(QUEUED);
-    let crier = Crier {
+    let mut crier = Crier {
+        pulse: Pulse::default(),
         messenger: Messenger::new(parts.notify.timeout),
         notify: parts.notify,
         header: parts.header,
@@ -339,6 +393,7 @@ impl Caller {
             }
             Happening::Ended(ended) => self.ended(ended).await,
             Happening::Missed(window) => self.tell(News::Missed(window)),
+            Happening::OfUploads(news) => self.tell(News::OfUploads(news)),
         }
     }
 
@@ -459,9 +514,55 @@ impl Caller {
     }
 }
 
+/// Which heartbeat is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beat {
+    Good,
+    Failure,
+}
+
+/// Whether all is well: that is what a heartbeat says. A backup was published, which it is only
+/// when verified, and nothing is wrong with uploads, if there are any.
+#[derive(Debug, Default)]
+struct Pulse {
+    uploads_fail: bool,
+    /// A backup was published that none was asked for, as uploads fail.
+    owed: bool,
+}
+
+impl Pulse {
+    fn of(&mut self, news: &News) -> Option<Beat> {
+        match news {
+            News::Ended { ended, .. } => {
+                let report = &ended.report;
+                self.owed = report.outcome == Outcome::Done && report.backup.is_some();
+                if !self.owed {
+                    return Some(Beat::Failure);
+                }
+            }
+            News::Missed(_) => {
+                self.owed = false;
+                return Some(Beat::Failure);
+            }
+            News::OfUploads(news) => match news.turn {
+                Turn::Trouble => {
+                    self.uploads_fail = true;
+                    return Some(Beat::Failure);
+                }
+                Turn::Recovered => self.uploads_fail = false,
+                Turn::Replaced => {}
+            },
+        }
+        let is_due = self.owed && !self.uploads_fail;
+        self.owed &= !is_due;
+        is_due.then_some(Beat::Good)
+    }
+}
+
 /// Delivers news, one after the other.
 #[derive(Debug)]
 struct Crier {
+    pulse: Pulse,
     messenger: Result<Messenger, String>,
     notify: config::Notify,
     header: Option<Header>,
@@ -478,11 +579,12 @@ enum Channel {
 }
 
 impl Crier {
-    async fn tell(&self, news: News) {
+    async fn tell(&mut self, news: News) {
+        let heartbeat = self.heartbeat(&news);
         // One that hangs does not hold up the other.
         tokio::join!(
             self.deliver(Channel::Webhook, self.notice(&news)),
-            self.deliver(Channel::Heartbeat, self.heartbeat(&news))
+            self.deliver(Channel::Heartbeat, heartbeat)
         );
     }
 
@@ -497,6 +599,7 @@ impl Crier {
             News::Missed(window) => {
                 Notice::of_missed(&self.origin, *window, &driver::missed(*window))
             }
+            News::OfUploads(news) => Notice::of_uploads(&self.origin, news),
         };
         if notice.good && self.notify.on == config::TellOf::Failure {
             return None;
@@ -508,18 +611,10 @@ impl Crier {
         })
     }
 
-    /// The one is asked for only if a backup was published, which it is only when verified.
-    fn heartbeat(&self, news: &News) -> Option<Delivery> {
-        let published = match news {
-            News::Ended { ended, .. } => {
-                ended.report.outcome == Outcome::Done && ended.report.backup.is_some()
-            }
-            News::Missed(_) => false,
-        };
-        let target = if published {
-            self.notify.heartbeat.clone()
-        } else {
-            self.notify.heartbeat_failure.clone()
+    fn heartbeat(&mut self, news: &News) -> Option<Delivery> {
+        let target = match self.pulse.of(news)? {
+            Beat::Good => self.notify.heartbeat.clone(),
+            Beat::Failure => self.notify.heartbeat_failure.clone(),
         };
         target.map(|target| Delivery::Heartbeat { target })
     }
