@@ -66,6 +66,7 @@ mod note;
 mod pass;
 mod plan;
 mod store;
+mod stray;
 mod upload;
 mod uploader;
 
@@ -425,16 +426,10 @@ fn outline(here: &[Backup], there: &There, keep: &config::Keep) -> Plan {
     plan(&candidates, there, keep)
 }
 
-/// Whether two manifests are of one backup.
+/// Whether two manifests are of one backup: the id is the second it began in, and the run has
+/// letters of its own.
 fn is_same(one: &Manifest, other: &Manifest) -> bool {
-    let of = |manifest: &Manifest| {
-        (
-            manifest.id.clone(),
-            manifest.run.clone(),
-            manifest.database.stored_sha256.clone(),
-        )
-    };
-    of(one) == of(other)
+    (&one.id, &one.run) == (&other.id, &other.run)
 }
 
 /// Whether it is to go on.

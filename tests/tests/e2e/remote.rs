@@ -231,6 +231,15 @@ async fn an_upload_that_will_not_be_ended_is_given_up_on_the_server() -> Result<
     printed(&tool(&setup, &["upload"])?)?;
     assert_eq!(incomplete(&server).await?, 0);
     assert!(uploads(&setup)?.is_empty());
+
+    // Killed before it could be noted what the server calls it; and what is none of ours.
+    let begin = |key: &str| format!("s3.create_multipart_upload(Bucket=bucket, Key='{key}')\n");
+    let ours = format!("orphan/{id}/database.sqlite3");
+    let others = begin("orphan/notes.txt") + &begin(&format!("other/{id}/database.sqlite3"));
+    server.ask(&(begin(&ours) + &others)).await?;
+    assert_eq!(incomplete(&server).await?, 3);
+    printed(&tool(&setup, &["upload"])?)?;
+    assert_eq!(incomplete(&server).await?, 2);
     Ok(())
 }
 

@@ -252,6 +252,7 @@ impl Pass<'_> {
         if self.report.failure.is_some() {
             return Ok(());
         }
+        self.remote.end_strays(self.catalogue).await?;
         let (plan, _) = self.outline()?;
         for id in &plan.remove {
             check(self.watch)?;

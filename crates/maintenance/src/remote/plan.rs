@@ -63,6 +63,9 @@ impl There {
                             other.manifest.run
                         );
                         there.odd.insert(id, why);
+                    } else if namesake.is_some_and(|here| here.manifest != *manifest) {
+                        let why = "its manifest is not that of the backup here".to_owned();
+                        there.broken.insert(id, why);
                     } else if let Some(finding) = finding(stored) {
                         there.broken.insert(id, finding);
                     } else {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt as _;
-use object_store::aws::{AmazonS3Builder, AwsCredential};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential};
 use object_store::local::LocalFileSystem;
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path as Key;
@@ -18,6 +18,7 @@ use object_store::{ClientOptions, ObjectMeta, ObjectStore, RetryConfig, StaticCr
 
 use super::Error;
 use super::claim::OWNER;
+use super::stray::Strays;
 use crate::catalogue::{BackupId, MANIFEST, SMALL_FILE};
 use crate::config::{self, Place, S3};
 use crate::disk::Disk;
@@ -47,6 +48,8 @@ const ARCHIVED: &str = "InvalidObjectState";
 pub(super) struct Store {
     objects: Arc<dyn ObjectStore>,
     kind: Kind,
+    /// Of a bucket.
+    strays: Option<Strays>,
     prefix: Key,
     at: String,
     attempts: u32,
@@ -91,7 +94,8 @@ impl Objects {
 
 impl Store {
     pub(super) fn open(settings: &config::Remote, disk: &Disk) -> Result<Self, Error> {
-        let (objects, kind, prefix): (Arc<dyn ObjectStore>, _, _) = match &settings.place {
+        let (objects, kind, strays, prefix): (Arc<dyn ObjectStore>, _, _, _) = match &settings.place
+        {
             Place::Directory(directory) => {
                 // One that is not mounted must not be written beside.
                 let files = LocalFileSystem::new_with_prefix(directory)
@@ -100,18 +104,21 @@ impl Store {
                 (
                     Arc::new(files),
                     Kind::Directory(directory.clone()),
+                    None,
                     Key::default(),
                 )
             }
             Place::S3(s3) => {
-                let bucket = Arc::new(bucket(s3, settings.timeout, disk)?);
+                let (bucket, strays) = bucket(s3, settings.timeout, disk)?;
+                let bucket = Arc::new(bucket);
                 let prefix = Key::from(s3.prefix.as_str());
-                (bucket.clone(), Kind::Parts(bucket), prefix)
+                (bucket.clone(), Kind::Parts(bucket), strays, prefix)
             }
         };
         Ok(Self {
             objects,
             kind,
+            strays,
             prefix,
             at: settings.describe(),
             attempts: settings.attempts,
@@ -130,6 +137,7 @@ impl Store {
         Self {
             objects: store.clone(),
             kind: Kind::Parts(store.clone()),
+            strays: None,
             prefix: Key::from("prefix"),
             at: settings.describe(),
             attempts: settings.attempts,
@@ -183,6 +191,27 @@ impl Store {
             }
         }
         Ok(backups)
+    }
+
+    /// The uploads in parts that the server has: of which file of which backup, and what it
+    /// calls each. None where that cannot be asked.
+    pub(super) async fn begun(&self) -> Vec<(BackupId, String, String)> {
+        let Some(strays) = &self.strays else {
+            return Vec::new();
+        };
+        let of_backup = |key: &str| {
+            let key = Key::parse(key).ok()?;
+            let mut parts = key.prefix_match(&self.prefix)?;
+            let id = parts.next()?.as_ref().parse().ok()?;
+            let name = parts.next()?.as_ref().to_owned();
+            parts.next().is_none().then_some((id, name))
+        };
+        let begun = strays.list(&self.prefix).await.into_iter();
+        let begun = begun.filter_map(|begun| {
+            let (id, name) = of_backup(&begun.key)?;
+            Some((id, name, begun.upload))
+        });
+        begun.collect()
     }
 
     /// Bytes of an object; `None` if it is not there.
@@ -412,7 +441,7 @@ fn as_size(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
-fn bucket(s3: &S3, timeout: Duration, disk: &Disk) -> Result<object_store::aws::AmazonS3, Error> {
+fn bucket(s3: &S3, timeout: Duration, disk: &Disk) -> Result<(AmazonS3, Option<Strays>), Error> {
     let client = ClientOptions::new()
         .with_timeout(timeout)
         .with_connect_timeout(CONNECT_WITHIN)
@@ -452,9 +481,22 @@ fn bucket(s3: &S3, timeout: Duration, disk: &Disk) -> Result<object_store::aws::
             .with_credentials(Arc::new(provider))
             .with_skip_signature(false);
     }
-    builder
+    let region = builder.get_config_value(&AmazonS3ConfigKey::Region);
+    let region = region.unwrap_or_else(|| ANY_REGION.to_owned());
+    let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
+    let bucket = builder
         .build()
-        .map_err(|error| Error::Unusable(told(&error)))
+        .map_err(|error| Error::Unusable(told(&error)))?;
+    // As the store has it.
+    let name = &s3.bucket;
+    let address = match (endpoint, s3.path_style) {
+        (Some(endpoint), true) => format!("{}/{name}", endpoint.trim_end_matches('/')),
+        (Some(endpoint), false) => endpoint,
+        (None, true) => format!("https://s3.{region}.amazonaws.com/{name}"),
+        (None, false) => format!("https://{name}.s3.{region}.amazonaws.com"),
+    };
+    let strays = Strays::of(&address, region, Arc::clone(bucket.credentials()));
+    Ok((bucket, strays))
 }
 
 /// The first line of a small file.
@@ -522,7 +564,8 @@ fn code(text: &str) -> Option<&str> {
     within(text, "Code")
 }
 
-fn within<'a>(text: &'a str, tag: &str) -> Option<&'a str> {
+/// What is between the tags of this name, the first time they are there.
+pub(super) fn within<'a>(text: &'a str, tag: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(&format!("<{tag}>"))?;
     Some(rest.split_once('<')?.0)
 }
