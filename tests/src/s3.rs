@@ -327,7 +327,11 @@ async fn pass(
     fate: Fate,
 ) -> Result<Response<Full<Bytes>>> {
     match fate {
-        Fate::Answered(status, code) => return Ok(answer(status, code)),
+        Fate::Answered(status, code) => {
+            // All of it: who is still sending would not hear.
+            request.into_body().collect().await?;
+            return Ok(answer(status, code));
+        }
         Fate::Hung => std::future::pending::<()>().await,
         Fate::Slowed(pause) => tokio::time::sleep(pause).await,
         Fate::Passed | Fate::Cut => {}

@@ -341,6 +341,7 @@ impl Remote {
             };
             let manifest = match self.manifest(&id).await {
                 Ok(manifest) => manifest,
+                Err(Error::Differs { why, .. }) => Err(format!("{MANIFEST}: {why}")),
                 // Each is waited for: two in a row, and it is the network.
                 Err(error @ Error::Failed { .. }) if !was_reached => return Err(error),
                 Err(error) => {

@@ -14,7 +14,7 @@ use serde_json::Value;
 use torrust_tracker_maintenance::disk::Disk;
 use torrust_tracker_maintenance::encryption::Identities;
 
-use crate::remote::uploaded;
+use crate::remote::is_there;
 use crate::support::{A_RUN, beside_others, done, printed, tool};
 
 /// A key that age's own tests have made public.
@@ -150,7 +150,7 @@ async fn from_a_bucket_onto_an_empty_directory() -> Result<()> {
     let tracker = setup.start().await?;
     assert_eq!(served(&tracker).await?, before, "as before the disaster");
     let run = done(tracker.endpoint()?).await?;
-    uploaded(&tracker).await?;
+    is_there(&tracker, run["backup"].as_str().context("a backup")?).await?;
     let list = printed(&tool(&setup, &["list", "--remote"])?)?;
     assert_eq!(list["entries"][0]["state"], "complete", "{list:#}");
     assert_eq!(list["entries"][0]["manifest"]["id"], run["backup"]);

@@ -13,7 +13,7 @@ use end_to_end::tracker::{Setup, Tracker};
 use end_to_end::{PATIENCE, backups, binaries, http1};
 use serde_json::Value;
 
-use crate::remote::{uploaded, whole};
+use crate::remote::{is_there, uploaded, whole};
 use crate::support::{A_RUN, MIB, answered, beside_others, done, printed, tool};
 use crate::volume::Volume;
 
@@ -70,8 +70,9 @@ async fn failing(endpoint: Endpoint, says: &str) -> Result<Value> {
 }
 
 /// The exit code of `monitor` and what it says.
-fn monitor(setup: &Setup) -> Result<(Option<i32>, String)> {
-    let output = tool(setup, &["monitor"])?;
+fn monitor(tracker: &Tracker) -> Result<(Option<i32>, String)> {
+    let at = format!("http://{}", tracker.endpoint()?.0);
+    let output = tool(tracker.setup(), &["monitor", "--endpoint", &at])?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     Ok((output.status.code(), said))
 }
@@ -117,20 +118,23 @@ async fn a_volume_that_is_not_mounted_is_noticed_told_and_taken_up() -> Result<(
 
     volume.unmount()?;
     id_of_run(&tracker).await?;
-    let status = failing(endpoint, "mount the volume").await?;
-    assert_eq!(status["remote"]["behind"], 1, "{status:#}");
+    failing(endpoint, "mount the volume").await?;
+    let behind = |status: &Value| status["remote"]["behind"] == 1;
+    let status = endpoint.until("it to be missed", PATIENCE, behind).await?;
+    assert!(!status["remote"]["last_uploaded"].is_null(), "{status:#}");
     assert!(status["remote"]["failing_since_seconds"].is_number());
     assert_eq!(fs::read_dir(&mount)?.count(), 0, "nothing is written below");
     let said = notice(&receiver, false).await?;
     let text = said["text"].as_str().context("a text")?;
     assert!(text.contains("mount the volume"), "{text}");
-    assert_eq!(said["remote"]["behind"], 1, "{said:#}");
+    let failure = said["remote"]["failure"].as_str();
+    assert!(failure.is_some_and(|it| text.contains(it)), "{said:#}");
     receiver
         .gets("the other heartbeat", PATIENCE, |it| {
             it.line == "GET /failed"
         })
         .await?;
-    let (code, line) = monitor(&setup)?;
+    let (code, line) = monitor(&tracker)?;
     assert!(
         code == Some(1) && line.contains("mount the volume"),
         "{line}"
@@ -146,7 +150,7 @@ async fn a_volume_that_is_not_mounted_is_noticed_told_and_taken_up() -> Result<(
     let twice = || async { Ok((asked(&receiver, "GET /beat") == 2).then_some(())) };
     end_to_end::until("the heartbeat that was owed", PATIENCE, twice).await?;
     assert_eq!(asked(&receiver, "GET /failed"), 1, "told once");
-    assert_eq!(monitor(&setup)?.0, Some(0));
+    assert_eq!(monitor(&tracker)?.0, Some(0));
     assert!(metric(endpoint, "upload_failing").await? < 0.5);
     assert!(metric(endpoint, "upload_last_success_timestamp_seconds").await? > 0.0);
     drop(tracker);
@@ -166,8 +170,10 @@ async fn a_tracker_starts_and_uploads_when_it_can() -> Result<()> {
     let tracker = setup.start().await?;
     answered(&tracker).await?;
     id_of_run(&tracker).await?;
-    let status = failing(tracker.endpoint()?, "secret_access_key_file").await?;
-    assert_eq!(status["remote"]["behind"], 1, "{status:#}");
+    failing(tracker.endpoint()?, "secret_access_key_file").await?;
+    let behind = |status: &Value| status["remote"]["behind"] == 1;
+    let endpoint = tracker.endpoint()?;
+    endpoint.until("it to be missed", PATIENCE, behind).await?;
     assert!(tracker.log.says("Backups were not uploaded"));
     fs::write(&secret, written)?;
     uploaded(&tracker).await?;
@@ -225,7 +231,8 @@ async fn what_breaks_in_a_bucket_is_told_of_and_replaced() -> Result<()> {
     let tracker = setup.start().await?;
     let endpoint = tracker.endpoint()?;
     let (lost, gone) = (id_of_run(&tracker).await?, id_of_run(&tracker).await?);
-    uploaded(&tracker).await?;
+    is_there(&tracker, &lost).await?;
+    is_there(&tracker, &gone).await?;
     let delete = |id: &str| {
         format!("s3.delete_object(Bucket=bucket, Key='broken/{id}/database.sqlite3.zst')")
     };
@@ -262,7 +269,7 @@ async fn what_breaks_in_a_bucket_is_told_of_and_replaced() -> Result<()> {
     }
     assert!((metric(endpoint, "upload_broken").await? - 1.0).abs() < 0.5);
     assert!((metric(endpoint, "upload_replaced_total").await? - 1.0).abs() < 0.5);
-    let (code, line) = monitor(&setup)?;
+    let (code, line) = monitor(&tracker)?;
     assert!(code == Some(1) && line.contains(&gone), "{line}");
     let complete = whole(&setup)?;
     assert!(
@@ -314,8 +321,13 @@ async fn retention_in_a_bucket_never_takes_the_last_good_one() -> Result<()> {
     let left = "print(sorted({it['Key'].split('/')[1] for it in \
                 s3.list_objects_v2(Bucket=bucket, Prefix='kept/')['Contents']}))";
     let left = server.ask(left).await?;
-    assert!(left.contains(&ids[2]) && left.contains(&ids[3]), "{left}");
-    assert!(!left.contains(&ids[0]) && !left.contains(&ids[1]), "{left}");
+    let is_left = |id: &String| left.contains(&format!("'{id}'"));
+    let expected = [false, false, true, true];
+    assert_eq!(
+        ids.iter().map(is_left).collect::<Vec<_>>(),
+        expected,
+        "{left}"
+    );
     Ok(())
 }
 
@@ -326,7 +338,8 @@ async fn what_is_in_an_archive_is_said_to_be_and_hides_nothing() -> Result<()> {
     let setup = uploading(keeping_all()?, server.address, &server.key, "cold")?;
     let tracker = setup.start().await?;
     let (older, newer) = (id_of_run(&tracker).await?, id_of_run(&tracker).await?);
-    uploaded(&tracker).await?;
+    is_there(&tracker, &older).await?;
+    is_there(&tracker, &newer).await?;
     drop(tracker);
     let archive = |id: &str, name: &str| {
         let key = format!("cold/{id}/{name}");
@@ -384,8 +397,10 @@ async fn two_trackers_share_no_prefix_until_one_takes_it_over() -> Result<()> {
     let other = keeping(other, 1);
     let tracker = other.start().await?;
     let second = id_of_run(&tracker).await?;
-    let status = failing(tracker.endpoint()?, "belongs to the instance").await?;
-    assert_eq!(status["remote"]["behind"], 1, "{status:#}");
+    failing(tracker.endpoint()?, "belongs to the instance").await?;
+    let behind = |status: &Value| status["remote"]["behind"] == 1;
+    let endpoint = tracker.endpoint()?;
+    endpoint.until("it to be missed", PATIENCE, behind).await?;
     drop(tracker);
     let (code, error, message) = failure(&tool(&other, &["upload"])?)?;
     assert_eq!(

@@ -105,6 +105,9 @@ impl Remote {
                 });
             }
             self.sign(&this(&ledger, catalogue, now)).await?;
+        } else {
+            // What is listed is of the place whose owner was read.
+            self.check_mounted().await?;
         }
         if !was_ours {
             ledger.note(Seen::default())?;
@@ -195,7 +198,7 @@ impl Remote {
             Kind::Parts(_) => self.store.write_owner(json.into()).await?,
             Kind::Directory(directory) => {
                 let to = directory.join(OWNER);
-                self.disk.private().write_atomically(&to, json.as_bytes())?;
+                self.disk.public().write_atomically(&to, json.as_bytes())?;
             }
         }
         // Somebody else may have had the same idea.

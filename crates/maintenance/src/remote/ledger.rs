@@ -137,7 +137,8 @@ impl Ledger {
 
     fn write(&self) -> Result<(), Error> {
         let json = serde_json::to_vec(&self.book).unwrap_or_default();
-        let disk = self.catalogue.disk().private();
+        // Nothing in it is secret, and the tool may be used by another user than the service is.
+        let disk = self.catalogue.disk().public();
         Ok(disk.write_atomically(&self.catalogue.ledger_path(), &json)?)
     }
 }

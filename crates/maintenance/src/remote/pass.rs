@@ -247,6 +247,7 @@ impl Pass<'_> {
         // Somebody else may have been at it, or an operator have removed something.
         if !self.report.uploaded.is_empty() {
             let entries = self.remote.list().await?;
+            self.remote.check_mounted().await?;
             self.look(entries)?;
         }
         if self.report.failure.is_some() {

@@ -192,7 +192,7 @@ impl Uploader {
 
     /// Says what came of a pass, in the log, in the status, and to who is to be told.
     fn tell(&mut self, report: Result<Report, Error>, teller: Option<&Teller>) {
-        let report = report.unwrap_or_else(|error| {
+        let mut report = report.unwrap_or_else(|error| {
             // What was broken before is not mended by it.
             let broken = self.known.borrow().broken.clone();
             Report {
@@ -201,11 +201,15 @@ impl Uploader {
                 ..Report::default()
             }
         });
+        // The operator's tool is at it: no trouble, and looked at again soon.
+        report.failure = (report.failure).filter(|failure| !matches!(failure, Error::Busy(_)));
         self.log(&report);
         let now = now();
         let replaced = report.replaced.len() as u64;
         let ledger = Ledger::read(&self.catalogue, &place(&self.settings));
         let ledger = ledger.ok().flatten();
+        // First, so that whoever sees the failure sees what it keeps from being there.
+        self.take_stock(None);
         self.known.send_modify(|known| {
             let since = known.failure.as_ref().map_or(now, |(_, since)| *since);
             known.failure = report.failure.map(|failure| (failure.to_string(), since));
@@ -215,7 +219,6 @@ impl Uploader {
                 known.last_uploaded = seen.last_uploaded;
             }
         });
-        self.take_stock(None);
         let Some(teller) = teller else { return };
         let status = self.known.borrow().status(now);
         let at = self.settings.describe();
