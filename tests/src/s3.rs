@@ -4,8 +4,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -91,6 +90,34 @@ impl Server {
     }
 }
 
+impl Server {
+    /// What a client that is not ours sees and does: lines of Python with `s3`, a client of
+    /// boto3, and `bucket`. What they print.
+    ///
+    /// # Errors
+    /// When they fail, with what they say.
+    pub async fn ask(&self, lines: &str) -> Result<String> {
+        const CLIENT: &str = "import boto3, json, sys\n\
+            url, key, secret, bucket = sys.argv[1:]\n\
+            s3 = boto3.client('s3', endpoint_url=url, region_name='us-east-1', \
+            aws_access_key_id=key, aws_secret_access_key=secret)\n";
+        let asked = Command::new(tools()?.join("s3-venv/bin/python"))
+            .arg("-c")
+            .arg(format!("{CLIENT}{lines}"))
+            .arg(format!("http://{}", self.address))
+            .args([&self.key.access_key_id, &self.key.secret_access_key])
+            .arg(BUCKET)
+            .kill_on_drop(true)
+            .output();
+        let output = timeout(PATIENCE, asked)
+            .await
+            .context("the client hangs")??;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{lines}: {said}");
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    }
+}
+
 /// Where `./tests/run` installs what the tests need.
 fn tools() -> Result<PathBuf> {
     let programs = binaries::path(binaries::TOOL)?;
@@ -124,9 +151,18 @@ pub fn uploading(setup: Setup, at: SocketAddr, key: &Key, prefix: &str) -> Resul
 #[derive(Debug)]
 pub struct Front {
     address: SocketAddr,
-    made: Arc<AtomicUsize>,
+    asked: Arc<Mutex<Vec<Asked>>>,
     fault: watch::Sender<Fault>,
     _accepting: JoinSet<()>,
+}
+
+/// A request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// Its method and where it goes: `PUT /bucket/key?partNumber=1&uploadId=x`.
+    pub line: String,
+    /// Whether it has the token of a session with it.
+    pub has_token: bool,
 }
 
 /// What becomes of a request.
@@ -145,6 +181,10 @@ pub enum Fault {
     Slow(Duration),
     /// Those with this in their path or query are taken, and nobody answers.
     Hang(&'static str),
+    /// Those are answered 403.
+    Forbid(&'static str),
+    /// The first of those is answered 400: it did not come in time.
+    TimeOut(&'static str),
 }
 
 impl Front {
@@ -155,19 +195,19 @@ impl Front {
     pub async fn start(server: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("a port")?;
         let address = listener.local_addr()?;
-        let made = Arc::new(AtomicUsize::new(0));
+        let asked = Arc::new(Mutex::new(Vec::new()));
         let fault = watch::Sender::new(Fault::None);
-        let (counter, faults) = (Arc::clone(&made), fault.subscribe());
+        let (noted, faults) = (Arc::clone(&asked), fault.subscribe());
         let mut accepting = JoinSet::new();
         accepting.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let (counter, faults) = (Arc::clone(&counter), faults.clone());
+                let (noted, faults) = (Arc::clone(&noted), faults.clone());
                 connections.spawn(async move {
                     let pass = service_fn(|request| {
-                        let nth = counter.fetch_add(1, Ordering::Relaxed);
                         let fault = *faults.borrow();
-                        pass(request, server, nth, fault)
+                        let fate = Fate::of(fault, &note(&noted, &request));
+                        pass(request, server, fate)
                     });
                     // An error is how a connection is cut.
                     let _ = hyper::server::conn::http1::Builder::new()
@@ -178,7 +218,7 @@ impl Front {
         });
         Ok(Self {
             address,
-            made,
+            asked,
             fault,
             _accepting: accepting,
         })
@@ -193,33 +233,111 @@ impl Front {
     /// How many requests there have been since this was last set, or the start.
     #[must_use]
     pub fn made(&self) -> usize {
-        self.made.load(Ordering::Relaxed)
+        self.asked().len()
+    }
+
+    /// These requests, in their order.
+    #[must_use]
+    pub fn asked(&self) -> Vec<Asked> {
+        lock(&self.asked).clone()
+    }
+
+    /// The numbers of the parts that were put, in their order.
+    #[must_use]
+    pub fn parts(&self) -> Vec<u32> {
+        let asked = self.asked().into_iter();
+        let parts = asked.filter_map(|Asked { line, .. }| {
+            let (_, rest) = line.split_once("partNumber=")?;
+            rest.split('&').next()?.parse().ok()
+        });
+        parts.collect()
+    }
+
+    /// How many uploads in parts were begun.
+    #[must_use]
+    pub fn begun(&self) -> usize {
+        let asked = self.asked().into_iter();
+        asked.filter(|it| it.line.contains("?uploads")).count()
     }
 
     /// From now on, counting from 0 again.
     pub fn set(&self, fault: Fault) {
-        self.made.store(0, Ordering::Relaxed);
+        lock(&self.asked).clear();
         self.fault.send_replace(fault);
+    }
+}
+
+/// Who panicked with it has failed its own test.
+fn lock(asked: &Mutex<Vec<Asked>>) -> std::sync::MutexGuard<'_, Vec<Asked>> {
+    asked.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Notes a request: all that were made, which ends with it.
+fn note(asked: &Mutex<Vec<Asked>>, request: &Request<Incoming>) -> Vec<Asked> {
+    let mut asked = lock(asked);
+    asked.push(Asked {
+        line: format!("{} {}", request.method(), request.uri()),
+        has_token: request.headers().contains_key("x-amz-security-token"),
+    });
+    asked.clone()
+}
+
+/// What becomes of one request.
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    Passed,
+    Answered(StatusCode, &'static str),
+    Cut,
+    Hung,
+    Slowed(Duration),
+}
+
+impl Fate {
+    /// Of the last of these requests.
+    fn of(fault: Fault, asked: &[Asked]) -> Self {
+        let nth = asked.len() - 1;
+        let with = |part: &str| {
+            let lines = asked.iter().map(|it| it.line.contains(part));
+            (
+                asked[nth].line.contains(part),
+                lines.filter(|it| *it).count(),
+            )
+        };
+        let busy = Self::Answered(StatusCode::SERVICE_UNAVAILABLE, "SlowDown");
+        match fault {
+            Fault::Busy(at) if at == nth => busy,
+            Fault::Down(from) if nth >= from => busy,
+            Fault::Cut(at) if at == nth => Self::Cut,
+            Fault::Hang(part) if with(part).0 => Self::Hung,
+            Fault::Slow(pause) => Self::Slowed(pause),
+            Fault::Forbid(part) if with(part).0 => {
+                Self::Answered(StatusCode::FORBIDDEN, "AccessDenied")
+            }
+            Fault::TimeOut(part) if with(part) == (true, 1) => {
+                Self::Answered(StatusCode::BAD_REQUEST, "RequestTimeout")
+            }
+            _ => Self::Passed,
+        }
     }
 }
 
 async fn pass(
     request: Request<Incoming>,
     server: SocketAddr,
-    nth: usize,
-    fault: Fault,
+    fate: Fate,
 ) -> Result<Response<Full<Bytes>>> {
-    match fault {
-        Fault::Busy(at) if at == nth => return Ok(busy()),
-        Fault::Down(from) if nth >= from => return Ok(busy()),
-        Fault::Hang(part) if request.uri().to_string().contains(part) => {
-            std::future::pending::<()>().await;
+    match fate {
+        Fate::Answered(status, code) => {
+            // All of it: who is still sending would not hear.
+            request.into_body().collect().await?;
+            return Ok(answer(status, code));
         }
-        Fault::Slow(pause) => tokio::time::sleep(pause).await,
-        _ => {}
+        Fate::Hung => std::future::pending::<()>().await,
+        Fate::Slowed(pause) => tokio::time::sleep(pause).await,
+        Fate::Passed | Fate::Cut => {}
     }
     let (head, mut body) = request.into_parts();
-    if matches!(fault, Fault::Cut(at) if at == nth) {
+    if matches!(fate, Fate::Cut) {
         // A part of it is here, and the rest on its way.
         let _ = body.frame().await;
         anyhow::bail!("the connection is cut");
@@ -235,10 +353,9 @@ async fn pass(
     Ok(Response::from_parts(head, Full::new(body)))
 }
 
-fn busy() -> Response<Full<Bytes>> {
-    let body =
-        "<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>";
-    let mut answer = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
-    *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+fn answer(status: StatusCode, code: &str) -> Response<Full<Bytes>> {
+    let body = format!("<Error><Code>{code}</Code><Message>Not now.</Message></Error>");
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
     answer
 }

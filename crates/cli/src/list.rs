@@ -63,6 +63,7 @@ fn there(configuration: &Configuration, now: DateTime<Utc>) -> Result<Answer, Fa
             ],
             There::Unfinished { name } => odd_there(name, "not complete: never restored".into()),
             There::Broken { name, why } => odd_there(name, format!("BROKEN: {why}")),
+            There::Unreadable { name, why } => odd_there(name, format!("UNREADABLE: {why}")),
         });
     }
     Ok(Answer {

@@ -77,7 +77,7 @@ fn main() -> ExitCode {
         Command::List(list) => list.carry_out(&configuration, now()),
         Command::Verify(verify) => verify.carry_out(&configuration, json, now()),
         Command::Restore(restore) => restore.carry_out(&configuration, json, now()),
-        Command::Upload(upload) => upload.carry_out(&configuration, json),
+        Command::Upload(upload) => upload.carry_out(&configuration, json, now()),
         Command::Prune(prune) => prune.carry_out(&configuration, json, now()),
         Command::Protect(protect) => protect.carry_out(&configuration, now()),
         Command::Unprotect(unprotect) => unprotect.carry_out(&configuration, now()),

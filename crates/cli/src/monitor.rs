@@ -13,7 +13,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use serde_json::json;
 use torrust_tracker_maintenance::catalogue::{Backup, Entry};
-use torrust_tracker_maintenance::status::Status;
+use torrust_tracker_maintenance::status::{RemoteStatus, Status};
 use torrust_tracker_maintenance::window::Outcome;
 
 use crate::client::{Client, block_on};
@@ -23,6 +23,8 @@ use crate::{status, units};
 
 /// Earlier backups that the newest is compared with: a week of nights.
 const COMPARED: usize = 7;
+/// How long an upload may take, as the alert has it.
+const UPLOADED_WITHIN: Duration = Duration::from_secs(6 * 3600);
 /// How far the clocks of two machines may be apart.
 const CLOCKS_APART: TimeDelta = TimeDelta::minutes(5);
 
@@ -150,7 +152,12 @@ impl Arguments {
         }
         judge_broken(entries, good.first().copied(), &mut report);
         match tracker {
-            Some(status) => judge_tracker(status, &mut report),
+            Some(status) => {
+                judge_tracker(status, &mut report);
+                if let Some(remote) = &status.remote {
+                    self.judge_uploads(remote, &mut report);
+                }
+            }
             None => report.note("tracker", "not asked"),
         }
         report
@@ -225,6 +232,60 @@ impl Arguments {
         report.json.insert("bytes".to_owned(), json!(bytes));
         report.json.insert("usual_bytes".to_owned(), json!(usual));
     }
+}
+
+impl Arguments {
+    /// What the second place lacks is as old as the newest backup there is without it.
+    fn judge_uploads(&self, remote: &RemoteStatus, report: &mut Report) {
+        let lag = span_of(remote.behind_since_seconds);
+        let failing = span_of(remote.failing_since_seconds);
+        let state = |lasts: Duration| {
+            if lasts > self.max_age {
+                Verdict::Critical
+            } else {
+                Verdict::Warning
+            }
+        };
+        if let Some(failure) = &remote.failure {
+            let verb = if failing > self.max_age {
+                format!("have failed for {}", units::duration(failing))
+            } else {
+                "fail".to_owned()
+            };
+            report.find(state(failing), format!("uploads {verb}: {failure}"));
+        }
+        if remote.behind > 0 && lag > UPLOADED_WITHIN {
+            let lacks = match remote.behind {
+                1 => "1 backup is missing in the second place, for".to_owned(),
+                behind => {
+                    format!("{behind} backups are missing in the second place, the oldest for")
+                }
+            };
+            report.find(state(lag), format!("{lacks} {}", units::duration(lag)));
+        }
+        for broken in &remote.broken {
+            let message = format!(
+                "backup {} in the second place is broken: {}",
+                broken.id, broken.why
+            );
+            report.find(Verdict::Warning, message);
+        }
+        let figure = |span: Duration| span.as_secs().to_string();
+        report.figure(
+            "upload_lag",
+            &format!("{}s", figure(lag)),
+            &figure(UPLOADED_WITHIN),
+            &figure(self.max_age),
+        );
+        report
+            .json
+            .insert("upload_lag_seconds".to_owned(), json!(lag.as_secs()));
+    }
+}
+
+fn span_of(seconds: Option<f64>) -> Duration {
+    let seconds = seconds.unwrap_or_default();
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
 
 /// What came after the newest good one and is not good.

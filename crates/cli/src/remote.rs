@@ -101,10 +101,17 @@ impl From<Error> for Failure {
             Error::Secret(_) | Error::NoSecret(_) | Error::Unusable(_) | Error::NoDirectory(_) => {
                 (Exit::Usage, "configuration")
             }
+            Error::NotMounted(_)
+            | Error::NotOurs { .. }
+            | Error::Strangers { .. }
+            | Error::Ledger { .. } => (Exit::Usage, "remote_not_ours"),
             Error::Refused { .. } => (Exit::Usage, "remote_refused"),
+            Error::Archived { .. } => (Exit::Failed, "remote_archived"),
             Error::Unknown { .. } => (Exit::Usage, "unknown_backup"),
             Error::Failed { .. } => (Exit::Failed, "remote_failed"),
-            Error::Differs { .. } | Error::Broken { .. } => (Exit::Verification, "remote_damaged"),
+            Error::Differs { .. } | Error::Broken { .. } | Error::Odd { .. } => {
+                (Exit::Verification, "remote_damaged")
+            }
             Error::NoRoom { .. } => (Exit::Failed, "no_room"),
             Error::Busy(_) => (Exit::Busy, "busy"),
             Error::Cancelled(_) => (Exit::Failed, "interrupted"),

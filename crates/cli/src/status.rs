@@ -139,7 +139,12 @@ fn uploads(remote: &RemoteStatus, now: DateTime<Utc>) -> String {
         .failure
         .as_ref()
         .map(|failure| format!("\n           {failure}"));
-    [since, last, failure]
+    let broken = (!remote.broken.is_empty()).then(|| {
+        let broken = remote.broken.iter();
+        let broken = broken.map(|it| format!("\n           {} there is BROKEN: {}", it.id, it.why));
+        broken.collect()
+    });
+    [since, last, failure, broken]
         .into_iter()
         .flatten()
         .fold(behind, |line, more| line + &more)

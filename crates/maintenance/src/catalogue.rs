@@ -12,6 +12,7 @@
 //!    .20261123T030000Z.partial/   a backup in the making, locked by its maker
 //!    .20261115T030000Z.removing/  a backup on its way out
 //!    .20261122T030000Z.upload     how far its upload is, if that was not ended
+//!    .remote                      what is known of the place they are uploaded to
 //!    .lock                        held by whoever removes or notes something
 //!    anything else                foreign: listed, never touched
 //! ```
@@ -73,6 +74,8 @@ pub const SUMS: &str = "SHA256SUMS";
 
 /// Name of the lock file in a catalogue's directory.
 const LOCK: &str = ".lock";
+/// Name of the file with what is remembered of second places.
+const LEDGER: &str = ".remote";
 
 /// Longest manifest or checksum file worth reading; real ones are a few kilobytes.
 pub(crate) const SMALL_FILE: u64 = 16 << 20;
@@ -306,7 +309,7 @@ impl Catalogue {
         for name in self.disk.list(&self.directory)? {
             match name.to_str().map(|name| (name, name.parse())) {
                 Some((_, Ok(id))) => dated.push(id),
-                Some((LOCK, _)) => {}
+                Some((LOCK | LEDGER, _)) => {}
                 Some((name, Err(_))) if Temporary::parse(name).is_some() => {}
                 _ => foreign.push(Entry::Foreign(Foreign::at(self.directory.join(&name)))),
             }
@@ -448,6 +451,11 @@ impl Catalogue {
     /// Where it is noted how far the upload of a backup is.
     pub(crate) fn upload_path(&self, id: &BackupId) -> PathBuf {
         self.temporary(&Temporary::Upload(id.clone()))
+    }
+
+    /// Where it is noted what is known of the places that backups are uploaded to.
+    pub(crate) fn ledger_path(&self) -> PathBuf {
+        self.directory.join(LEDGER)
     }
 
     pub(crate) fn disk(&self) -> &Disk {

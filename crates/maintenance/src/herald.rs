@@ -38,7 +38,9 @@ use crate::hook::{self, Facts, Hook};
 use crate::notify::{self, Delivery, Header, Messenger, Notice, Origin, Pauses, Target};
 use crate::schedule::Interval;
 use crate::snapshot::Watch;
-use crate::status::{BackupStatus, ChannelStatus, NotifyStatus, RUNS_KEPT, RunReport, Told};
+use crate::status::{
+    BackupStatus, ChannelStatus, NotifyStatus, RUNS_KEPT, RemoteStatus, RunReport, Told,
+};
 use crate::window::{Cause, Failure, Outcome, RunId};
 
 mod outbox;
@@ -86,6 +88,46 @@ impl Ended {
     }
 }
 
+/// News of uploads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OfUploads {
+    /// What they are.
+    pub turn: Turn,
+    /// For people.
+    pub text: String,
+    /// How uploads stand.
+    pub status: RemoteStatus,
+}
+
+/// What has become of uploads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// They fail, are late, or what is there is broken: from now on, or still.
+    Trouble,
+    /// A backup there was broken, and is not any more.
+    Replaced,
+    /// They do not fail any more.
+    Recovered,
+}
+
+/// The end of the queue of who uploads. It keeps nobody from going down.
+#[derive(Debug, Clone)]
+pub struct Teller {
+    queue: mpsc::WeakUnboundedSender<Happening>,
+    queued: Arc<AtomicUsize>,
+}
+
+impl Teller {
+    /// Tells who is to be told.
+    pub fn tell(&self, news: OfUploads) {
+        // Nobody is told any more of a service that goes down.
+        if let Some(queue) = self.queue.upgrade() {
+            self.queued.fetch_add(1, Ordering::Relaxed);
+            let _ = queue.send(Happening::OfUploads(Box::new(news)));
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Happening {
     Begins {
@@ -96,6 +138,7 @@ enum Happening {
     Ready(RunId),
     Ended(Box<Ended>),
     Missed(Interval),
+    OfUploads(Box<OfUploads>),
 }
 
 /// What somebody is told of.
@@ -107,6 +150,7 @@ enum News<'a> {
         troubled: bool,
     },
     Missed(Interval),
+    OfUploads(Box<OfUploads>),
 }
 
 /// What a herald is made of.
@@ -223,6 +267,15 @@ impl Herald {
         self.put(Happening::Ended(Box::new(ended)));
     }
 
+    /// For who uploads, and is not waited for.
+    #[must_use]
+    pub fn teller(&self) -> Teller {
+        Teller {
+            queue: self.queue.downgrade(),
+            queued: Arc::clone(&self.queued),
+        }
+    }
+
     /// Tells who is to be told of a window that had no run.
     pub fn missed(&self, window: Interval) {
         self.put(Happening::Missed(window));
@@ -301,6 +354,7 @@ async fn proclaim(
     let (webhook, webhook_post) = post(Channel::Webhook);
     let (heartbeat, heartbeat_post) = post(Channel::Heartbeat);
     let crier = Crier {
+        pulse: Pulse::default(),
         notify: parts.notify,
         header: parts.header,
         origin: Origin {
@@ -387,6 +441,7 @@ impl Caller {
             }
             Happening::Ended(ended) => self.ended(ended).await,
             Happening::Missed(window) => self.crier.tell(&News::Missed(window)),
+            Happening::OfUploads(news) => self.crier.tell(&News::OfUploads(news)),
         }
     }
 
@@ -514,9 +569,55 @@ impl Caller {
     }
 }
 
+/// Which heartbeat is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beat {
+    Good,
+    Failure,
+}
+
+/// Whether all is well: that is what a heartbeat says. A backup was published, which it is only
+/// when verified, and nothing is wrong with uploads, if there are any.
+#[derive(Debug, Default)]
+struct Pulse {
+    uploads_fail: bool,
+    /// A backup was published that none was asked for, as uploads fail.
+    owed: bool,
+}
+
+impl Pulse {
+    fn of(&mut self, news: &News<'_>) -> Option<Beat> {
+        match news {
+            News::Ended { ended, .. } if ended.is_success() => self.owed = true,
+            // Neither good nor bad is known of it.
+            News::Ended { ended, .. } if ended.report.outcome == Outcome::Done => return None,
+            News::Ended { .. } => {
+                self.owed = false;
+                return Some(Beat::Failure);
+            }
+            News::Missed(_) => {
+                self.owed = false;
+                return Some(Beat::Failure);
+            }
+            News::OfUploads(news) => match news.turn {
+                Turn::Trouble => {
+                    self.uploads_fail = true;
+                    return Some(Beat::Failure);
+                }
+                Turn::Recovered => self.uploads_fail = false,
+                Turn::Replaced => {}
+            },
+        }
+        let is_due = self.owed && !self.uploads_fail;
+        self.owed &= !is_due;
+        is_due.then_some(Beat::Good)
+    }
+}
+
 /// Says what is to be delivered of news, and to whom.
 #[derive(Debug)]
 struct Crier {
+    pulse: Pulse,
     notify: config::Notify,
     header: Option<Header>,
     origin: Origin,
@@ -525,11 +626,16 @@ struct Crier {
 }
 
 impl Crier {
-    fn tell(&self, news: &News<'_>) {
+    fn tell(&mut self, news: &News<'_>) {
         if let Some(notice) = self.notice(news) {
             self.webhook.put(notice);
         }
-        if let Some(target) = heartbeat(&self.notify, news).cloned() {
+        let target = match self.pulse.of(news) {
+            Some(Beat::Good) => self.notify.heartbeat.clone(),
+            Some(Beat::Failure) => self.notify.heartbeat_failure.clone(),
+            None => None,
+        };
+        if let Some(target) = target {
             self.heartbeat.put(Delivery::Heartbeat { target });
         }
     }
@@ -545,6 +651,7 @@ impl Crier {
             News::Missed(window) => {
                 Notice::of_missed(&self.origin, *window, &driver::missed(*window))
             }
+            News::OfUploads(news) => Notice::of_uploads(&self.origin, news),
         };
         if notice.good && self.notify.on == config::TellOf::Failure {
             return None;
@@ -554,16 +661,6 @@ impl Crier {
             header: self.header.clone(),
             json: serde_json::to_string(&notice).ok()?,
         })
-    }
-}
-
-/// Which of the heartbeats is to be asked for, if any.
-fn heartbeat<'a>(notify: &'a config::Notify, news: &News<'_>) -> Option<&'a Target> {
-    match news {
-        News::Ended { ended, .. } if ended.is_success() => notify.heartbeat.as_ref(),
-        // Neither good nor bad is known of it.
-        News::Ended { ended, .. } if ended.report.outcome == Outcome::Done => None,
-        News::Ended { .. } | News::Missed(_) => notify.heartbeat_failure.as_ref(),
     }
 }
 

@@ -91,7 +91,7 @@ pub struct Maintenance {
     notify_header: Option<Header>,
     /// Of an `SQLite` file.
     lock: Option<Lock>,
-    remote: Option<Remote>,
+    remote: Option<config::Remote>,
 }
 
 /// A running driver and its endpoint.
@@ -331,7 +331,7 @@ impl Maintenance {
         let beside = Beside {
             newest,
             herald,
-            uploads: remote.map(|remote| Uploader::new(remote, catalogue.clone())),
+            uploads: remote.map(|remote| Uploader::new(remote, disk.clone(), catalogue.clone())),
         };
         match database {
             Storage::Sqlite(path) => {
@@ -373,6 +373,7 @@ fn launch<E: Engine>(
         .and_then(|(listener, _)| listener.address().ok());
     let herald = Herald::start(beside.herald).map_err(Error::Thread)?;
     let (herald, heralding) = herald.unzip();
+    let teller = herald.as_ref().map(Herald::teller);
     let (driver, handles) = Driver::new(engine, parts);
     let driver = driver.telling(beside.newest, herald);
     let Handles {
@@ -392,7 +393,7 @@ fn launch<E: Engine>(
     let uploader = uploader
         .map(|uploader| {
             let (stop, asked_to_stop) = oneshot::channel();
-            uploader.start(reader.clone(), asked_to_stop)?;
+            uploader.start(reader.clone(), teller, asked_to_stop)?;
             Ok(stop)
         })
         .transpose()
@@ -581,12 +582,17 @@ fn open(readiness: &config::Readiness, disk: &Disk) -> Result<(Listener, Access)
 }
 
 /// The second place of the backups. What a sidecar publishes is not this process's to upload.
-fn remote(settings: &Settings, disk: &Disk) -> Result<Option<Remote>, remote::Error> {
+/// One that cannot be had at this moment keeps no tracker from serving: who uploads tries again,
+/// and says so.
+fn remote(settings: &Settings, disk: &Disk) -> Result<Option<config::Remote>, remote::Error> {
     let Some(remote) = &settings.remote else {
         return Ok(None);
     };
     match settings.backup.taken_by {
-        TakenBy::Tracker => Remote::open(remote, disk).map(Some),
+        TakenBy::Tracker => match Remote::open(remote, disk) {
+            Err(error) if error.is_of_configuration() => Err(error),
+            _ => Ok(Some(remote.clone())),
+        },
         TakenBy::Sidecar => {
             tracing::warn!(
                 target: LOG_TARGET,

@@ -24,12 +24,6 @@ use crate::window::{Cause, Outcome, Phase};
 /// What [`render`] renders.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Names that alerts know and that are there only where backups are uploaded.
-pub const OF_UPLOADS: [&str; 2] = [
-    "torrust_maintenance_upload_behind",
-    "torrust_maintenance_upload_behind_seconds",
-];
-
 /// The status in Prometheus' text format.
 #[must_use]
 pub fn render(status: &Status) -> String {
@@ -158,17 +152,44 @@ fn of_the_service(status: &Status) -> Vec<Metric> {
 
 /// Nothing is told where there is no second place.
 fn of_uploads(remote: Option<&RemoteStatus>) -> Vec<Metric> {
-    let [behind, behind_seconds] = OF_UPLOADS;
+    let Some(remote) = remote else {
+        return Vec::new();
+    };
     vec![
         Metric::gauge(
-            behind,
+            "torrust_maintenance_upload_behind",
             "Backups that should be in the second place and are not, as far as is known",
-            remote.map(|remote| number(remote.behind)),
+            number(remote.behind),
         ),
         Metric::gauge(
-            behind_seconds,
-            "How long ago the oldest of these was published; not there while none is missing",
-            remote.and_then(|remote| remote.behind_since_seconds),
+            "torrust_maintenance_upload_behind_seconds",
+            "How long ago the oldest of these was published, 0 while none is missing",
+            remote.behind_since_seconds.unwrap_or(0.0),
+        ),
+        Metric::gauge(
+            "torrust_maintenance_upload_failing",
+            "Whether the last attempt to upload failed",
+            flag(remote.failure.is_some()),
+        ),
+        Metric::gauge(
+            "torrust_maintenance_upload_failing_seconds",
+            "How long ago the first of those failed that have failed in a row, 0 while none has",
+            remote.failing_since_seconds.unwrap_or(0.0),
+        ),
+        Metric::gauge(
+            "torrust_maintenance_upload_last_success_timestamp_seconds",
+            "When the newest backup that is in the second place was uploaded",
+            remote.last_uploaded.map(timestamp),
+        ),
+        Metric::gauge(
+            "torrust_maintenance_upload_broken",
+            "Backups that are broken in the second place and could not be replaced",
+            number(remote.broken.len() as u64),
+        ),
+        Metric::counter(
+            "torrust_maintenance_upload_replaced",
+            "Backups that were broken in the second place and were replaced",
+            number(remote.replaced),
         ),
     ]
 }

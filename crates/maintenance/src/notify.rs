@@ -27,8 +27,9 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use crate::disk::{self, Disk};
+use crate::herald::{OfUploads, Turn};
 use crate::schedule::Interval;
-use crate::status::{BackupStatus, RunReport};
+use crate::status::{BackupStatus, RemoteStatus, RunReport};
 use crate::window::Outcome;
 
 /// Most redirects followed.
@@ -142,7 +143,7 @@ pub struct Notice<'a> {
     pub text: String,
     /// Whether there is nothing to be done.
     pub good: bool,
-    /// `run` or `missed`.
+    /// `run`, `missed` or `uploads`.
     pub event: &'static str,
     /// The service and its version.
     pub service: &'a str,
@@ -150,12 +151,14 @@ pub struct Notice<'a> {
     pub host: &'a str,
     /// Version of this library.
     pub version: &'static str,
-    /// The run, as the status reports it: `null` for a window that had none.
+    /// The run, as the status reports it: `null` with the other events.
     pub run: Option<&'a RunReport>,
     /// The backup it published.
     pub backup: Option<&'a BackupStatus>,
     /// The window that had no run.
     pub window: Option<Interval>,
+    /// With `uploads`, how they stand, as the status reports it.
+    pub remote: Option<&'a RemoteStatus>,
 }
 
 impl<'a> Notice<'a> {
@@ -200,6 +203,7 @@ impl<'a> Notice<'a> {
             run: Some(report),
             backup: made,
             window: None,
+            remote: None,
         }
     }
 
@@ -217,6 +221,25 @@ impl<'a> Notice<'a> {
             run: None,
             backup: None,
             window: Some(window),
+            remote: None,
+        }
+    }
+
+    /// Of uploads to the second place of the backups.
+    #[must_use]
+    pub fn of_uploads(origin: &'a Origin, news: &'a OfUploads) -> Self {
+        let Origin { service, host } = origin;
+        Self {
+            text: shortened(&format!("{service} on {host}: {}", news.text)),
+            good: news.turn == Turn::Recovered,
+            event: "uploads",
+            service,
+            host,
+            version: crate::VERSION,
+            run: None,
+            backup: None,
+            window: None,
+            remote: Some(&news.status),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! A second place for backups: a bucket, or a directory on another volume.
 //!
 //! ```text
-//!  <prefix>/<id>/database.sqlite3.zst    in parts, taken up again after a kill; read back
+//!  <prefix>/owner.json                   whose it is
+//!          /<id>/database.sqlite3.zst    in parts, taken up again after a kill; read back
 //!               /files.tar.zst           as the database
 //!               /SHA256SUMS
 //!               /manifest.json           last of all: with it the backup is complete
@@ -11,11 +12,19 @@
 //! every other file was uploaded and read back before. Whatever lies there without one is an
 //! upload that goes on, or was given up; it is never listed.
 //!
+//! **A place belongs to one catalogue** (`claim`): two that shared one would remove each
+//! other's backups. It is looked at before anything is written, and so is that a directory is
+//! the one it was, and not an empty one below which a volume is not mounted.
+//!
 //! **What is to be done is decided by one pure function**, [`plan()`], from what is here and
-//! what is there; nothing is remembered but how far the upload of one file is (`upload::Note`).
-//! So a kill, a pruned backup, a bucket that was emptied, all lead to the next pass doing
-//! what is left. Removing comes after uploading, and never takes the newest good backup
-//! that is there.
+//! what is there; nothing is remembered that it goes by but how far the upload of one file is
+//! (`note::Note`), and what was found wrong with a backup there (`ledger`). So a kill, a pruned
+//! backup, a bucket that was emptied, all lead to the next pass doing what is left. Removing
+//! comes after uploading, and never takes the newest good backup that is there.
+//!
+//! **What breaks there is replaced** by the backup here, if that is good, and told of either
+//! way. A missing object, and one of another size, show in every list; what shows only to who
+//! reads all of it is looked for every `check_every`, one backup a pass.
 //!
 //! **Nobody waits for it.** [`Uploader`] has a thread and a runtime of its own, wakes when a
 //! run has published, and holds nothing but a lock on the backup it is at, which keeps that
@@ -25,14 +34,20 @@
 //!
 //! A request that fails for want of a network or a server is tried again, after a while that
 //! doubles; what the server refuses is not. A pass that has failed is repeated, again after a
-//! while that doubles. What was uploaded and does not read back as it was is removed there, and
-//! that is an error, not a retry: somebody should look.
+//! while that doubles, from the part it had come to; and if the place cannot even be opened, a
+//! secret that is missing for one, the service starts all the same. What was uploaded and does
+//! not read back as it was is removed there, and that is an error, not a retry: somebody should
+//! look. Who is told of all this and when is decided in `alarm`.
 
 use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use self::claim::OWNER;
+pub use self::claim::Owner;
+pub use self::ledger::Instance;
+pub use self::pass::Report;
 pub use self::plan::{Plan, There, plan};
 use self::store::Store;
 pub use self::uploader::{Uploader, Uploads};
@@ -43,10 +58,15 @@ use crate::retention::Candidate;
 use crate::snapshot::Watch;
 use crate::verify;
 
+mod alarm;
+mod claim;
 mod download;
+mod ledger;
 mod note;
+mod pass;
 mod plan;
 mod store;
+mod stray;
 mod upload;
 mod uploader;
 
@@ -82,26 +102,20 @@ pub enum Entry {
         /// The name.
         name: BackupId,
     },
-    /// It has a manifest, and is no backup all the same. Never touched.
+    /// It has a manifest, and is no backup all the same.
     Broken {
         /// The name.
         name: BackupId,
         /// What is wrong with it.
         why: String,
     },
-}
-
-/// What a pass did.
-#[derive(Debug, Default)]
-pub struct Report {
-    /// What was uploaded, in that order.
-    pub uploaded: Vec<BackupId>,
-    /// What should be there and is not.
-    pub pending: Vec<BackupId>,
-    /// What was removed there, because no rule keeps it.
-    pub removed: Vec<BackupId>,
-    /// What went wrong first. What could be done in spite of it was.
-    pub failure: Option<Error>,
+    /// It has a manifest that cannot be read at this moment. Never touched.
+    Unreadable {
+        /// The name.
+        name: BackupId,
+        /// Why not.
+        why: String,
+    },
 }
 
 /// Why something could not be done there. No secret is in any of them.
@@ -125,6 +139,70 @@ pub enum Error {
          directory that were created here could be on the wrong volume", .0.display()
     )]
     NoDirectory(PathBuf),
+    /// The directory is not the one that was used.
+    #[error(
+        "{} (maintenance.remote.url) is not the directory that backups were uploaded to before: \
+         it has no {OWNER}; mount the volume there; or, where another volume takes its place, \
+         have `torrust-maintenance upload --take-over` begin anew", .0.display()
+    )]
+    NotMounted(PathBuf),
+    /// It belongs to another catalogue.
+    #[error(
+        "{at} belongs to the instance {theirs}, and this is the instance {ours}: give each \
+         tracker a place of its own (maintenance.remote.url); or, where this one takes the place \
+         of that, have `torrust-maintenance upload --take-over` say so"
+    )]
+    NotOurs {
+        /// What it is called.
+        at: String,
+        /// Whose it is.
+        theirs: Box<Owner>,
+        /// Who wanted it.
+        ours: Box<Owner>,
+    },
+    /// There are backups, of nobody knows whom.
+    #[error(
+        "{at} has {count} backups that are not in this catalogue, and no {OWNER} that says whose \
+         it is: give each tracker a place of its own (maintenance.remote.url); or, if they are \
+         this tracker's, have `torrust-maintenance upload --take-over` say so"
+    )]
+    Strangers {
+        /// What it is called.
+        at: String,
+        /// How many.
+        count: usize,
+    },
+    /// What a catalogue remembers of its places cannot be read.
+    #[error(
+        "{}, which says who uploads, cannot be read: {why}; remove it, and have \
+         `torrust-maintenance upload --take-over` begin anew", .path.display()
+    )]
+    Ledger {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// An object is where nothing can be read at once.
+    #[error(
+        "{object} is in an archive there, such as S3 Glacier, and cannot be read as it is: have \
+         it restored there first (`aws s3api restore-object`), and exempt these backups from \
+         the rule that moves them"
+    )]
+    Archived {
+        /// The object, with where it is.
+        object: String,
+    },
+    /// Something there that nothing can be said of.
+    #[error("backup {id} in {at} is left as it is: {why}")]
+    Odd {
+        /// Its name.
+        id: BackupId,
+        /// Where.
+        at: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The server will not have it: credentials, permissions, a bucket that is not there.
     #[error("could not {doing} {object}: {why}; correct maintenance.remote, or what it names")]
     Refused {
@@ -134,6 +212,8 @@ pub enum Error {
         object: String,
         /// What the server said.
         why: String,
+        /// Its word for it, such as `NoSuchUpload`.
+        code: Option<String>,
     },
     /// It could not be had, however often it was tried.
     #[error("could not {doing} {object}: {why} (tried {attempts} times)")]
@@ -205,12 +285,23 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether it is about one backup here: others can be uploaded all the same.
+    /// Whether it is about one backup: others can be uploaded all the same.
     fn is_of_one_backup(&self) -> bool {
         matches!(
             self,
-            Self::Verify(_) | Self::Catalogue(_) | Self::Busy(_) | Self::Differs { .. }
+            Self::Verify(_)
+                | Self::Catalogue(_)
+                | Self::Busy(_)
+                | Self::Differs { .. }
+                | Self::Archived { .. }
+                | Self::Odd { .. }
         )
+    }
+
+    /// Whether what is written in the configuration is wrong: nothing that time mends.
+    #[must_use]
+    pub fn is_of_configuration(&self) -> bool {
+        matches!(self, Self::Unusable(_))
     }
 }
 
@@ -242,12 +333,25 @@ impl Remote {
     /// If it cannot be asked.
     pub async fn list(&self) -> Result<Vec<Entry>, Error> {
         let mut entries = Vec::new();
+        let mut was_reached = true;
         for (id, objects) in self.store.list().await?.into_iter().rev() {
             let Some(uploaded) = objects.uploaded(MANIFEST) else {
                 entries.push(Entry::Unfinished { name: id });
                 continue;
             };
-            let manifest = self.manifest(&id).await?;
+            let manifest = match self.manifest(&id).await {
+                Ok(manifest) => manifest,
+                Err(Error::Differs { why, .. }) => Err(format!("{MANIFEST}: {why}")),
+                // Each is waited for: two in a row, and it is the network.
+                Err(error @ Error::Failed { .. }) if !was_reached => return Err(error),
+                Err(error) => {
+                    was_reached = !matches!(error, Error::Failed { .. });
+                    let why = error.to_string();
+                    entries.push(Entry::Unreadable { name: id, why });
+                    continue;
+                }
+            };
+            was_reached = true;
             let complete = manifest.and_then(|manifest| {
                 let expected = manifest.artifacts();
                 let missing = expected
@@ -290,95 +394,43 @@ impl Remote {
         let entries = self.list().await?;
         let complete = entries.iter().filter_map(|entry| match entry {
             Entry::Complete(stored) => Some(&stored.manifest),
-            Entry::Unfinished { .. } | Entry::Broken { .. } => None,
+            Entry::Unfinished { .. } | Entry::Broken { .. } | Entry::Unreadable { .. } => None,
         });
         let rank = |manifest: &&Manifest| (partial || manifest.is_full(), manifest.began);
         Ok(complete.max_by_key(rank).map(|newest| newest.id.clone()))
     }
+}
 
-    /// What the catalogue has and is to be there, and what is there.
-    pub(crate) fn outline(
-        &self,
-        catalogue: &Catalogue,
-        there: &There,
-    ) -> Result<(Plan, Vec<Backup>), Error> {
-        let mut backups = catalogue.backups()?;
-        backups.retain(|backup| !backup.notes.is_damaged());
-        let here: Vec<_> = backups.iter().map(candidate).collect();
-        Ok((plan(&here, there, &self.settings.keep), backups))
+/// What a second place is called where several are remembered: servers have buckets of the same
+/// name.
+fn place(settings: &config::Remote) -> String {
+    let at = settings.describe();
+    match &settings.place {
+        config::Place::S3(config::S3 {
+            endpoint: Some(endpoint),
+            ..
+        }) => format!("{at} at {endpoint}"),
+        _ => at,
     }
+}
 
-    /// Uploads what is missing there, newest first, and then removes there what no rule keeps.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be found out what is to be done. What goes wrong later is in the report.
-    pub async fn pass(&self, catalogue: &Catalogue, watch: &Watch) -> Result<Report, Error> {
-        let there = There::of(&self.list().await?);
-        let (plan, backups) = self.outline(catalogue, &there)?;
-        let mut report = Report::default();
-        for id in plan.upload {
-            let stop = report
-                .failure
-                .as_ref()
-                .is_some_and(|failure| !failure.is_of_one_backup());
-            let Some(backup) = backups.iter().find(|backup| backup.manifest.id == id) else {
-                continue;
-            };
-            let uploaded = if stop {
-                None
-            } else {
-                Some(self.upload(catalogue, backup, watch).await)
-            };
-            match uploaded {
-                Some(Ok(())) => report.uploaded.push(id),
-                // Pruned since: it is not missed.
-                Some(Err(Error::Catalogue(catalogue::Error::Unknown { .. }))) => {}
-                Some(Err(error)) => {
-                    report.failure.get_or_insert(error);
-                    report.pending.push(id);
-                }
-                None => report.pending.push(id),
-            }
-        }
-        if report.failure.is_none() {
-            let tidied = self.tidy(catalogue, &there, &mut report, watch).await;
-            report.failure = tidied.err();
-        }
-        Ok(report)
-    }
+/// The good backups here.
+fn here(catalogue: &Catalogue) -> Result<Vec<Backup>, catalogue::Error> {
+    let mut backups = catalogue.backups()?;
+    backups.retain(|backup| !backup.notes.is_damaged());
+    Ok(backups)
+}
 
-    /// Removes there what no rule keeps, and what was begun and will not be ended.
-    async fn tidy(
-        &self,
-        catalogue: &Catalogue,
-        there: &There,
-        report: &mut Report,
-        watch: &Watch,
-    ) -> Result<(), Error> {
-        // Somebody else may have been at it, or an operator have removed something.
-        let there = if report.uploaded.is_empty() {
-            there.clone()
-        } else {
-            There::of(&self.list().await?)
-        };
-        let (plan, _) = self.outline(catalogue, &there)?;
-        for id in plan.remove {
-            check(watch)?;
-            self.store.remove(&id).await?;
-            report.removed.push(id);
-        }
-        for id in plan.sweep {
-            check(watch)?;
-            self.store.remove(&id).await?;
-        }
-        for id in catalogue.uploads()? {
-            if !plan.upload.contains(&id) {
-                self.give_up(catalogue, &id).await?;
-            }
-        }
-        Ok(())
-    }
+/// What is to be done, by the backups here and what is there.
+fn outline(here: &[Backup], there: &There, keep: &config::Keep) -> Plan {
+    let candidates: Vec<_> = here.iter().map(candidate).collect();
+    plan(&candidates, there, keep)
+}
+
+/// Whether two manifests are of one backup: the id is the second it began in, and the run has
+/// letters of its own.
+fn is_same(one: &Manifest, other: &Manifest) -> bool {
+    (&one.id, &one.run) == (&other.id, &other.run)
 }
 
 /// Whether it is to go on.

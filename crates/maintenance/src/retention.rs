@@ -6,13 +6,13 @@
 //! come back to find its history expired.
 
 use chrono::{DateTime, Datelike, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::catalogue::BackupId;
 use crate::config::Keep;
 
 /// A good backup, as retention sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Candidate {
     /// Its name.
     pub id: BackupId,

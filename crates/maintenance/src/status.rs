@@ -223,6 +223,24 @@ pub struct RemoteStatus {
     pub last_uploaded: Option<DateTime<Utc>>,
     /// Why the last attempt failed; `null` if it did not. It is made again.
     pub failure: Option<String>,
+    /// Seconds since the first of the attempts that have failed in a row.
+    #[serde(default)]
+    pub failing_since_seconds: Option<f64>,
+    /// What is broken there and could not be replaced by the backup here.
+    #[serde(default)]
+    pub broken: Vec<BrokenThere>,
+    /// How many broken ones were replaced since the start.
+    #[serde(default)]
+    pub replaced: u64,
+}
+
+/// A backup in the second place that is none any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokenThere {
+    /// Its name.
+    pub id: BackupId,
+    /// What is wrong with it.
+    pub why: String,
 }
 
 /// The gate, as seen when the status was asked for.

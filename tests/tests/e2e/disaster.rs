@@ -12,6 +12,7 @@ use end_to_end::udp::UdpClient;
 use end_to_end::{binaries, database, http1};
 use http::Method;
 
+use crate::remote::is_there;
 use crate::support::{beside_others, done, identity_in, printed, tool, uploaded};
 
 /// How many torrents are completed, each as often as its number says.
@@ -133,8 +134,16 @@ async fn from_a_bucket_onto_an_empty_directory() -> Result<()> {
     }
     printed(&tool(&setup, &[&["restore"][..], &from].concat())?)?;
 
+    // What was another's there is this one's from now on.
+    printed(&tool(&setup, &["upload", "--take-over"])?)?;
+
     let tracker = setup.start().await?;
     assert_eq!(served(&tracker).await?, before, "as before the disaster");
+    let run = done(tracker.endpoint()?).await?;
+    is_there(&tracker, run["backup"].as_str().context("a backup")?).await?;
+    let list = printed(&tool(&setup, &["list", "--remote"])?)?;
+    assert_eq!(list["entries"][0]["state"], "complete", "{list:#}");
+    assert_eq!(list["entries"][0]["manifest"]["id"], run["backup"]);
     drop(tracker);
     let listed = setup.clone().set("core", "listed", "true");
     lets_in_what_is_listed(&listed.start().await?).await?;

@@ -29,6 +29,7 @@ mod refusals;
 mod remote;
 mod restored;
 mod rollback;
+mod second_place;
 mod secrets;
 mod sidecar;
 mod sidecar_faults;

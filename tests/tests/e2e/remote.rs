@@ -3,27 +3,22 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use end_to_end::load::{Load, Plan};
 use end_to_end::s3::{Fault, Front, Server, uploading};
 use end_to_end::tracker::{Setup, Tracker};
 use end_to_end::{PATIENCE, backups, database};
 use serde_json::Value;
 
-use crate::support::{A_RUN, MIB, beside_others, done, nothing_lost, printed, tool};
+use crate::support::{A_RUN, MIB, beside_others, done, nothing_lost, printed, tool, uploaded};
 
-/// Waits until the bucket has all it should have; the status then.
-async fn uploaded(tracker: &Tracker) -> Result<Value> {
-    let endpoint = tracker.endpoint()?;
-    let caught_up = |status: &Value| {
-        let remote = &status["remote"];
-        remote["behind"] == 0 && remote["failure"].is_null() && !remote["last_uploaded"].is_null()
-    };
-    endpoint.until("the upload", A_RUN, caught_up).await
+/// Waits until this backup is in the bucket.
+pub async fn is_there(tracker: &Tracker, id: &str) -> Result<()> {
+    tracker.log.wait_for(&format!("Backup {id} is in")).await
 }
 
 /// The backups that are listed there, each of which must be whole.
-fn whole(setup: &Setup) -> Result<Vec<String>> {
+pub fn whole(setup: &Setup) -> Result<Vec<String>> {
     let list = printed(&tool(setup, &["list", "--remote"])?)?;
     let entries = list["entries"].as_array().context("entries")?;
     let complete = entries.iter().filter(|entry| entry["state"] == "complete");
@@ -40,7 +35,7 @@ fn whole(setup: &Setup) -> Result<Vec<String>> {
     Ok(ids)
 }
 
-/// A tracker's directory with a database whose artifact is uploaded in three parts.
+/// A tracker's directory with a database whose artifact is uploaded in four parts.
 fn in_parts() -> Result<Setup> {
     let setup = Setup::new()?.set("maintenance.backup", "compression", "\"none\"");
     database::make(&setup.database(), 11 * MIB, "wal")?;
@@ -150,13 +145,97 @@ async fn an_upload_that_was_killed_is_taken_up_by_the_next_start() -> Result<()>
         }))
     })
     .await?;
+    let second = async || Ok((front.parts() == [1, 2]).then_some(()));
+    end_to_end::until("the second part to be put", PATIENCE, second).await?;
     tracker.kill().await?;
-    let upload = uploads(&setup)?;
+    assert_eq!(uploads(&setup)?.len(), 1, "it is noted how far it is");
     front.set(Fault::None);
     let tracker = setup.start().await?;
     uploaded(&tracker).await?;
+    assert_eq!(front.parts(), [2, 3, 4], "what was there is not put again");
+    assert_eq!(front.begun(), 0);
     assert_eq!(whole(&setup)?.len(), 1);
-    assert!(upload.len() <= 1 && uploads(&setup)?.is_empty());
+    assert!(uploads(&setup)?.is_empty());
+    assert_eq!(incomplete(&server).await?, 0);
+    Ok(())
+}
+
+/// How many uploads in parts the server has that were neither completed nor given up.
+async fn incomplete(server: &Server) -> Result<usize> {
+    let asked = "print(len(s3.list_multipart_uploads(Bucket=bucket).get('Uploads', [])))";
+    server.ask(asked).await?.parse().context("a number")
+}
+
+/// A backup whose upload ended in its second part, by a refusal; its id.
+async fn refused_part_way(setup: &Setup, front: &Front) -> Result<String> {
+    let tracker = setup.clone().without("maintenance.remote").start().await?;
+    let run = done(tracker.endpoint()?).await?;
+    drop(tracker);
+    std::fs::write(setup.file(), setup.toml())?;
+    front.set(Fault::Forbid("partNumber=2"));
+    let output = tool(setup, &["upload"])?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(2) && told.contains("AccessDenied"),
+        "{told}"
+    );
+    assert_eq!(front.parts(), [1, 2]);
+    front.set(Fault::None);
+    Ok(run["backup"].as_str().context("a backup")?.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_up_is_kept_whatever_the_server_says_but_that_it_is_lost() -> Result<()> {
+    let _beside = beside_others().await;
+    let server = Server::start().await?;
+    let front = Front::start(server.address).await?;
+    let setup = uploading(in_parts()?, front.address(), &server.key, "kept")?;
+    // A refusal: somebody corrects the permissions, and it goes on.
+    refused_part_way(&setup, &front).await?;
+    assert_eq!(incomplete(&server).await?, 1);
+    // A part that did not come in time is put again, and nothing else is.
+    front.set(Fault::TimeOut("partNumber=3"));
+    printed(&tool(&setup, &["upload"])?)?;
+    assert_eq!((front.parts(), front.begun()), (vec![2, 3, 3, 4], 0));
+    assert_eq!(whole(&setup)?.len(), 1);
+    assert_eq!(incomplete(&server).await?, 0);
+
+    // The server has forgotten it: from the beginning.
+    let setup = uploading(in_parts()?, front.address(), &server.key, "lost")?;
+    refused_part_way(&setup, &front).await?;
+    server
+        .ask(
+            "for it in s3.list_multipart_uploads(Bucket=bucket)['Uploads']:\n    \
+             s3.abort_multipart_upload(Bucket=bucket, Key=it['Key'], UploadId=it['UploadId'])",
+        )
+        .await?;
+    printed(&tool(&setup, &["upload"])?)?;
+    assert_eq!((front.parts(), front.begun()), (vec![2, 1, 2, 3, 4], 1));
+    assert_eq!(whole(&setup)?.len(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_will_not_be_ended_is_given_up_on_the_server() -> Result<()> {
+    let _beside = beside_others().await;
+    let server = Server::start().await?;
+    let front = Front::start(server.address).await?;
+    let setup = uploading(in_parts()?, front.address(), &server.key, "orphan")?;
+    let id = refused_part_way(&setup, &front).await?;
+    assert_eq!(incomplete(&server).await?, 1);
+    printed(&tool(&setup, &["delete", &id, "--force"])?)?;
+    printed(&tool(&setup, &["upload"])?)?;
+    assert_eq!(incomplete(&server).await?, 0);
+    assert!(uploads(&setup)?.is_empty());
+
+    // Killed before it could be noted what the server calls it; and what is none of ours.
+    let begin = |key: &str| format!("s3.create_multipart_upload(Bucket=bucket, Key='{key}')\n");
+    let ours = format!("orphan/{id}/database.sqlite3");
+    let others = begin("orphan/notes.txt") + &begin(&format!("other/{id}/database.sqlite3"));
+    server.ask(&(begin(&ours) + &others)).await?;
+    assert_eq!(incomplete(&server).await?, 3);
+    printed(&tool(&setup, &["upload"])?)?;
+    assert_eq!(incomplete(&server).await?, 2);
     Ok(())
 }
 

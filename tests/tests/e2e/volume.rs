@@ -9,8 +9,8 @@ use tempfile::TempDir;
 /// A file system, mounted for as long as this lives.
 pub struct Volume {
     mounted: PathBuf,
-    /// The file it is in.
-    _image: Option<TempDir>,
+    /// The directory of the file it is in.
+    image: Option<TempDir>,
 }
 
 impl Volume {
@@ -22,7 +22,7 @@ impl Volume {
             .arg(at))?;
         Ok(Self {
             mounted: at.to_owned(),
-            _image: None,
+            image: None,
         })
     }
 
@@ -34,14 +34,26 @@ impl Volume {
         run(Command::new("mkfs.xfs")
             .args(["-q", "-m", "reflink=1"])
             .arg(&image))?;
+        let volume = Self {
+            mounted: at.to_owned(),
+            image: Some(home),
+        };
+        volume.mount()?;
+        Ok(volume)
+    }
+
+    /// Mounts one that is in a file, again after [`Self::unmount`].
+    pub fn mount(&self) -> Result<()> {
+        let home = self.image.as_ref().context("it is in memory alone")?;
         run(Command::new("mount")
             .args(["-o", "loop"])
-            .arg(&image)
-            .arg(at))?;
-        Ok(Self {
-            mounted: at.to_owned(),
-            _image: Some(home),
-        })
+            .arg(home.path().join("image"))
+            .arg(&self.mounted))
+    }
+
+    /// What is below its mount point shows.
+    pub fn unmount(&self) -> Result<()> {
+        run(Command::new("umount").arg(&self.mounted))
     }
 
     /// Whoever writes to it waits, as for a disk that does not answer, until [`Self::thaw`].

@@ -194,6 +194,70 @@ fn what_the_tracker_says_counts_if_it_answers() {
 }
 
 #[test]
+fn uploads_that_fail_or_are_late_are_told_by_the_time_they_are() {
+    let hours = |hours: f64| json!(hours * 3600.0);
+    let entries = [backup(0, 900), backup(1, 1000)];
+    let broken = json!([{ "id": "20261120T030000Z", "why": "it is not there" }]);
+    for (what, remote, code, says) in [
+        ("all is there", json!({ "behind": 0 }), 0, "9 h old"),
+        (
+            "on its way",
+            json!({ "behind": 1, "behind_since_seconds": hours(5.9) }),
+            0,
+            "9 h old",
+        ),
+        (
+            "late",
+            json!({ "behind": 1, "behind_since_seconds": hours(6.1) }),
+            1,
+            "1 backup is missing in the second place, for 6 h",
+        ),
+        (
+            "older than may be",
+            json!({ "behind": 2, "behind_since_seconds": hours(27.0) }),
+            2,
+            "2 backups are missing in the second place, the oldest for 1 d 3 h",
+        ),
+        (
+            "failing",
+            json!({ "behind": 0, "failure": "it is full", "failing_since_seconds": 30.0 }),
+            1,
+            "uploads fail: it is full",
+        ),
+        (
+            "failing for long",
+            json!({ "behind": 0, "failure": "it is full", "failing_since_seconds": hours(27.0) }),
+            2,
+            "uploads have failed for 1 d 3 h: it is full",
+        ),
+        (
+            "broken",
+            json!({ "behind": 0, "broken": broken }),
+            1,
+            "backup 20261120T030000Z in the second place is broken: it is not there",
+        ),
+    ] {
+        let mut status = json!({
+            "behind": 0, "behind_since_seconds": null, "last_uploaded": null, "failure": null,
+        });
+        for (key, value) in remote.as_object().expect("an object") {
+            status[key] = value.clone();
+        }
+        let tracker = tracker(|all| all["remote"] = status);
+        let (found, line) = judge(&entries, Some(&tracker));
+        assert_eq!(found, code, "{what}: {line}");
+        let (_, message) = line.split_once(": ").expect("a state");
+        assert!(
+            message.starts_with(says) || code == 0 && message.contains(says),
+            "{what}: {line}"
+        );
+        assert!(line.contains("upload_lag="), "{what}: {line}");
+    }
+    let (_, line) = judge(&entries, Some(&tracker(|_| {})));
+    assert!(!line.contains("upload"), "there is no second place: {line}");
+}
+
+#[test]
 fn json_has_what_the_line_has() {
     let report = arguments().judge(&[backup(0, 900), backup(1, 1000)], None, now());
     let json = report.json();

@@ -16,6 +16,8 @@ pub struct Remote {
     pub keep: Keep,
     /// How what was uploaded is verified.
     pub verify: Readback,
+    /// How long after it was last read back a backup is read back again; `None`: never.
+    pub check_every: Option<Duration>,
     /// Bytes uploaded at once, and held in memory.
     pub part_size: u64,
     /// Bytes a second; `None`: as fast as it can.
@@ -72,6 +74,8 @@ enum Url {
     Directory(PathBuf),
 }
 
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
 /// The keys that a directory has no use for.
 const OF_S3: [&str; 6] = [
     "endpoint",
@@ -113,6 +117,7 @@ impl Remote {
         let remote = Self {
             keep: table.table("keep", Keep::read),
             verify: table.or("verify", Readback::Full, value::choice(&readback)),
+            check_every: table.or("check_every", Some(30 * DAY), value::interval(DAY)),
             // S3 takes no smaller parts. Each is held in memory.
             part_size: table.or("part_size", 8 * MIB, value::size_in(5 * MIB..=GIB)),
             bandwidth: table.or("bandwidth", None, value::limit(64 * KIB)),

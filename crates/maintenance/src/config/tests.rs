@@ -696,6 +696,16 @@ fn a_second_place_is_a_bucket_or_a_directory() {
     let s3 = s3.expect("it is there");
     assert_eq!(s3.describe(), "s3://backups/a/b");
     assert_eq!((s3.keep.last, s3.keep.daily), (3, 7));
+    let day = Duration::from_secs(24 * 3600);
+    assert_eq!(s3.check_every, Some(30 * day));
+    for (written, expected) in [
+        ("never", None),
+        ("1day", Some(day)),
+        ("90d", Some(90 * day)),
+    ] {
+        let place = remote(&format!("url = \"s3://b\"\ncheck_every = \"{written}\""));
+        assert_eq!(place.expect("it is there").check_every, expected);
+    }
     let Place::S3(bucket) = s3.place else {
         panic!("a bucket")
     };
@@ -742,6 +752,10 @@ fn what_is_wrong_with_a_second_place_is_told_at_once_and_without_secrets() {
             "region has no meaning with a url of file://; remove it",
         ),
         ("url = \"s3://b\"\npart_size = \"2GiB\"", "is too large"),
+        (
+            "url = \"s3://b\"\ncheck_every = \"1h\"",
+            "check_every = \"1h\" is too short; write a duration of at least 1day, or \"never\"",
+        ),
     ] {
         let told = told(written);
         assert!(told.contains(said), "{said:?} is not: {told}");

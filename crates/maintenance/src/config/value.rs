@@ -223,6 +223,22 @@ pub(super) fn duration_in(
     }
 }
 
+/// A [`duration`] of at least `least`, or the word `never`.
+pub(super) fn interval(least: Duration) -> impl Fn(&Value) -> Result<Option<Duration>, Fault> {
+    move |value| match value.as_str() {
+        Some("never") => Ok(None),
+        _ => duration_in(least..=Duration::MAX)(value)
+            .map(Some)
+            .map_err(|fault| Fault {
+                hint: Some(format!(
+                    r#"write a duration of at least {}, or "never""#,
+                    format_duration(least)
+                )),
+                ..fault
+            }),
+    }
+}
+
 /// A number of bytes, plain or with a unit, of at least `least`: `1048576`, `1GiB`, `500MB`.
 pub(super) fn size(least: u64) -> impl Fn(&Value) -> Result<u64, Fault> {
     move |value| {

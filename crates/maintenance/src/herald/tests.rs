@@ -399,3 +399,104 @@ fn nobody_to_tell_and_nothing_to_call_is_no_thread() {
     ));
     assert!(started.expect("no thread is asked for").is_none());
 }
+
+fn published(id: &str) -> News {
+    let mut ended = ended(id, Outcome::Done);
+    ended.report.backup = Some("20261122T030000Z".parse().expect("an id"));
+    News::Ended {
+        ended: Box::new(ended),
+        troubled: false,
+    }
+}
+
+fn of_uploads(turn: Turn) -> News {
+    News::OfUploads(Box::new(OfUploads {
+        turn,
+        text: "uploads".to_owned(),
+        status: RemoteStatus::default(),
+    }))
+}
+
+#[test]
+fn a_heartbeat_is_owed_while_uploads_fail_and_paid_when_they_do_not() {
+    use Turn::{Recovered, Replaced, Trouble};
+    let missed = || {
+        let at = "2026-11-22T03:00:00Z".parse().expect("a time");
+        News::Missed(Interval {
+            begins: at,
+            ends: at,
+        })
+    };
+    let failed = || News::Ended {
+        ended: Box::new(ended("f", failed())),
+        troubled: false,
+    };
+    let (good, failure) = (Some(Beat::Good), Some(Beat::Failure));
+    for (what, news) in [
+        (
+            "no uploads",
+            vec![(published("a"), good), (failed(), failure)],
+        ),
+        (
+            "trouble, and its end after a run",
+            vec![
+                (published("a"), good),
+                (of_uploads(Trouble), failure),
+                (published("b"), None),
+                (of_uploads(Trouble), failure),
+                (published("c"), None),
+                (of_uploads(Recovered), good),
+                (published("d"), good),
+            ],
+        ),
+        (
+            "and its end before one",
+            vec![
+                (published("a"), good),
+                (of_uploads(Trouble), failure),
+                (of_uploads(Recovered), None),
+                (published("b"), good),
+            ],
+        ),
+        (
+            "a run that failed since is not made good by an upload",
+            vec![
+                (of_uploads(Trouble), failure),
+                (published("a"), None),
+                (failed(), failure),
+                (of_uploads(Recovered), None),
+            ],
+        ),
+        (
+            "nor a window that was missed",
+            vec![
+                (of_uploads(Trouble), failure),
+                (published("a"), None),
+                (missed(), failure),
+                (of_uploads(Recovered), None),
+            ],
+        ),
+        (
+            "what was replaced is good",
+            vec![(of_uploads(Replaced), None), (published("a"), good)],
+        ),
+    ] {
+        let mut pulse = Pulse::default();
+        for (nth, (news, expected)) in news.iter().enumerate() {
+            assert_eq!(pulse.of(news), *expected, "{what}: {nth}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_uploads_keeps_no_herald_from_its_end() {
+    let bench = Bench::new(&[("after", SAY)]);
+    let teller = bench.herald().teller();
+    let (noted, _) = bench.noted().await;
+    assert!(noted.is_empty());
+    teller.tell(OfUploads {
+        turn: Turn::Trouble,
+        text: "nobody hears".to_owned(),
+        status: RemoteStatus::default(),
+    });
+}

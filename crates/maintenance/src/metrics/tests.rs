@@ -55,7 +55,8 @@ fn status() -> Status {
         "hooks_failed": { "before": 0, "after": 2 },
         "remote": {
             "behind": 2, "behind_since_seconds": 3600.5, "last_uploaded": time,
-            "failure": "it is full",
+            "failure": "it is full", "failing_since_seconds": 60.0, "replaced": 3,
+            "broken": [{ "id": "20261122T030000Z", "why": "it is gone" }],
         },
     });
     serde_json::from_value(status).expect("a status")
@@ -127,11 +128,16 @@ fn every_figure_is_that_of_the_status() {
         ("hook_failures_total{hook=\"after\"}", 2.0),
         ("upload_behind", 2.0),
         ("upload_behind_seconds", 3600.5),
+        ("upload_failing", 1.0),
+        ("upload_failing_seconds", 60.0),
+        ("upload_last_success_timestamp_seconds", 1_795_316_400.0),
+        ("upload_broken", 1.0),
+        ("upload_replaced_total", 3.0),
     ] {
         let found = samples.get(&format!("torrust_maintenance_{name}"));
         assert_eq!(found, Some(&value), "{name} of {samples:#?}");
     }
-    assert_eq!(samples.len(), 68, "no other: {samples:#?}");
+    assert_eq!(samples.len(), 73, "no other: {samples:#?}");
 }
 
 #[test]
@@ -149,6 +155,26 @@ fn what_is_not_known_is_left_out() {
     ] {
         let name = format!("torrust_maintenance_{absent}");
         assert!(!text.contains(&name), "{absent} in {text}");
+    }
+}
+
+#[test]
+fn where_all_is_uploaded_there_is_no_lag() {
+    let mut status = status();
+    status.remote = Some(RemoteStatus::default());
+    let samples = samples(&render(&status));
+    for (name, value) in [
+        ("behind", Some(0.0)),
+        ("behind_seconds", Some(0.0)),
+        ("failing", Some(0.0)),
+        ("failing_seconds", Some(0.0)),
+        ("broken", Some(0.0)),
+        ("replaced_total", Some(0.0)),
+        // Nothing ever was.
+        ("last_success_timestamp_seconds", None),
+    ] {
+        let found = samples.get(&format!("torrust_maintenance_upload_{name}"));
+        assert_eq!(found.copied(), value, "{name}");
     }
 }
 

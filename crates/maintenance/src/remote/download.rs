@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::upload::Pace;
 use super::{Error, Remote};
 use crate::catalogue::{self, Artifact, Backup, BackupId, MANIFEST, Manifest, Notes, SUMS};
 use crate::disk::{self, Disk};
@@ -69,6 +70,19 @@ impl Remote {
     ///
     /// [`Error::Differs`] if it is not what was published; or if it cannot be read.
     pub async fn verify(&self, id: &BackupId, watch: &Watch) -> Result<Manifest, Error> {
+        self.read_back(id, Pace::Free, watch).await
+    }
+
+    /// As [`Self::verify`], with the `bandwidth` that uploads have.
+    pub(super) async fn check_again(
+        &self,
+        id: &BackupId,
+        watch: &Watch,
+    ) -> Result<Manifest, Error> {
+        self.read_back(id, Pace::Kept, watch).await
+    }
+
+    async fn read_back(&self, id: &BackupId, pace: Pace, watch: &Watch) -> Result<Manifest, Error> {
         let manifest = self.check_there(id).await?;
         let json = self.store.read_small(id, MANIFEST).await?;
         let sums = self.store.read_small(id, SUMS).await?;
@@ -81,7 +95,7 @@ impl Remote {
         for artifact in manifest.artifacts() {
             watch.begin("reading", Some(artifact.stored_bytes));
             let mut sum = Sha256::new();
-            self.read_all(id, artifact, watch, |bytes| {
+            self.read_all(id, artifact, pace, watch, |bytes| {
                 sum.update(bytes);
                 Ok(())
             })
@@ -125,7 +139,7 @@ impl Remote {
         watch.begin("downloading", Some(artifact.stored_bytes));
         let mut file = disk.create(to)?;
         let mut sum = Sha256::new();
-        self.read_all(id, artifact, watch, |bytes| {
+        self.read_all(id, artifact, Pace::Free, watch, |bytes| {
             sum.update(bytes);
             file.write_all(bytes)
                 .and_then(|()| file.sync_data())

@@ -10,13 +10,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt as _;
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential};
 use object_store::local::LocalFileSystem;
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path as Key;
-use object_store::{ClientOptions, ObjectMeta, ObjectStore, RetryConfig};
+use object_store::{ClientOptions, ObjectMeta, ObjectStore, RetryConfig, StaticCredentialProvider};
 
 use super::Error;
+use super::claim::OWNER;
+use super::stray::Strays;
 use crate::catalogue::{BackupId, MANIFEST, SMALL_FILE};
 use crate::config::{self, Place, S3};
 use crate::disk::Disk;
@@ -31,12 +33,23 @@ const SECRET_LIMIT: u64 = 4096;
 const ANY_REGION: &str = "us-east-1";
 /// Characters of an answer that are shown.
 const SHOWN: usize = 300;
+/// What S3 answers, with a 400, when a request did not get there whole or in time
+/// (<https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>).
+const CUT_SHORT: [&str; 3] = ["RequestTimeout", "IncompleteBody", "BadDigest"];
+/// What it answers when it does not have an upload, or not its parts, any more.
+const LOST: [&str; 3] = ["NoSuchUpload", "InvalidPart", "InvalidPartOrder"];
+/// As these, of a server that answers 404 without a word.
+const UNKNOWN: &str = "NotFound";
+/// What it answers, with a 403, of an object that was moved to an archive.
+const ARCHIVED: &str = "InvalidObjectState";
 
 /// The second place, by the names of its objects.
 #[derive(Clone)]
 pub(super) struct Store {
     objects: Arc<dyn ObjectStore>,
     kind: Kind,
+    /// Of a bucket.
+    strays: Option<Strays>,
     prefix: Key,
     at: String,
     attempts: u32,
@@ -81,7 +94,8 @@ impl Objects {
 
 impl Store {
     pub(super) fn open(settings: &config::Remote, disk: &Disk) -> Result<Self, Error> {
-        let (objects, kind, prefix): (Arc<dyn ObjectStore>, _, _) = match &settings.place {
+        let (objects, kind, strays, prefix): (Arc<dyn ObjectStore>, _, _, _) = match &settings.place
+        {
             Place::Directory(directory) => {
                 // One that is not mounted must not be written beside.
                 let files = LocalFileSystem::new_with_prefix(directory)
@@ -90,18 +104,21 @@ impl Store {
                 (
                     Arc::new(files),
                     Kind::Directory(directory.clone()),
+                    None,
                     Key::default(),
                 )
             }
             Place::S3(s3) => {
-                let bucket = Arc::new(bucket(s3, settings.timeout, disk)?);
+                let (bucket, strays) = bucket(s3, settings.timeout, disk)?;
+                let bucket = Arc::new(bucket);
                 let prefix = Key::from(s3.prefix.as_str());
-                (bucket.clone(), Kind::Parts(bucket), prefix)
+                (bucket.clone(), Kind::Parts(bucket), strays, prefix)
             }
         };
         Ok(Self {
             objects,
             kind,
+            strays,
             prefix,
             at: settings.describe(),
             attempts: settings.attempts,
@@ -120,6 +137,7 @@ impl Store {
         Self {
             objects: store.clone(),
             kind: Kind::Parts(store.clone()),
+            strays: None,
             prefix: Key::from("prefix"),
             at: settings.describe(),
             attempts: settings.attempts,
@@ -175,6 +193,27 @@ impl Store {
         Ok(backups)
     }
 
+    /// The uploads in parts that the server has: of which file of which backup, and what it
+    /// calls each. None where that cannot be asked.
+    pub(super) async fn begun(&self) -> Vec<(BackupId, String, String)> {
+        let Some(strays) = &self.strays else {
+            return Vec::new();
+        };
+        let of_backup = |key: &str| {
+            let key = Key::parse(key).ok()?;
+            let mut parts = key.prefix_match(&self.prefix)?;
+            let id = parts.next()?.as_ref().parse().ok()?;
+            let name = parts.next()?.as_ref().to_owned();
+            parts.next().is_none().then_some((id, name))
+        };
+        let begun = strays.list(&self.prefix).await.into_iter();
+        let begun = begun.filter_map(|begun| {
+            let (id, name) = of_backup(&begun.key)?;
+            Some((id, name, begun.upload))
+        });
+        begun.collect()
+    }
+
     /// Bytes of an object; `None` if it is not there.
     pub(super) async fn size(&self, id: &BackupId, name: &str) -> Result<Option<u64>, Error> {
         let key = self.key(id, name);
@@ -186,6 +225,36 @@ impl Store {
             }
         });
         asked.await
+    }
+
+    /// The object that says whose the place is, in messages.
+    pub(super) fn owner(&self) -> String {
+        format!("{}/{OWNER}", self.at)
+    }
+
+    /// That object; `None` if it is not there.
+    pub(super) async fn read_owner(&self) -> Result<Option<Bytes>, Error> {
+        let key = self.prefix.child(OWNER);
+        let read = self.attempt("read", self.owner(), async || {
+            let found = match self.objects.get(&key).await {
+                Err(object_store::Error::NotFound { .. }) => return Ok(None),
+                found => found?,
+            };
+            // It is a line or two; what is longer is none, and is not wanted in memory.
+            if found.meta.size as u64 > SMALL_FILE {
+                return Ok(Some(Bytes::new()));
+            }
+            found.bytes().await.map(Some)
+        });
+        read.await
+    }
+
+    pub(super) async fn write_owner(&self, bytes: Bytes) -> Result<(), Error> {
+        let key = self.prefix.child(OWNER);
+        self.attempt("write", self.owner(), async || {
+            self.objects.put(&key, bytes.clone().into()).await.map(drop)
+        })
+        .await
     }
 
     pub(super) async fn read(
@@ -344,7 +413,7 @@ impl Store {
             };
             let why = told(&error);
             if !is_passing(&error) {
-                return Err(Error::Refused { doing, object, why });
+                return Err(refused(&error, doing, object, why));
             }
             if nth >= self.attempts {
                 return Err(Error::Failed {
@@ -372,7 +441,7 @@ fn as_size(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
-fn bucket(s3: &S3, timeout: Duration, disk: &Disk) -> Result<object_store::aws::AmazonS3, Error> {
+fn bucket(s3: &S3, timeout: Duration, disk: &Disk) -> Result<(AmazonS3, Option<Strays>), Error> {
     let client = ClientOptions::new()
         .with_timeout(timeout)
         .with_connect_timeout(CONNECT_WITHIN)
@@ -401,13 +470,33 @@ fn bucket(s3: &S3, timeout: Duration, disk: &Disk) -> Result<object_store::aws::
         None => builder,
     };
     if let Some((id, file)) = &s3.credentials {
+        // These alone: a token of the environment belongs to another key.
+        let credential = AwsCredential {
+            key_id: id.clone(),
+            secret_key: secret(file, disk)?,
+            token: None,
+        };
+        let provider = StaticCredentialProvider::new(credential);
         builder = builder
-            .with_access_key_id(id)
-            .with_secret_access_key(secret(file, disk)?);
+            .with_credentials(Arc::new(provider))
+            .with_skip_signature(false);
     }
-    builder
+    let region = builder.get_config_value(&AmazonS3ConfigKey::Region);
+    let region = region.unwrap_or_else(|| ANY_REGION.to_owned());
+    let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
+    let bucket = builder
         .build()
-        .map_err(|error| Error::Unusable(told(&error)))
+        .map_err(|error| Error::Unusable(told(&error)))?;
+    // As the store has it.
+    let name = &s3.bucket;
+    let address = match (endpoint, s3.path_style) {
+        (Some(endpoint), true) => format!("{}/{name}", endpoint.trim_end_matches('/')),
+        (Some(endpoint), false) => endpoint,
+        (None, true) => format!("https://s3.{region}.amazonaws.com/{name}"),
+        (None, false) => format!("https://{name}.s3.{region}.amazonaws.com"),
+    };
+    let strays = Strays::of(&address, region, Arc::clone(bucket.credentials()));
+    Ok((bucket, strays))
 }
 
 /// The first line of a small file.
@@ -422,8 +511,10 @@ fn secret(path: &Path, disk: &Disk) -> Result<String, Error> {
 
 /// Whether it may go better in a while: a network, a server that is busy.
 fn is_passing(error: &object_store::Error) -> bool {
+    let text = chain(error);
     match error {
-        object_store::Error::Generic { .. } => match client_error(&chain(error)) {
+        object_store::Error::Generic { .. } => match client_error(&text) {
+            Some(400) => code(&text).is_some_and(|code| CUT_SHORT.contains(&code)),
             Some(status) => matches!(status, 408 | 409 | 425 | 429),
             None => true,
         },
@@ -432,10 +523,51 @@ fn is_passing(error: &object_store::Error) -> bool {
     }
 }
 
+/// What the server will not do, today or in a minute.
+fn refused(error: &object_store::Error, doing: &'static str, object: String, why: String) -> Error {
+    let text = chain(error);
+    let code = code(&text);
+    if code == Some(ARCHIVED) {
+        return Error::Archived { object };
+    }
+    let is_unknown = matches!(error, object_store::Error::NotFound { .. });
+    let code = code.or(is_unknown.then_some(UNKNOWN));
+    Error::Refused {
+        doing,
+        object,
+        why,
+        code: code.map(str::to_owned),
+    }
+}
+
+impl Error {
+    /// Whether the server does not know an upload, or what it is said to have of it. Any other
+    /// refusal leaves what is there of it as it is.
+    pub(super) fn is_of_lost_upload(&self) -> bool {
+        match self {
+            Self::Refused { code, .. } => code
+                .as_deref()
+                .is_some_and(|code| code == UNKNOWN || LOST.contains(&code)),
+            _ => false,
+        }
+    }
+}
+
 /// The status of an answer that blames the client, which the crate has in the text alone.
 fn client_error(text: &str) -> Option<u16> {
     let (_, status) = text.split_once("Client error with status ")?;
     status.get(..3)?.parse().ok()
+}
+
+/// The code in an answer of S3.
+fn code(text: &str) -> Option<&str> {
+    within(text, "Code")
+}
+
+/// What is between the tags of this name, the first time they are there.
+pub(super) fn within<'a>(text: &'a str, tag: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(&format!("<{tag}>"))?;
+    Some(rest.split_once('<')?.0)
 }
 
 /// An error and what led to it.
@@ -456,14 +588,10 @@ fn chain(error: &object_store::Error) -> String {
 /// quotes of the request.
 fn told(error: &object_store::Error) -> String {
     let text = chain(error);
-    let within = |tag: &str| {
-        let (_, rest) = text.split_once(&format!("<{tag}>"))?;
-        Some(rest.split_once('<')?.0.to_owned())
-    };
-    if let Some(code) = within("Code") {
-        return match within("Message") {
+    if let Some(code) = code(&text) {
+        return match within(&text, "Message") {
             Some(message) => format!("{code}: {message}"),
-            None => code,
+            None => code.to_owned(),
         };
     }
     let mut root: &dyn std::error::Error = error;
@@ -471,4 +599,76 @@ fn told(error: &object_store::Error) -> String {
         root = source;
     }
     root.to_string().chars().take(SHOWN).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: &str, code: &str) -> object_store::Error {
+        let text = format!(
+            "Client error with status {status}: <Error><Code>{code}</Code><Message>Said \
+             so.</Message></Error>"
+        );
+        object_store::Error::Generic {
+            store: "S3",
+            source: text.into(),
+        }
+    }
+
+    #[test]
+    fn what_was_cut_short_passes_and_what_is_wrong_does_not() {
+        for (status, code, passes) in [
+            ("400 Bad Request", "RequestTimeout", true),
+            ("400 Bad Request", "IncompleteBody", true),
+            ("400 Bad Request", "BadDigest", true),
+            ("400 Bad Request", "InvalidPart", false),
+            ("400 Bad Request", "MalformedXML", false),
+            ("408 Request Timeout", "Whatever", true),
+            ("409 Conflict", "OperationAborted", true),
+            ("429 Too Many Requests", "SlowDown", true),
+            ("405 Method Not Allowed", "MethodNotAllowed", false),
+        ] {
+            assert_eq!(is_passing(&answer(status, code)), passes, "{status} {code}");
+        }
+        let cut = object_store::Error::Generic {
+            store: "S3",
+            source: "connection closed".into(),
+        };
+        assert!(is_passing(&cut));
+    }
+
+    #[test]
+    fn an_upload_is_lost_only_if_the_server_says_so() {
+        let refused = |error: &object_store::Error| refused(error, "do", "x".into(), "y".into());
+        for (code, is_lost) in [
+            ("NoSuchUpload", true),
+            ("InvalidPart", true),
+            ("InvalidPartOrder", true),
+            ("AccessDenied", false),
+            ("NoSuchBucket", false),
+            ("EntityTooSmall", false),
+        ] {
+            let error = refused(&answer("400 Bad Request", code));
+            assert_eq!(error.is_of_lost_upload(), is_lost, "{code}");
+        }
+        let unknown = |said: &str| object_store::Error::NotFound {
+            path: "x".into(),
+            source: said.into(),
+        };
+        assert!(refused(&unknown("404")).is_of_lost_upload());
+        assert!(!refused(&unknown("<Code>NoSuchBucket</Code>")).is_of_lost_upload());
+    }
+
+    #[test]
+    fn what_is_archived_is_said_to_be() {
+        let error = refused(
+            &answer("403 Forbidden", ARCHIVED),
+            "read",
+            "x".into(),
+            "y".into(),
+        );
+        assert!(matches!(error, Error::Archived { .. }), "{error:?}");
+        assert!(error.to_string().contains("restore-object"), "{error}");
+    }
 }

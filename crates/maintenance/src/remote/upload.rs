@@ -1,7 +1,7 @@
 //! One backup on its way there.
 
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,6 +21,15 @@ use crate::verify;
 /// (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>).
 const MOST_PARTS: u64 = 10_000;
 
+/// How fast it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// As `bandwidth` has it: what is read back beside the service.
+    Kept,
+    /// As fast as it can: somebody waits for a backup.
+    Free,
+}
+
 impl Remote {
     /// Uploads a backup: its files, each of which is read back, then its manifest. What is
     /// there already, and is as it should be, is not uploaded again.
@@ -39,7 +48,47 @@ impl Remote {
         let Some(_held) = catalogue.hold(id)? else {
             return Err(Error::Busy(id.clone()));
         };
+        self.upload_held(catalogue, backup, watch).await
+    }
+
+    /// Uploads a backup in the place of one that broke there, of which nothing stays. Not before
+    /// all of that here was read, and is good: what is there may be worth more.
+    pub(super) async fn replace(
+        &self,
+        catalogue: &Catalogue,
+        backup: &Backup,
+        watch: &Watch,
+    ) -> Result<(), Error> {
+        let id = &backup.manifest.id;
+        let Some(_held) = catalogue.hold(id)? else {
+            return Err(Error::Busy(id.clone()));
+        };
+        for artifact in backup.manifest.artifacts() {
+            watch.begin("reading", Some(artifact.stored_bytes));
+            let from = backup.dir.join(&artifact.name);
+            let mut parts = Parts::of(&from, artifact, self.settings.part_size, self)?;
+            while let Some(bytes) = parts.next()? {
+                check(watch)?;
+                watch.advance(bytes.len() as u64);
+            }
+            parts.finish()?;
+        }
+        verify::published(backup, &self.disk)?;
+        self.check_mounted().await?;
+        self.store.remove(id).await?;
+        self.upload_held(catalogue, backup, watch).await
+    }
+
+    /// Of a backup that nobody removes meanwhile.
+    async fn upload_held(
+        &self,
+        catalogue: &Catalogue,
+        backup: &Backup,
+        watch: &Watch,
+    ) -> Result<(), Error> {
+        let id = &backup.manifest.id;
         let (json, sums) = verify::published(backup, &self.disk)?;
+        self.check_mounted().await?;
         for artifact in backup.manifest.artifacts() {
             self.upload_file(catalogue, backup, artifact, watch).await?;
         }
@@ -54,8 +103,7 @@ impl Remote {
         match self.store.kind() {
             Kind::Parts(_) => self.store.write(id, name, bytes.clone()).await?,
             Kind::Directory(directory) => {
-                let to = directory.join(id.to_string()).join(name);
-                self.disk.create_dirs(disk::parent(&to))?;
+                let to = self.directory_of(directory, id)?.join(name);
                 self.disk.private().write_atomically(&to, &bytes)?;
             }
         }
@@ -83,7 +131,7 @@ impl Remote {
         }
         match self.store.kind() {
             Kind::Directory(directory) => {
-                let to = directory.join(id.to_string()).join(name);
+                let to = self.directory_of(directory, id)?.join(name);
                 self.place(&from, artifact, &to, watch).await?;
             }
             Kind::Parts(_) if artifact.stored_bytes <= self.settings.part_size => {
@@ -91,7 +139,9 @@ impl Remote {
                 let bytes = parts.next()?.unwrap_or_default();
                 parts.finish()?;
                 watch.begin("uploading", Some(artifact.stored_bytes));
+                let began = instant();
                 self.store.write(id, name, bytes).await?;
+                self.keep_pace(artifact.stored_bytes, began).await;
             }
             Kind::Parts(store) => {
                 let store = store.as_ref();
@@ -132,8 +182,9 @@ impl Remote {
             .go_on(catalogue, (id, from), artifact, &mut note, store, watch)
             .await;
         match uploaded {
-            // The server has forgotten it, or put it together before it could be told.
-            Err(Error::Refused { .. }) if was_begun => {
+            // The server has forgotten it, or put it together before it could be told. Whatever
+            // else it refuses, what it has stays, to be gone on from.
+            Err(error) if was_begun && error.is_of_lost_upload() => {
                 self.give_up(catalogue, id).await?;
                 note = self
                     .begin(catalogue, id, artifact, part_bytes, store)
@@ -220,6 +271,16 @@ impl Remote {
         Ok(Note::remove(catalogue, id)?)
     }
 
+    /// The directory of a backup there. That of all of them is never created.
+    fn directory_of(&self, directory: &Path, id: &BackupId) -> Result<PathBuf, Error> {
+        let of_backup = directory.join(id.to_string());
+        if !of_backup.is_dir() {
+            self.disk.create_dir(&of_backup)?;
+            self.disk.sync_dir(directory)?;
+        }
+        Ok(of_backup)
+    }
+
     /// Copies a file to a directory: under a temporary name, synced, renamed.
     async fn place(
         &self,
@@ -228,7 +289,6 @@ impl Remote {
         to: &Path,
         watch: &Watch,
     ) -> Result<(), Error> {
-        self.disk.create_dirs(disk::parent(to))?;
         let temporary = disk::temporary_of(to);
         if temporary.exists() {
             self.disk.remove_file(&temporary)?;
@@ -279,7 +339,7 @@ impl Remote {
         }
         watch.begin("reading back", Some(bytes));
         let mut sum = Sha256::new();
-        self.read_all(id, artifact, watch, |bytes| {
+        self.read_all(id, artifact, Pace::Kept, watch, |bytes| {
             sum.update(bytes);
             Ok(())
         })
@@ -294,6 +354,7 @@ impl Remote {
         &self,
         id: &BackupId,
         artifact: &Artifact,
+        pace: Pace,
         watch: &Watch,
         mut each: impl FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
@@ -302,6 +363,7 @@ impl Remote {
         while done < bytes {
             check(watch)?;
             let end = bytes.min(done + self.settings.part_size);
+            let began = instant();
             let part = self.store.read(id, &artifact.name, done..end).await?;
             if part.len() as u64 != end - done {
                 return Err(Error::Differs {
@@ -311,6 +373,9 @@ impl Remote {
             }
             each(&part)?;
             watch.advance(part.len() as u64);
+            if pace == Pace::Kept {
+                self.keep_pace(end - done, began).await;
+            }
             done = end;
         }
         Ok(())
