@@ -862,16 +862,22 @@ impl Seek for File {
 /// what cannot be read is for the one who then needs it to report.
 ///
 /// Of the disk's time it takes half: what reads as fast as it can is what a service's
-/// commits wait behind, where the scheduler knows of no priorities.
+/// commits wait behind, where the scheduler knows of no priorities. And it leaves alone what
+/// is too large to stay in the cache: that would push out the pages of the database in
+/// service, and its own beginning before its end is reached.
 #[expect(
     clippy::disallowed_methods,
     reason = "measures how long a read takes, and leaves the disk to others for as long"
 )]
 pub fn read_ahead(path: &Path, is_enough: impl Fn() -> bool) {
-    let is_regular = fs::symlink_metadata(path).is_ok_and(|file| file.is_file());
-    let Some(mut file) = is_regular.then(|| fs::File::open(path).ok()).flatten() else {
+    let Some(mut file) = regular(path) else {
         return;
     };
+    let bytes = file.metadata().map_or(0, |file| file.len());
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    if !is_worth_caching(bytes, available(&memory)) {
+        return;
+    }
     let mut buffer = vec![0; AHEAD];
     while !is_enough() {
         let began = Instant::now();
@@ -880,6 +886,36 @@ pub fn read_ahead(path: &Path, is_enough: impl Fn() -> bool) {
         }
         std::thread::sleep(began.elapsed().min(REST_AT_MOST));
     }
+}
+
+/// Asks the kernel to drop a file's pages from its cache, as [`File::forget_cached`], after
+/// something else has read it, `SQLite` for one. Never for a live database. No operation.
+pub fn forget_cached(path: &Path) {
+    if let Some(file) = regular(path) {
+        let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
+    }
+}
+
+/// Opened for reading, if it is a regular file and can be.
+fn regular(path: &Path) -> Option<fs::File> {
+    let is_regular = fs::symlink_metadata(path).is_ok_and(|file| file.is_file());
+    is_regular.then(|| fs::File::open(path).ok()).flatten()
+}
+
+/// Whether a file of so many bytes is to be in the cache, of the bytes that are available for
+/// it and everybody else; `None`: that is not known.
+fn is_worth_caching(bytes: u64, available: Option<u64>) -> bool {
+    available.is_none_or(|available| bytes <= available / 2)
+}
+
+/// Bytes that can be had without swapping, by what `/proc/meminfo` says (proc(5), in units of
+/// 1,024 bytes).
+fn available(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
 }
 
 /// What a file system has room for (POSIX `statvfs`).
