@@ -171,7 +171,11 @@ impl From<catalogue::Error> for Failure {
             Error::Busy { .. } => (Exit::Busy, "busy"),
             Error::Kept { .. } => (Exit::NotApplicable, "kept"),
             Error::Unusable { .. } => (Exit::Usage, "no_catalogue"),
-            Error::Broken { .. } => (Exit::Verification, "broken_backup"),
+            Error::Broken {
+                flaw: catalogue::Flaw::Damaged,
+                ..
+            } => (Exit::Verification, "broken_backup"),
+            Error::Broken { .. } => (Exit::Failed, "unreadable_backup"),
             _ => (Exit::Failed, "catalogue"),
         };
         Self::new(exit, code, error.to_string())

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use torrust_tracker_maintenance::catalogue::{Backup, BackupId, Check, Entry, Foreign, Manifest};
+use torrust_tracker_maintenance::catalogue::{
+    Backup, BackupId, Check, Entry, Flaw, Foreign, Manifest,
+};
 use torrust_tracker_maintenance::config::Depth;
 use torrust_tracker_maintenance::remote::{Entry as There, Stored};
 
@@ -127,13 +129,18 @@ fn text(entries: &[Entry], kept: &Kept, now: DateTime<Utc>) -> Option<String> {
     for entry in entries {
         table.row(match entry {
             Entry::Good(backup) => good(backup, kept, now),
-            Entry::Broken { name, why } => {
+            Entry::Broken { name, flaw, why } => {
                 let age = units::span(now - name.second());
+                let what = match flaw {
+                    Flaw::Damaged => "BROKEN",
+                    Flaw::Unreadable => "UNREADABLE",
+                    Flaw::Newer => "NEWER",
+                };
                 odd(
                     name.to_string(),
                     age,
                     String::new(),
-                    format!("BROKEN: {why}"),
+                    format!("{what}: {why}"),
                 )
             }
             Entry::Foreign(Foreign {

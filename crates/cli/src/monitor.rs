@@ -12,7 +12,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use serde_json::json;
-use torrust_tracker_maintenance::catalogue::{Backup, Entry};
+use torrust_tracker_maintenance::catalogue::{Backup, Entry, Flaw};
 use torrust_tracker_maintenance::status::Status;
 use torrust_tracker_maintenance::window::Outcome;
 
@@ -230,15 +230,18 @@ impl Arguments {
 /// What came after the newest good one and is not good.
 fn judge_broken(entries: &[Entry], newest: Option<&Backup>, report: &mut Report) {
     for entry in entries {
-        let (id, why) = match entry {
+        let (id, what, why) = match entry {
             Entry::Good(backup) if backup.notes.is_damaged() => {
-                (&backup.manifest.id, "was found damaged")
+                (&backup.manifest.id, "is no good", "was found damaged")
             }
-            Entry::Broken { name, why } => (name, why.as_str()),
+            Entry::Broken { name, flaw, why } => match flaw {
+                Flaw::Damaged => (name, "is no good", why.as_str()),
+                Flaw::Unreadable | Flaw::Newer => (name, "cannot be read", why.as_str()),
+            },
             _ => continue,
         };
         if newest.is_none_or(|newest| *id > newest.manifest.id) {
-            report.find(Verdict::Warning, format!("backup {id} is no good: {why}"));
+            report.find(Verdict::Warning, format!("backup {id} {what}: {why}"));
         }
     }
 }

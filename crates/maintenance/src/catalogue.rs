@@ -24,7 +24,7 @@
 //! and before a new backup is begun.
 //!
 //! **Listing never fails because of one entry.** What has the name of a backup and cannot
-//! be read as one is [`Entry::Broken`], with the reason; any other name is
+//! be read as one is [`Entry::Broken`], with the [`Flaw`] and the reason; any other name is
 //! [`Entry::Foreign`]. Neither is ever a candidate for removal: pruning takes only what
 //! was read as good, never the newest, and nothing at all unless the newest is the one
 //! that was just verified. A backup that a later check has found damaged counts for no
@@ -46,6 +46,8 @@ use serde::Serialize;
 
 pub use self::draft::Draft;
 pub(crate) use self::draft::sums;
+pub use self::flaw::Flaw;
+use self::flaw::Unread;
 pub use self::foreign::{Foreign, Form};
 use self::id::Temporary;
 pub use self::id::{BackupId, NotAnId};
@@ -60,6 +62,7 @@ use crate::encryption::Identities;
 use crate::retention::{self, Candidate, Decision};
 
 mod draft;
+mod flaw;
 mod foreign;
 mod id;
 mod lock;
@@ -118,10 +121,12 @@ impl Backup {
 pub enum Entry {
     /// A backup.
     Good(Backup),
-    /// It has the name of a backup, but is none; or a newer version wrote it.
+    /// It has the name of a backup, but is none, or none that can be read here and now.
     Broken {
         /// Its name.
         name: BackupId,
+        /// Which of these it is.
+        flaw: Flaw,
         /// What is wrong with it.
         why: String,
     },
@@ -167,10 +172,12 @@ pub enum Error {
         path: PathBuf,
     },
     /// The backup cannot be read.
-    #[error("backup {id} is broken: {why}")]
+    #[error("backup {id} {flaw}: {why}")]
     Broken {
         /// Its name.
         id: BackupId,
+        /// Whether it is for damage.
+        flaw: Flaw,
         /// What is wrong with it.
         why: String,
     },
@@ -345,8 +352,9 @@ impl Catalogue {
         if fs::symlink_metadata(&dir).is_err() {
             return Err(self.unknown(&id.to_string()));
         }
-        self.read(id).map_err(|why| Error::Broken {
+        self.read(id).map_err(|Unread { flaw, why }| Error::Broken {
             id: id.clone(),
+            flaw,
             why,
         })
     }
@@ -532,29 +540,30 @@ impl Catalogue {
     fn entry(&self, id: BackupId) -> Entry {
         match self.read(&id) {
             Ok(backup) => Entry::Good(backup),
-            Err(why) => Entry::Broken { name: id, why },
+            Err(Unread { flaw, why }) => Entry::Broken {
+                name: id,
+                flaw,
+                why,
+            },
         }
     }
 
     /// Reads a backup, or says why it is none.
-    fn read(&self, id: &BackupId) -> Result<Backup, String> {
+    fn read(&self, id: &BackupId) -> Result<Backup, Unread> {
         let dir = self.directory.join(id.to_string());
-        if !fs::symlink_metadata(&dir).is_ok_and(|found| found.is_dir()) {
-            return Err("it is not a directory".to_owned());
+        let found = fs::symlink_metadata(&dir)
+            .map_err(|error| Unread::looking(&error, error.to_string()))?;
+        if !found.is_dir() {
+            return Err("it is not a directory".to_owned().into());
         }
-        let manifest = self
-            .disk
-            .read(&dir.join(MANIFEST), SMALL_FILE)
-            .map_err(|error| error.to_string())
-            .and_then(|json| Manifest::parse(&json))?;
+        let json = self.disk.read(&dir.join(MANIFEST), SMALL_FILE)?;
+        let manifest = Manifest::parse(&json)?;
         if manifest.id != *id {
-            return Err(format!("its manifest is that of {}", manifest.id));
+            return Err(format!("its manifest is that of {}", manifest.id).into());
         }
         if manifest.began.trunc_subsecs(0) != id.second() {
-            return Err(format!(
-                "its manifest says it began {}",
-                manifest.began.to_rfc3339()
-            ));
+            let began = manifest.began.to_rfc3339();
+            return Err(format!("its manifest says it began {began}").into());
         }
         check_artifacts(&dir, &manifest)?;
         let notes = Notes::read(&dir, &self.disk);
@@ -596,7 +605,7 @@ impl Catalogue {
 }
 
 /// Whether the stored files are there, each with a name and the size it should have.
-fn check_artifacts(dir: &Path, manifest: &Manifest) -> Result<(), String> {
+fn check_artifacts(dir: &Path, manifest: &Manifest) -> Result<(), Unread> {
     check_names(manifest)?;
     manifest
         .artifacts()
@@ -619,7 +628,7 @@ pub(crate) fn check_names(manifest: &Manifest) -> Result<(), String> {
     Ok(())
 }
 
-fn check_size(dir: &Path, artifact: &Artifact) -> Result<(), String> {
+fn check_size(dir: &Path, artifact: &Artifact) -> Result<(), Unread> {
     let name = &artifact.name;
     match fs::symlink_metadata(dir.join(name)) {
         Ok(found) if found.is_file() && found.len() == artifact.stored_bytes => Ok(()),
@@ -627,9 +636,10 @@ fn check_size(dir: &Path, artifact: &Artifact) -> Result<(), String> {
             "{name} has {} bytes, not {}",
             found.len(),
             artifact.stored_bytes
-        )),
-        Ok(_) => Err(format!("{name} is not a regular file")),
-        Err(error) => Err(format!("{name}: {error}")),
+        )
+        .into()),
+        Ok(_) => Err(format!("{name} is not a regular file").into()),
+        Err(error) => Err(Unread::looking(&error, format!("{name}: {error}"))),
     }
 }
 

@@ -1,5 +1,5 @@
 use serde_json::Value;
-use torrust_tracker_maintenance::catalogue::{BackupId, Check, Manifest, Notes};
+use torrust_tracker_maintenance::catalogue::{BackupId, Check, Flaw, Manifest, Notes};
 
 use super::*;
 
@@ -92,8 +92,9 @@ fn what_it_finds_is_told_by_its_code() {
         entries.extend((1..=9).map(|day| backup(day, 1000)));
         entries
     };
-    let broken = || Entry::Broken {
+    let broken = |flaw| Entry::Broken {
         name: BackupId::try_from("20261122T040000Z".to_owned()).expect("an id"),
+        flaw,
         why: "no manifest".to_owned(),
     };
     for (what, entries, code, says) in [
@@ -129,9 +130,15 @@ fn what_it_finds_is_told_by_its_code() {
         ),
         (
             "a newer one broken",
-            [vec![broken()], good()].concat(),
+            [vec![broken(Flaw::Damaged)], good()].concat(),
             1,
             "20261122T040000Z is no good: no manifest",
+        ),
+        (
+            "a newer one that cannot be read",
+            [vec![broken(Flaw::Unreadable)], good()].concat(),
+            1,
+            "20261122T040000Z cannot be read: no manifest",
         ),
     ] {
         let (found, line) = judge(&entries, None);
