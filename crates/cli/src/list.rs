@@ -107,7 +107,7 @@ fn here(configuration: &Configuration, now: DateTime<Utc>) -> Result<Answer, Fai
 fn described(entry: &Entry, kept: &Kept) -> Value {
     let mut json = json!(entry);
     if let Entry::Good(backup) = entry {
-        // No word on one that was found damaged: no rule looks at it.
+        // No word on one that was found damaged, or may have been: no rule looks at it.
         json["kept"] = json!(kept.get(&backup.manifest.id));
     }
     json
@@ -168,6 +168,8 @@ fn good(backup: &Backup, kept: &Kept, now: DateTime<Utc>) -> [String; 9] {
     } = backup;
     let found = notes.checks.iter().flat_map(|check| &check.findings);
     let damage = found.map(|finding| format!("DAMAGED: {finding}"));
+    let unknown = notes.unreadable.iter();
+    let unknown = unknown.map(|why| format!("UNKNOWN what checks have found: {why}"));
     let reasons = kept.get(&manifest.id).map(Vec::as_slice);
     [
         manifest.id.to_string(),
@@ -179,6 +181,7 @@ fn good(backup: &Backup, kept: &Kept, now: DateTime<Utc>) -> [String; 9] {
         verified(manifest.verified, notes.deepest(), now),
         reasons.map_or_else(String::new, rules),
         damage
+            .chain(unknown)
             .chain(notes_of(manifest))
             .collect::<Vec<_>>()
             .join("; "),

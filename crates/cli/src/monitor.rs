@@ -134,7 +134,7 @@ impl Arguments {
         let good: Vec<&Backup> = entries
             .iter()
             .filter_map(|entry| match entry {
-                Entry::Good(backup) if !backup.notes.is_damaged() => Some(backup),
+                Entry::Good(backup) if backup.notes.are_clean() => Some(backup),
                 _ => None,
             })
             .collect();
@@ -234,11 +234,17 @@ fn judge_broken(entries: &[Entry], newest: Option<&Backup>, report: &mut Report)
             Entry::Good(backup) if backup.notes.is_damaged() => {
                 (&backup.manifest.id, "is no good", "was found damaged")
             }
+            Entry::Good(Backup {
+                manifest, notes, ..
+            }) => match &notes.unreadable {
+                Some(why) => (&manifest.id, "may have been found damaged", why.as_str()),
+                None => continue,
+            },
             Entry::Broken { name, flaw, why } => match flaw {
                 Flaw::Damaged => (name, "is no good", why.as_str()),
                 Flaw::Unreadable | Flaw::Newer => (name, "cannot be read", why.as_str()),
             },
-            _ => continue,
+            Entry::Foreign(_) => continue,
         };
         if newest.is_none_or(|newest| *id > newest.manifest.id) {
             report.find(Verdict::Warning, format!("backup {id} {what}: {why}"));

@@ -28,7 +28,8 @@
 //! [`Entry::Foreign`]. Neither is ever a candidate for removal: pruning takes only what
 //! was read as good, never the newest, and nothing at all unless the newest is the one
 //! that was just verified. A backup that a later check has found damaged counts for no
-//! rule and stays, until a check denies it or the operator deletes it.
+//! rule and stays, until a check denies it or the operator deletes it; so does one of which
+//! it cannot be read what checks have found.
 //!
 //! **One writer at a time.** What removes or notes something takes the lock first
 //! ([`Catalogue::lock`]): the service after a run, the operator's tool. Reading needs none.
@@ -215,6 +216,17 @@ pub enum Error {
         /// The draft's name.
         id: BackupId,
         /// Where the two differ.
+        why: String,
+    },
+    /// A check was not noted down, because it would take the place of others.
+    #[error(
+        "what was found of backup {id} was not noted down, as what was found before cannot be \
+         read: {why}; `torrust-maintenance verify --full` takes its place"
+    )]
+    NotNoted {
+        /// Its name.
+        id: BackupId,
+        /// Why that cannot be read.
         why: String,
     },
     /// Nothing was pruned, because the backup that would justify it does not.
@@ -407,8 +419,8 @@ impl Catalogue {
             .map(|backup| backup.manifest.id))
     }
 
-    /// What `keep` would keep and drop, newest first, of the backups that are good as far
-    /// as is known. Changes nothing.
+    /// What `keep` would keep and drop, newest first, of the backups against which nothing is
+    /// known, as far as that can be read. Changes nothing.
     ///
     /// # Errors
     ///
@@ -417,7 +429,7 @@ impl Catalogue {
         let candidates: Vec<_> = self
             .backups()?
             .into_iter()
-            .filter(|backup| !backup.notes.is_damaged())
+            .filter(|backup| backup.notes.are_clean())
             .map(|backup| Candidate {
                 full: backup.manifest.is_full(),
                 id: backup.manifest.id,

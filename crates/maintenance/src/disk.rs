@@ -31,6 +31,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{Advice, CWD, IFlags, OFlags, RenameFlags};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 pub use self::claim::Claim;
 pub use self::direct::{Aligned, Direct};
@@ -66,6 +67,7 @@ pub struct Disk {
     seam: Arc<Seam>,
     guarded: Option<Arc<Guard>>,
     readers: Readers,
+    inherits: bool,
 }
 
 /// Who may read what is created, beside its owner.
@@ -224,6 +226,17 @@ impl Disk {
         }
     }
 
+    /// The same disk, on which a file that root creates belongs to whom its directory belongs
+    /// to: for what the one who works in that directory is to read and replace, whoever wrote it.
+    /// Where the file system does not let root do so, it stays root's.
+    #[must_use]
+    pub fn inheriting(&self) -> Self {
+        Self {
+            inherits: true,
+            ..self.clone()
+        }
+    }
+
     /// The same disk, refusing to open, create, replace or remove `database` or a file
     /// `SQLite` keeps beside it, under whatever name or link: closing any descriptor of
     /// such a file drops the POSIX locks of every `SQLite` connection this process has to
@@ -291,6 +304,13 @@ impl Disk {
             self.seam.created(path)?;
             if self.readers == Readers::Everybody {
                 file.set_permissions(fs::Permissions::from_mode(self.readers.mode()))?;
+            }
+            if self.inherits
+                && geteuid().is_root()
+                && let Ok(owner) = fs::metadata(parent(path))
+            {
+                // New, so nobody can have made it a link to something of root's.
+                let _ = fchown(&file, Some(owner.uid()), Some(owner.gid()));
             }
             self.seam.begun(&file)?;
             Ok(file)

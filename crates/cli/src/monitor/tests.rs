@@ -52,6 +52,13 @@ fn damaged(mut entry: Entry) -> Entry {
     entry
 }
 
+fn in_doubt(mut entry: Entry) -> Entry {
+    if let Entry::Good(backup) = &mut entry {
+        backup.notes.unreadable = Some("permission denied".to_owned());
+    }
+    entry
+}
+
 fn tracker(change: impl FnOnce(&mut Value)) -> Status {
     let none = json!({ "udp": 0, "http": 0 });
     let mut status = json!({
@@ -121,6 +128,18 @@ fn what_it_finds_is_told_by_its_code() {
             vec![damaged(backup(0, 900)), backup(1, 900)],
             2,
             "older than",
+        ),
+        (
+            "the newest in doubt",
+            vec![in_doubt(backup(0, 900)), backup(1, 900)],
+            2,
+            "20261122T030000Z may have been found damaged: permission denied",
+        ),
+        (
+            "an old one in doubt",
+            vec![backup(0, 900), in_doubt(backup(1, 900))],
+            0,
+            "9 h old",
         ),
         (
             "an old one damaged",
