@@ -403,12 +403,19 @@ impl RestorePlan {
         disk: &Disk,
         watch: &Watch,
     ) -> Result<Report, Error> {
+        // With none to be like, it is for whom the directory belongs to: what root restores a
+        // service that is not root has to open.
+        let new_disk = if self.present.is_some() {
+            disk.clone()
+        } else {
+            disk.inheriting()
+        };
         let report = match &self.from {
             Source::Backup(backup) => {
-                verify::unpack_checked(backup, restoring, depth, disk, watch)?
+                verify::unpack_checked(backup, restoring, depth, &new_disk, watch)?
             }
             Source::Foreign(foreign) => {
-                verify::unpack_foreign(foreign, restoring, depth, disk, watch)?
+                verify::unpack_foreign(foreign, restoring, depth, &new_disk, watch)?
             }
         };
         if self.present.is_some() {

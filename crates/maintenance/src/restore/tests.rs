@@ -504,6 +504,40 @@ fn a_lock_made_by_root_belongs_to_the_owner_of_the_database_or_its_directory() -
     Ok(())
 }
 
+/// A service that is not root has to open it.
+#[test]
+fn what_root_restores_belongs_to_the_owner_of_what_was_there_or_of_its_directory() -> Outcome {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let described = |path: &Path| {
+        let found = fs::metadata(path)?;
+        Ok::<_, io::Error>((found.uid(), found.gid(), found.mode() & 0o777))
+    };
+    for source in ["backup", "plain.db", "packed.db.gz"] {
+        let bench = Bench::new();
+        let from: Source = if source == "backup" {
+            bench.backup.clone().into()
+        } else {
+            foreign(&bench, source).into()
+        };
+        let disk = Disk::default();
+        let restore = || {
+            let plan = plan(from.clone(), &bench.target(), time(), &disk)?;
+            plan.execute(true, Depth::Quick, &disk, &Watch::default())
+        };
+        chown(bench.data(""), Some(4242), Some(4343))?;
+        restore()?;
+        assert_eq!(described(&bench.target())?, (4242, 4343, 0o640), "{source}");
+
+        chown(bench.target(), Some(4444), Some(4545))?;
+        fs::set_permissions(bench.target(), fs::Permissions::from_mode(0o604))?;
+        restore()?;
+        assert_eq!(described(&bench.target())?, (4444, 4545, 0o604), "{source}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_service_and_a_restore_mean_the_same_file_by_whatever_link() -> Outcome {
     let bench = Bench::new();
