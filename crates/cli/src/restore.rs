@@ -189,6 +189,10 @@ impl Arguments {
                 .iter()
                 .map(|kept| ("keep", format!("what is there as {}", kept.display()))),
         );
+        lines.extend(plan.second_names.iter().map(|name| {
+            let what = format!("{}, a second name of what is there", name.display());
+            ("remove", what)
+        }));
         let standing = plan.standing(self.force);
         for objection in &plan.objections {
             let stands = standing.contains(objection);

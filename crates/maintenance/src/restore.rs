@@ -25,7 +25,7 @@
 //!
 //! What fails before the swap leaves the target as it was; a swap that fails puts back what it
 //! took away, and says what is where should that fail as well. What a power cut leaves beside
-//! it, `.<name>.restoring`, the next restore removes.
+//! it, `.<name>.restoring` or a second name of the database in place, the next restore removes.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -49,6 +49,8 @@ use crate::verify::{self, Report};
 const PARTS: [&str; 2] = ["-wal", "-journal"];
 /// The index of a `-wal`; made anew whenever it is missing.
 const INDEX: &str = "-shm";
+/// What follows the name of a database in that of one that was kept aside, before the time.
+const REPLACED: &str = ".replaced-";
 /// How a database file begins.
 const MAGIC: &[u8] = b"SQLite format 3\0";
 /// Room beyond the database itself, for the file system's own.
@@ -88,6 +90,10 @@ pub struct RestorePlan {
     pub target: PathBuf,
     /// The name the present database is kept under, if there is one.
     pub kept_as: Option<PathBuf>,
+    /// Names that look like kept databases and are those of the present one, or of its log or
+    /// journal: a restore that was cut off between keeping and replacing has left them. They are
+    /// removed, because whoever took one for an old database would work on the present one.
+    pub second_names: Vec<PathBuf>,
     /// Bytes of the restored database; of one that was not made here, at least.
     pub bytes: u64,
     /// What speaks against it.
@@ -320,6 +326,7 @@ pub fn plan(
     Ok(RestorePlan {
         source,
         pinned,
+        second_names: second_names(&target, disk)?,
         kept_as: exists.then(|| aside(&target, now)),
         bytes,
         target,
@@ -373,6 +380,7 @@ impl RestorePlan {
             return Err(self.refused(vec![Objection::InUse]));
         };
         self.check_unmade()?;
+        self.remove_second_names(disk)?;
 
         let restoring = beside(&self.target, ".", ".restoring");
         if restoring.exists() {
@@ -393,6 +401,19 @@ impl RestorePlan {
             target: self.target,
             kept_as: self.kept_as,
         })
+    }
+
+    /// Only those that still are: a name is not what it was when somebody has used it since.
+    fn remove_second_names(&self, disk: &Disk) -> Result<(), disk::Error> {
+        for name in &self.second_names {
+            if is_second_name(name, &self.target) {
+                disk.remove_file(name)?;
+            }
+        }
+        match self.second_names.as_slice() {
+            [] => Ok(()),
+            _ => disk.sync_dir(disk::parent(&self.target)),
+        }
     }
 
     /// The new database, durable and verified, under a temporary name.
@@ -709,9 +730,27 @@ fn last_written(database: &Path) -> Option<DateTime<Utc>> {
         .max()
 }
 
+/// See [`RestorePlan::second_names`].
+fn second_names(target: &Path, disk: &Disk) -> Result<Vec<PathBuf>, disk::Error> {
+    let directory = disk::parent(target);
+    let begin = beside(target, "", REPLACED);
+    let begin = begin.file_name().unwrap_or_default().as_encoded_bytes();
+    let names = disk.list(directory)?.into_iter();
+    let alike = names.filter(|name| name.as_encoded_bytes().starts_with(begin));
+    let alike = alike.map(|name| directory.join(name));
+    Ok(alike.filter(|name| is_second_name(name, target)).collect())
+}
+
+/// Whether it is one of a database, or of a part of it.
+fn is_second_name(name: &Path, database: &Path) -> bool {
+    let mut suffixes = PARTS.into_iter().chain([""]);
+    suffixes.any(|suffix| are_one(name, &beside(database, "", suffix)))
+}
+
 /// A name for the present database that is not taken.
 pub(crate) fn aside(target: &Path, now: DateTime<Utc>) -> PathBuf {
-    let suffix = now.format(".replaced-%Y%m%dT%H%M%SZ").to_string();
+    let suffix = now.format("%Y%m%dT%H%M%SZ");
+    let suffix = format!("{REPLACED}{suffix}");
     let first = beside(target, "", &suffix);
     let more = (2..=u32::MAX).map(|nth| beside(target, "", &format!("{suffix}-{nth}")));
     std::iter::once(first)

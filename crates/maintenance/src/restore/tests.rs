@@ -725,6 +725,82 @@ fn wherever_the_machine_goes_down_in_a_restore_a_whole_database_is_in_place() {
     println!("restoring on a crashing machine: {cases} cases");
 }
 
+/// What a power cut between keeping and replacing leaves: names of old databases that are
+/// those of the one in place.
+#[test]
+fn second_names_of_the_database_in_place_are_told_and_removed() -> Outcome {
+    let bench = Bench::new();
+    wal_database(&bench.target());
+    let [kept, kept_wal, old, other] = [
+        "tracker.db.replaced-20261121T030000Z",
+        "tracker.db.replaced-20261121T030000Z-wal",
+        "tracker.db.replaced-20261120T030000Z",
+        "tracker.db.copy",
+    ]
+    .map(|name| bench.data(name));
+    fs::hard_link(bench.target(), &kept)?;
+    fs::hard_link(bench.data("tracker.db-wal"), &kept_wal)?;
+    fs::hard_link(bench.target(), &other)?;
+    database(&old, 1);
+    let disk = Disk::default();
+    let before = bench.names();
+    let plan = bench.plan(&disk)?;
+    assert_eq!(plan.second_names, [kept.clone(), kept_wal.clone()]);
+    assert_eq!(bench.names(), before, "a plan changes nothing");
+
+    plan.execute(true, Depth::Quick, &disk, &Watch::default())?;
+    assert!(!kept.exists() && !kept_wal.exists());
+    assert_eq!(rows(&bench.target()), NEW);
+    assert_eq!(rows(&bench.data(KEPT)), OLD);
+    assert_eq!(rows(&old), 1);
+    // Somebody else's.
+    assert!(other.exists());
+    assert_eq!(bench.plan(&disk)?.second_names, [""; 0].map(PathBuf::from));
+    Ok(())
+}
+
+/// One that has become a database of its own since the plan stays.
+#[test]
+fn only_a_second_name_is_removed() -> Outcome {
+    let bench = Bench::new();
+    database(&bench.target(), OLD);
+    let kept = bench.data("tracker.db.replaced-20261121T030000Z");
+    fs::hard_link(bench.target(), &kept)?;
+    let disk = Disk::default();
+    let plan = bench.plan(&disk)?;
+    assert_eq!(plan.second_names, std::slice::from_ref(&kept));
+    fs::remove_file(&kept)?;
+    database(&kept, 1);
+    plan.execute(true, Depth::Quick, &disk, &Watch::default())?;
+    assert_eq!(rows(&kept), 1);
+    Ok(())
+}
+
+#[test]
+fn wherever_the_machine_goes_down_the_next_restore_leaves_no_second_name() {
+    for n in 0.. {
+        let bench = Bench::new();
+        wal_database(&bench.target());
+        let stash = bench.root.path().join("stash");
+        let disk = Disk::crashing_at(n, Loss::Nothing, &stash).expect("a stash");
+        let first = bench.restore(true, &disk);
+        let case = format!("operation {n}");
+        bench.restore(true, &Disk::default()).expect(&case);
+        let files: Vec<_> = bench.names().iter().map(|name| bench.data(name)).collect();
+        for (nth, one) in files.iter().enumerate() {
+            let mut others = files[nth + 1..].iter();
+            assert!(
+                others.all(|other| !are_one(one, other)),
+                "{case}: {files:?}"
+            );
+        }
+        if disk.operations() <= n {
+            first.expect("nothing failed");
+            break;
+        }
+    }
+}
+
 /// A database that SQLite can make nothing of, with its log.
 fn damaged(bench: &Bench) -> Outcome {
     wal_database(&bench.target());
