@@ -203,6 +203,7 @@ impl From<restore::Error> for Failure {
             Error::Refused { objections, .. } => match crate::restore::exit(&objections) {
                 Exit::Busy => (Exit::Busy, "in_use"),
                 Exit::Failed => (Exit::Failed, "no_room"),
+                Exit::Usage => (Exit::Usage, "unusable_target"),
                 exit if objections.iter().all(is_partial) => (exit, "needs_partial"),
                 exit => (exit, "needs_force"),
             },

@@ -219,8 +219,9 @@ fn tracker_database(configuration: &Configuration) -> Result<PathBuf, Failure> {
 /// By the objection that weighs most.
 pub fn exit(objections: &[Objection]) -> Exit {
     let weigh = |objection: &Objection| match objection {
-        Objection::InUse => (2, Exit::Busy),
-        Objection::NoRoom { .. } => (1, Exit::Failed),
+        Objection::InUse => (3, Exit::Busy),
+        Objection::NoRoom { .. } => (2, Exit::Failed),
+        Objection::NoLinks | Objection::NotOwner { .. } => (1, Exit::Usage),
         Objection::UsersUnseen
         | Objection::Newer { .. }
         | Objection::NotADatabase

@@ -36,6 +36,7 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use rusqlite::{Connection, OpenFlags};
+use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::catalogue::{Backup, Foreign};
@@ -130,6 +131,15 @@ pub enum Objection {
     },
     /// What is there is not a database.
     NotADatabase,
+    /// The file system has no hard links, by which the present database is kept.
+    NoLinks,
+    /// Whoever restores cannot give the new database to the owner of the present one.
+    NotOwner {
+        /// That owner.
+        user: u32,
+        /// The group of the present one.
+        group: u32,
+    },
     /// The backup is not of the whole database: the rows that it does not have are lost.
     Partial {
         /// Which part it is of.
@@ -143,7 +153,11 @@ impl Objection {
     pub fn yields_to_force(&self) -> bool {
         match self {
             // Force is about what is in the place of the backup, not about the backup.
-            Self::InUse | Self::NoRoom { .. } | Self::Partial { .. } => false,
+            Self::InUse
+            | Self::NoRoom { .. }
+            | Self::Partial { .. }
+            | Self::NoLinks
+            | Self::NotOwner { .. } => false,
             Self::UsersUnseen | Self::Newer { .. } | Self::NotADatabase => true,
         }
     }
@@ -170,6 +184,16 @@ impl fmt::Display for Objection {
             Self::NotADatabase => f.write_str(
                 "what is there is not an SQLite database; to replace it (it is kept aside), \
                  use --force",
+            ),
+            Self::NoLinks => f.write_str(
+                "its file system has no hard links, so what is there cannot be kept aside while \
+                 there is always a whole database; move it away first, with its -wal and \
+                 -journal if there are any, or restore to another file system with --to",
+            ),
+            Self::NotOwner { user, group } => write!(
+                f,
+                "it belongs to user {user} and group {group}, to whom the new one cannot be \
+                 given; restore as that user or as root, or to another file with --to"
             ),
             Self::Partial { of } => write!(
                 f,
@@ -270,7 +294,8 @@ pub fn hold(database: &Path, disk: &Disk) -> Result<Option<Lock>, disk::Error> {
 }
 
 /// Looks at what is to be restored and at what is at `target`, which is kept from others as long as
-/// the plan lives. `now` names the file the present database is kept under.
+/// the plan lives. `now` names the file the present database is kept under. Nothing is changed; what
+/// a swap needs of the file system is tried with an empty file beside the target.
 ///
 /// # Errors
 ///
@@ -317,6 +342,9 @@ pub fn plan(
     let written = last_written(&target).filter(|written| Some(*written) > pinned);
     if let Some(written) = written {
         objections.push(Objection::Newer { written });
+    }
+    if exists {
+        objections.extend(rehearse(&target, disk));
     }
     let needed = bytes.saturating_add(MARGIN);
     let free = disk.free_bytes(disk::parent(&target))?;
@@ -728,6 +756,56 @@ fn last_written(database: &Path) -> Option<DateTime<Utc>> {
             Some(DateTime::from(metadata.modified().ok()?))
         })
         .max()
+}
+
+/// Tries beside the present database what replaces it, with an empty file: that it can be given
+/// its owner, and have two names. Better now than when gigabytes have been unpacked. Where no file
+/// can be made nothing can be unpacked either, and the first byte of that says so.
+fn rehearse(target: &Path, disk: &Disk) -> Vec<Objection> {
+    let [trying, link] = [".trying", ".trying-link"].map(|after| beside(target, ".", after));
+    // Also what one that was cut off has left.
+    let tidy = || {
+        for name in [&link, &trying] {
+            if name.symlink_metadata().is_ok() {
+                // The next one can.
+                let _ = disk.remove_file(name);
+            }
+        }
+    };
+    tidy();
+    let mut objections = Vec::new();
+    if let Ok(file) = disk.create(&trying) {
+        let given = file.adopt(target);
+        if given.is_err_and(|error| cannot_give_by(&error))
+            && let Ok(present) = target.metadata()
+        {
+            let (user, group) = (present.uid(), present.gid());
+            objections.push(Objection::NotOwner { user, group });
+        }
+        let linked = disk.link(&trying, &link);
+        if linked.is_err_and(|error| has_no_links_by(&error)) {
+            objections.push(Objection::NoLinks);
+        }
+    }
+    tidy();
+    objections
+}
+
+/// Whether a file cannot be given to somebody, by what the operating system said to it
+/// (`fchown(2)`). Other troubles pass, or show again.
+fn cannot_give_by(error: &disk::Error) -> bool {
+    let errno = Errno::from_io_error(&error.source);
+    matches!(
+        errno,
+        Some(Errno::PERM | Errno::ACCESS | Errno::INVAL | Errno::OPNOTSUPP)
+    )
+}
+
+/// Whether a file system has no hard links, by what it said to one within a directory
+/// (`link(2)`: EPERM; network file systems and FUSE say otherwise).
+fn has_no_links_by(error: &disk::Error) -> bool {
+    let errno = Errno::from_io_error(&error.source);
+    matches!(errno, Some(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS))
 }
 
 /// See [`RestorePlan::second_names`].

@@ -297,6 +297,8 @@ fn objections_stand_unless_they_yield_to_force() -> Outcome {
         (Objection::Newer { written }, true),
         (Objection::NotADatabase, true),
         (Objection::Partial { of: part() }, false),
+        (Objection::NoLinks, false),
+        (Objection::NotOwner { user: 1, group: 2 }, false),
     ] {
         let bench = Bench::new();
         let disk = Disk::default();
@@ -313,6 +315,61 @@ fn objections_stand_unless_they_yield_to_force() -> Outcome {
             }
         }
     }
+    Ok(())
+}
+
+/// Which of what the operating system says speaks against the restore, and which would only
+/// speak against trying.
+#[test]
+fn what_cannot_be_done_beside_the_target_is_an_objection() {
+    let failed = |errno: Errno| disk::Error::new("link", Path::new("x"), errno.into());
+    for (errno, has_no_links) in [
+        (Errno::PERM, true),
+        (Errno::OPNOTSUPP, true),
+        (Errno::NOSYS, true),
+        (Errno::NOSPC, false),
+        (Errno::IO, false),
+        (Errno::ROFS, false),
+        (Errno::EXIST, false),
+    ] {
+        assert_eq!(has_no_links_by(&failed(errno)), has_no_links, "{errno}");
+    }
+    for (errno, cannot_give) in [
+        (Errno::PERM, true),
+        (Errno::ACCESS, true),
+        // A user that is not there in a container.
+        (Errno::INVAL, true),
+        (Errno::OPNOTSUPP, true),
+        (Errno::NOSPC, false),
+        (Errno::IO, false),
+        (Errno::NOENT, false),
+    ] {
+        assert_eq!(cannot_give_by(&failed(errno)), cannot_give, "{errno}");
+    }
+}
+
+#[test]
+fn what_is_tried_beside_the_target_leaves_nothing() -> Outcome {
+    let bench = Bench::new();
+    database(&bench.target(), OLD);
+    let left = [".tracker.db.trying", ".tracker.db.trying-link"].map(|name| bench.data(name));
+    for n in 0.. {
+        // What one that died has left is no trouble.
+        for name in &left {
+            fs::write(name, "x")?;
+        }
+        let disk = Disk::failing_at(n);
+        let objections = rehearse(&bench.target(), &disk);
+        // A full disk is for what then needs the room to tell.
+        assert_eq!(objections, [], "operation {n}");
+        if disk.operations() <= n {
+            assert!(n > 5, "both are removed, made and removed again");
+            break;
+        }
+        assert_eq!(rehearse(&bench.target(), &Disk::default()), []);
+        assert_eq!(bench.names(), ["tracker.db"], "operation {n}");
+    }
+    assert_eq!(bench.names(), ["tracker.db"]);
     Ok(())
 }
 
@@ -755,7 +812,7 @@ fn second_names_of_the_database_in_place_are_told_and_removed() -> Outcome {
     assert_eq!(rows(&old), 1);
     // Somebody else's.
     assert!(other.exists());
-    assert_eq!(bench.plan(&disk)?.second_names, [""; 0].map(PathBuf::from));
+    assert_eq!(bench.plan(&disk)?.second_names, Vec::<PathBuf>::new());
     Ok(())
 }
 
