@@ -578,6 +578,31 @@ fn a_rollback_journal_is_cloned_and_the_clone_is_checked_as_a_copy_is() {
 }
 
 #[test]
+fn a_backup_that_shares_its_blocks_with_the_database_says_so() {
+    let volume = Volume::xfs();
+    for (more, shares) in [
+        ("compression = \"none\"\n", true),
+        ("compression = \"zstd\"\n", false),
+        // What is stored is an excerpt of the clone.
+        ("compression = \"none\"\ntables = [\"torrents\"]\n", false),
+        ("compression = \"none\"\nmethod = \"pages\"\n", false),
+    ] {
+        let home = volume.directory();
+        let backups = home.path().join("b");
+        let bench = Bench::with(volume.directory(), &backups, "wal", 500, more);
+        let engine = bench.engine(&Disk::default()).expect("starts");
+        let published = back_up(&engine, &run(0)).expect("a backup");
+        let manifest = bench.newest();
+        let cloned = !more.contains("pages");
+        assert_eq!(manifest.method == Way::Clone, cloned, "{more}");
+        assert_eq!(manifest.warnings, published.warnings, "{more}");
+        let told = |warning: &String| warning.contains("shares its blocks with the database");
+        assert_eq!(published.warnings.iter().any(told), shares, "{more}");
+        assert_eq!(published.warnings.len(), usize::from(shares), "{more}");
+    }
+}
+
+#[test]
 fn a_copy_that_is_not_what_was_read_is_no_backup() {
     let bench = Bench::new("wal", "");
     let engine = bench.engine(&Disk::default()).expect("starts");
