@@ -172,7 +172,11 @@ impl From<catalogue::Error> for Failure {
             Error::Busy { .. } => (Exit::Busy, "busy"),
             Error::Kept { .. } => (Exit::NotApplicable, "kept"),
             Error::Unusable { .. } => (Exit::Usage, "no_catalogue"),
-            Error::Broken { .. } => (Exit::Verification, "broken_backup"),
+            Error::Broken {
+                flaw: catalogue::Flaw::Damaged,
+                ..
+            } => (Exit::Verification, "broken_backup"),
+            Error::Broken { .. } => (Exit::Failed, "unreadable_backup"),
             _ => (Exit::Failed, "catalogue"),
         };
         Self::new(exit, code, error.to_string())
@@ -200,6 +204,7 @@ impl From<restore::Error> for Failure {
             Error::Refused { objections, .. } => match crate::restore::exit(&objections) {
                 Exit::Busy => (Exit::Busy, "in_use"),
                 Exit::Failed => (Exit::Failed, "no_room"),
+                Exit::Usage => (Exit::Usage, "unusable_target"),
                 exit if objections.iter().all(is_partial) => (exit, "needs_partial"),
                 exit => (exit, "needs_force"),
             },

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use torrust_tracker_maintenance::catalogue::{Backup, BackupId, Check, Entry, Foreign, Manifest};
+use torrust_tracker_maintenance::catalogue::{
+    Backup, BackupId, Check, Entry, Flaw, Foreign, Manifest,
+};
 use torrust_tracker_maintenance::config::Depth;
 use torrust_tracker_maintenance::remote::{Entry as There, Stored};
 
@@ -106,7 +108,7 @@ fn here(configuration: &Configuration, now: DateTime<Utc>) -> Result<Answer, Fai
 fn described(entry: &Entry, kept: &Kept) -> Value {
     let mut json = json!(entry);
     if let Entry::Good(backup) = entry {
-        // No word on one that was found damaged: no rule looks at it.
+        // No word on one that was found damaged, or may have been: no rule looks at it.
         json["kept"] = json!(kept.get(&backup.manifest.id));
     }
     json
@@ -128,13 +130,18 @@ fn text(entries: &[Entry], kept: &Kept, now: DateTime<Utc>) -> Option<String> {
     for entry in entries {
         table.row(match entry {
             Entry::Good(backup) => good(backup, kept, now),
-            Entry::Broken { name, why } => {
+            Entry::Broken { name, flaw, why } => {
                 let age = units::span(now - name.second());
+                let what = match flaw {
+                    Flaw::Damaged => "BROKEN",
+                    Flaw::Unreadable => "UNREADABLE",
+                    Flaw::Newer => "NEWER",
+                };
                 odd(
                     name.to_string(),
                     age,
                     String::new(),
-                    format!("BROKEN: {why}"),
+                    format!("{what}: {why}"),
                 )
             }
             Entry::Foreign(Foreign {
@@ -162,6 +169,8 @@ fn good(backup: &Backup, kept: &Kept, now: DateTime<Utc>) -> [String; 9] {
     } = backup;
     let found = notes.checks.iter().flat_map(|check| &check.findings);
     let damage = found.map(|finding| format!("DAMAGED: {finding}"));
+    let unknown = notes.unreadable.iter();
+    let unknown = unknown.map(|why| format!("UNKNOWN what checks have found: {why}"));
     let reasons = kept.get(&manifest.id).map(Vec::as_slice);
     [
         manifest.id.to_string(),
@@ -173,6 +182,7 @@ fn good(backup: &Backup, kept: &Kept, now: DateTime<Utc>) -> [String; 9] {
         verified(manifest.verified, notes.deepest(), now),
         reasons.map_or_else(String::new, rules),
         damage
+            .chain(unknown)
             .chain(notes_of(manifest))
             .collect::<Vec<_>>()
             .join("; "),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use serde_json::json;
-use torrust_tracker_maintenance::catalogue::{Backup, Entry};
+use torrust_tracker_maintenance::catalogue::{Backup, Entry, Flaw};
 use torrust_tracker_maintenance::status::{RemoteStatus, Status};
 use torrust_tracker_maintenance::window::Outcome;
 
@@ -136,7 +136,7 @@ impl Arguments {
         let good: Vec<&Backup> = entries
             .iter()
             .filter_map(|entry| match entry {
-                Entry::Good(backup) if !backup.notes.is_damaged() => Some(backup),
+                Entry::Good(backup) if backup.notes.are_clean() => Some(backup),
                 _ => None,
             })
             .collect();
@@ -291,15 +291,24 @@ fn span_of(seconds: Option<f64>) -> Duration {
 /// What came after the newest good one and is not good.
 fn judge_broken(entries: &[Entry], newest: Option<&Backup>, report: &mut Report) {
     for entry in entries {
-        let (id, why) = match entry {
+        let (id, what, why) = match entry {
             Entry::Good(backup) if backup.notes.is_damaged() => {
-                (&backup.manifest.id, "was found damaged")
+                (&backup.manifest.id, "is no good", "was found damaged")
             }
-            Entry::Broken { name, why } => (name, why.as_str()),
-            _ => continue,
+            Entry::Good(Backup {
+                manifest, notes, ..
+            }) => match &notes.unreadable {
+                Some(why) => (&manifest.id, "may have been found damaged", why.as_str()),
+                None => continue,
+            },
+            Entry::Broken { name, flaw, why } => match flaw {
+                Flaw::Damaged => (name, "is no good", why.as_str()),
+                Flaw::Unreadable | Flaw::Newer => (name, "cannot be read", why.as_str()),
+            },
+            Entry::Foreign(_) => continue,
         };
         if newest.is_none_or(|newest| *id > newest.manifest.id) {
-            report.find(Verdict::Warning, format!("backup {id} is no good: {why}"));
+            report.find(Verdict::Warning, format!("backup {id} {what}: {why}"));
         }
     }
 }

@@ -189,6 +189,10 @@ impl Arguments {
                 .iter()
                 .map(|kept| ("keep", format!("what is there as {}", kept.display()))),
         );
+        lines.extend(plan.second_names.iter().map(|name| {
+            let what = format!("{}, a second name of what is there", name.display());
+            ("remove", what)
+        }));
         let standing = plan.standing(self.force);
         for objection in &plan.objections {
             let stands = standing.contains(objection);
@@ -215,8 +219,9 @@ fn tracker_database(configuration: &Configuration) -> Result<PathBuf, Failure> {
 /// By the objection that weighs most.
 pub fn exit(objections: &[Objection]) -> Exit {
     let weigh = |objection: &Objection| match objection {
-        Objection::InUse => (2, Exit::Busy),
-        Objection::NoRoom { .. } => (1, Exit::Failed),
+        Objection::InUse => (3, Exit::Busy),
+        Objection::NoRoom { .. } => (2, Exit::Failed),
+        Objection::NoLinks | Objection::NotOwner { .. } => (1, Exit::Usage),
         Objection::UsersUnseen
         | Objection::Newer { .. }
         | Objection::NotADatabase

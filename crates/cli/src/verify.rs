@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use torrust_tracker_maintenance::catalogue::{
-    self, Backup, Catalogue, Check, Entry, Foreign, Owner,
+    self, Backup, Catalogue, Check, Entry, Flaw, Foreign, Owner,
 };
 use torrust_tracker_maintenance::config::Depth;
 use torrust_tracker_maintenance::disk::Disk;
@@ -99,6 +99,16 @@ enum Came {
     },
 }
 
+impl Came {
+    /// Of what has the name of a backup and could not be read as one.
+    fn unread(flaw: Flaw, why: String) -> Self {
+        match flaw {
+            Flaw::Damaged => Self::Damaged { why },
+            Flaw::Unreadable | Flaw::Newer => Self::Unknown { why },
+        }
+    }
+}
+
 impl Arguments {
     pub fn carry_out(
         self,
@@ -138,7 +148,11 @@ impl Arguments {
             Selection::Foreign(name) => return Ok(vec![Entry::Foreign(catalogue.foreign(name)?)]),
             Selection::Id(id) => {
                 return Ok(vec![match catalogue.get(id) {
-                    Err(catalogue::Error::Broken { id, why }) => Entry::Broken { name: id, why },
+                    Err(catalogue::Error::Broken { id, flaw, why }) => Entry::Broken {
+                        name: id,
+                        flaw,
+                        why,
+                    },
                     backup => Entry::Good(backup?),
                 }]);
             }
@@ -219,14 +233,12 @@ impl Arguments {
             Entry::Broken { .. } | Entry::Foreign(_) => true,
         };
         let (name, examined, unnoted) = match entry {
-            Entry::Broken { name, why } => {
-                let (name, came) = (name.to_string(), Came::Damaged { why });
-                let (took, unnoted) = (began.elapsed(), None);
+            Entry::Broken { name, flaw, why } => {
                 let verdict = Verdict {
-                    name,
-                    came,
-                    took,
-                    unnoted,
+                    name: name.to_string(),
+                    came: Came::unread(flaw, why),
+                    took: began.elapsed(),
+                    unnoted: None,
                 };
                 return (verdict, false);
             }
@@ -569,6 +581,24 @@ mod tests {
             shown.starts_with("x  good (not noted down: the backups in "),
             "{shown}"
         );
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_not_called_damaged() {
+        for (flaw, exit, shown) in [
+            (Flaw::Unreadable, Exit::Failed, "x  not verified: y"),
+            (Flaw::Newer, Exit::Failed, "x  not verified: y"),
+            (Flaw::Damaged, Exit::Verification, "x  DAMAGED: y"),
+        ] {
+            let verdict = Verdict {
+                name: "x".to_owned(),
+                came: Came::unread(flaw, "y".to_owned()),
+                took: Duration::ZERO,
+                unnoted: None,
+            };
+            assert_eq!(verdict.to_string(), shown);
+            assert_eq!(answer(Path::new("backups"), &[verdict]).exit, exit);
+        }
     }
 
     #[test]

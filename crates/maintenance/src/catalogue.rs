@@ -25,11 +25,12 @@
 //! and before a new backup is begun.
 //!
 //! **Listing never fails because of one entry.** What has the name of a backup and cannot
-//! be read as one is [`Entry::Broken`], with the reason; any other name is
+//! be read as one is [`Entry::Broken`], with the [`Flaw`] and the reason; any other name is
 //! [`Entry::Foreign`]. Neither is ever a candidate for removal: pruning takes only what
 //! was read as good, never the newest, and nothing at all unless the newest is the one
 //! that was just verified. A backup that a later check has found damaged counts for no
-//! rule and stays, until a check denies it or the operator deletes it.
+//! rule and stays, until a check denies it or the operator deletes it; so does one of which
+//! it cannot be read what checks have found.
 //!
 //! **One writer at a time.** What removes or notes something takes the lock first
 //! ([`Catalogue::lock`]): the service after a run, the operator's tool. Reading needs none.
@@ -47,6 +48,8 @@ use serde::Serialize;
 
 pub use self::draft::Draft;
 pub(crate) use self::draft::sums;
+pub use self::flaw::Flaw;
+use self::flaw::Unread;
 pub use self::foreign::{Foreign, Form};
 use self::id::Temporary;
 pub use self::id::{BackupId, NotAnId};
@@ -61,6 +64,7 @@ use crate::encryption::Identities;
 use crate::retention::{self, Candidate, Decision};
 
 mod draft;
+mod flaw;
 mod foreign;
 mod id;
 mod lock;
@@ -121,10 +125,12 @@ impl Backup {
 pub enum Entry {
     /// A backup.
     Good(Backup),
-    /// It has the name of a backup, but is none; or a newer version wrote it.
+    /// It has the name of a backup, but is none, or none that can be read here and now.
     Broken {
         /// Its name.
         name: BackupId,
+        /// Which of these it is.
+        flaw: Flaw,
         /// What is wrong with it.
         why: String,
     },
@@ -170,10 +176,12 @@ pub enum Error {
         path: PathBuf,
     },
     /// The backup cannot be read.
-    #[error("backup {id} is broken: {why}")]
+    #[error("backup {id} {flaw}: {why}")]
     Broken {
         /// Its name.
         id: BackupId,
+        /// Whether it is for damage.
+        flaw: Flaw,
         /// What is wrong with it.
         why: String,
     },
@@ -211,6 +219,17 @@ pub enum Error {
         /// The draft's name.
         id: BackupId,
         /// Where the two differ.
+        why: String,
+    },
+    /// A check was not noted down, because it would take the place of others.
+    #[error(
+        "what was found of backup {id} was not noted down, as what was found before cannot be \
+         read: {why}; `torrust-maintenance verify --full` takes its place"
+    )]
+    NotNoted {
+        /// Its name.
+        id: BackupId,
+        /// Why that cannot be read.
         why: String,
     },
     /// Nothing was pruned, because the backup that would justify it does not.
@@ -345,8 +364,9 @@ impl Catalogue {
         if fs::symlink_metadata(&dir).is_err() {
             return Err(self.unknown(&id.to_string()));
         }
-        self.read(id).map_err(|why| Error::Broken {
+        self.read(id).map_err(|Unread { flaw, why }| Error::Broken {
             id: id.clone(),
+            flaw,
             why,
         })
     }
@@ -399,8 +419,8 @@ impl Catalogue {
             .map(|backup| backup.manifest.id))
     }
 
-    /// What `keep` would keep and drop, newest first, of the backups that are good as far
-    /// as is known. Changes nothing.
+    /// What `keep` would keep and drop, newest first, of the backups against which nothing is
+    /// known, as far as that can be read. Changes nothing.
     ///
     /// # Errors
     ///
@@ -409,7 +429,7 @@ impl Catalogue {
         let candidates: Vec<_> = self
             .backups()?
             .into_iter()
-            .filter(|backup| !backup.notes.is_damaged())
+            .filter(|backup| backup.notes.are_clean())
             .map(|backup| Candidate {
                 full: backup.manifest.is_full(),
                 id: backup.manifest.id,
@@ -537,29 +557,30 @@ impl Catalogue {
     fn entry(&self, id: BackupId) -> Entry {
         match self.read(&id) {
             Ok(backup) => Entry::Good(backup),
-            Err(why) => Entry::Broken { name: id, why },
+            Err(Unread { flaw, why }) => Entry::Broken {
+                name: id,
+                flaw,
+                why,
+            },
         }
     }
 
     /// Reads a backup, or says why it is none.
-    fn read(&self, id: &BackupId) -> Result<Backup, String> {
+    fn read(&self, id: &BackupId) -> Result<Backup, Unread> {
         let dir = self.directory.join(id.to_string());
-        if !fs::symlink_metadata(&dir).is_ok_and(|found| found.is_dir()) {
-            return Err("it is not a directory".to_owned());
+        let found = fs::symlink_metadata(&dir)
+            .map_err(|error| Unread::looking(&error, error.to_string()))?;
+        if !found.is_dir() {
+            return Err("it is not a directory".to_owned().into());
         }
-        let manifest = self
-            .disk
-            .read(&dir.join(MANIFEST), SMALL_FILE)
-            .map_err(|error| error.to_string())
-            .and_then(|json| Manifest::parse(&json))?;
+        let json = self.disk.read(&dir.join(MANIFEST), SMALL_FILE)?;
+        let manifest = Manifest::parse(&json)?;
         if manifest.id != *id {
-            return Err(format!("its manifest is that of {}", manifest.id));
+            return Err(format!("its manifest is that of {}", manifest.id).into());
         }
         if manifest.began.trunc_subsecs(0) != id.second() {
-            return Err(format!(
-                "its manifest says it began {}",
-                manifest.began.to_rfc3339()
-            ));
+            let began = manifest.began.to_rfc3339();
+            return Err(format!("its manifest says it began {began}").into());
         }
         check_artifacts(&dir, &manifest)?;
         let notes = Notes::read(&dir, &self.disk);
@@ -601,7 +622,7 @@ impl Catalogue {
 }
 
 /// Whether the stored files are there, each with a name and the size it should have.
-fn check_artifacts(dir: &Path, manifest: &Manifest) -> Result<(), String> {
+fn check_artifacts(dir: &Path, manifest: &Manifest) -> Result<(), Unread> {
     check_names(manifest)?;
     manifest
         .artifacts()
@@ -624,7 +645,7 @@ pub(crate) fn check_names(manifest: &Manifest) -> Result<(), String> {
     Ok(())
 }
 
-fn check_size(dir: &Path, artifact: &Artifact) -> Result<(), String> {
+fn check_size(dir: &Path, artifact: &Artifact) -> Result<(), Unread> {
     let name = &artifact.name;
     match fs::symlink_metadata(dir.join(name)) {
         Ok(found) if found.is_file() && found.len() == artifact.stored_bytes => Ok(()),
@@ -632,9 +653,10 @@ fn check_size(dir: &Path, artifact: &Artifact) -> Result<(), String> {
             "{name} has {} bytes, not {}",
             found.len(),
             artifact.stored_bytes
-        )),
-        Ok(_) => Err(format!("{name} is not a regular file")),
-        Err(error) => Err(format!("{name}: {error}")),
+        )
+        .into()),
+        Ok(_) => Err(format!("{name} is not a regular file").into()),
+        Err(error) => Err(Unread::looking(&error, format!("{name}: {error}"))),
     }
 }
 

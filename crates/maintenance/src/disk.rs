@@ -31,6 +31,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{Advice, CWD, IFlags, OFlags, RenameFlags};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 pub use self::claim::Claim;
 pub use self::direct::{Aligned, Direct};
@@ -66,6 +67,7 @@ pub struct Disk {
     seam: Arc<Seam>,
     guarded: Option<Arc<Guard>>,
     readers: Readers,
+    inherits: bool,
 }
 
 /// Who may read what is created, beside its owner.
@@ -224,6 +226,17 @@ impl Disk {
         }
     }
 
+    /// The same disk, on which a file that root creates belongs to whom its directory belongs
+    /// to: for what the one who works in that directory is to read and replace, whoever wrote it.
+    /// Where the file system does not let root do so, it stays root's.
+    #[must_use]
+    pub fn inheriting(&self) -> Self {
+        Self {
+            inherits: true,
+            ..self.clone()
+        }
+    }
+
     /// The same disk, refusing to open, create, replace or remove `database` or a file
     /// `SQLite` keeps beside it, under whatever name or link: closing any descriptor of
     /// such a file drops the POSIX locks of every `SQLite` connection this process has to
@@ -291,6 +304,13 @@ impl Disk {
             self.seam.created(path)?;
             if self.readers == Readers::Everybody {
                 file.set_permissions(fs::Permissions::from_mode(self.readers.mode()))?;
+            }
+            if self.inherits
+                && geteuid().is_root()
+                && let Ok(owner) = fs::metadata(parent(path))
+            {
+                // New, so nobody can have made it a link to something of root's.
+                let _ = fchown(&file, Some(owner.uid()), Some(owner.gid()));
             }
             self.seam.begun(&file)?;
             Ok(file)
@@ -862,16 +882,22 @@ impl Seek for File {
 /// what cannot be read is for the one who then needs it to report.
 ///
 /// Of the disk's time it takes half: what reads as fast as it can is what a service's
-/// commits wait behind, where the scheduler knows of no priorities.
+/// commits wait behind, where the scheduler knows of no priorities. And it leaves alone what
+/// is too large to stay in the cache: that would push out the pages of the database in
+/// service, and its own beginning before its end is reached.
 #[expect(
     clippy::disallowed_methods,
     reason = "measures how long a read takes, and leaves the disk to others for as long"
 )]
 pub fn read_ahead(path: &Path, is_enough: impl Fn() -> bool) {
-    let is_regular = fs::symlink_metadata(path).is_ok_and(|file| file.is_file());
-    let Some(mut file) = is_regular.then(|| fs::File::open(path).ok()).flatten() else {
+    let Some(mut file) = regular(path) else {
         return;
     };
+    let bytes = file.metadata().map_or(0, |file| file.len());
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    if !is_worth_caching(bytes, available(&memory)) {
+        return;
+    }
     let mut buffer = vec![0; AHEAD];
     while !is_enough() {
         let began = Instant::now();
@@ -880,6 +906,36 @@ pub fn read_ahead(path: &Path, is_enough: impl Fn() -> bool) {
         }
         std::thread::sleep(began.elapsed().min(REST_AT_MOST));
     }
+}
+
+/// Asks the kernel to drop a file's pages from its cache, as [`File::forget_cached`], after
+/// something else has read it, `SQLite` for one. Never for a live database. No operation.
+pub fn forget_cached(path: &Path) {
+    if let Some(file) = regular(path) {
+        let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
+    }
+}
+
+/// Opened for reading, if it is a regular file and can be.
+fn regular(path: &Path) -> Option<fs::File> {
+    let is_regular = fs::symlink_metadata(path).is_ok_and(|file| file.is_file());
+    is_regular.then(|| fs::File::open(path).ok()).flatten()
+}
+
+/// Whether a file of so many bytes is to be in the cache, of the bytes that are available for
+/// it and everybody else; `None`: that is not known.
+fn is_worth_caching(bytes: u64, available: Option<u64>) -> bool {
+    available.is_none_or(|available| bytes <= available / 2)
+}
+
+/// Bytes that can be had without swapping, by what `/proc/meminfo` says (proc(5), in units of
+/// 1,024 bytes).
+fn available(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
 }
 
 /// What a file system has room for (POSIX `statvfs`).

@@ -143,10 +143,10 @@ enum Happening {
 
 /// What somebody is told of.
 #[derive(Debug)]
-enum News<'a> {
+enum News {
     /// `troubled`: one of its hooks failed.
     Ended {
-        ended: &'a Ended,
+        ended: Box<Ended>,
         troubled: bool,
     },
     Missed(Interval),
@@ -518,14 +518,13 @@ impl Caller {
     }
 
     /// Hands the news on, with what the hooks of the run came to.
-    fn tell_of(&self, mut ended: Box<Ended>) {
+    fn tell_of(&mut self, mut ended: Box<Ended>) {
         let told = self.told.borrow();
         let remarks = told.remarks.iter().filter(|(id, _)| *id == ended.report.id);
         let remarks: Vec<_> = remarks.map(|(_, remark)| remark.clone()).collect();
         drop(told);
         let troubled = !remarks.is_empty();
         ended.report.warnings.extend(remarks);
-        let ended = &ended;
         self.crier.tell(&News::Ended { ended, troubled });
     }
 
@@ -586,16 +585,12 @@ struct Pulse {
 }
 
 impl Pulse {
-    fn of(&mut self, news: &News<'_>) -> Option<Beat> {
+    fn of(&mut self, news: &News) -> Option<Beat> {
         match news {
             News::Ended { ended, .. } if ended.is_success() => self.owed = true,
             // Neither good nor bad is known of it.
             News::Ended { ended, .. } if ended.report.outcome == Outcome::Done => return None,
-            News::Ended { .. } => {
-                self.owed = false;
-                return Some(Beat::Failure);
-            }
-            News::Missed(_) => {
+            News::Ended { .. } | News::Missed(_) => {
                 self.owed = false;
                 return Some(Beat::Failure);
             }
@@ -626,7 +621,7 @@ struct Crier {
 }
 
 impl Crier {
-    fn tell(&mut self, news: &News<'_>) {
+    fn tell(&mut self, news: &News) {
         if let Some(notice) = self.notice(news) {
             self.webhook.put(notice);
         }
@@ -640,7 +635,7 @@ impl Crier {
         }
     }
 
-    fn notice(&self, news: &News<'_>) -> Option<Delivery> {
+    fn notice(&self, news: &News) -> Option<Delivery> {
         let target = self.notify.webhook.clone()?;
         let report;
         let notice = match news {

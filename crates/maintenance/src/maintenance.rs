@@ -303,7 +303,7 @@ impl Maintenance {
         std::mem::forget(lock);
         let backups = backups(&settings, &catalogue)?;
         let served = served(&settings, &backups);
-        let mut good = backups.iter().filter(|backup| !backup.notes.is_damaged());
+        let mut good = backups.iter().filter(|backup| backup.notes.are_clean());
         let newest = good.next().map(BackupStatus::found);
         let rules = rules(&settings);
         warn_of_catch_up(&settings, &rules);

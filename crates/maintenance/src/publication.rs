@@ -41,6 +41,11 @@ use crate::window::{Cause, Failure, RunId};
 /// A database that shrank by more than half since the last backup is worth a look.
 const SHRUNK: f64 = 0.5;
 
+/// What is said of a clone that is stored as it is.
+const SHARED: &str = "the backup is a clone and shares its blocks with the database, so where the \
+     disk goes bad both are lost; set compression = \"zstd\" for one with blocks of its own, or \
+     have it uploaded";
+
 /// How long a run waits for the operator's tool to leave the catalogue alone before it
 /// goes without pruning. That tool holds on to it while it removes or notes something.
 const PRUNE_WITHIN: Duration = Duration::from_secs(60);
@@ -181,6 +186,9 @@ impl Publisher<'_> {
         // What is stored as it is will be read twice anyway.
         let as_it_is =
             compression == Compression::None && partial.is_none() && draft.seal().is_none();
+        if as_it_is && raw.method == Way::Clone {
+            warnings.push(SHARED.to_owned());
+        }
         let read = match raw.method {
             // Nothing was summed under the pin that it could be compared with, so it is read
             // once more than a copy.

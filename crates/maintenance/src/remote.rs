@@ -374,14 +374,16 @@ impl Remote {
     /// The manifest there, or what is wrong with it.
     async fn manifest(&self, id: &BackupId) -> Result<Result<Manifest, String>, Error> {
         let json = self.store.read_small(id, MANIFEST).await?;
-        Ok(Manifest::parse(&json).and_then(|manifest| {
-            catalogue::check_names(&manifest)?;
-            if manifest.id == *id {
-                Ok(manifest)
-            } else {
-                Err(format!("its manifest is that of {}", manifest.id))
-            }
-        }))
+        Ok(Manifest::parse(&json)
+            .map_err(String::from)
+            .and_then(|manifest| {
+                catalogue::check_names(&manifest)?;
+                if manifest.id == *id {
+                    Ok(manifest)
+                } else {
+                    Err(format!("its manifest is that of {}", manifest.id))
+                }
+            }))
     }
 
     /// The newest complete backup of a whole database that is there; only where there is none,

@@ -25,7 +25,7 @@
 //!
 //! What fails before the swap leaves the target as it was; a swap that fails puts back what it
 //! took away, and says what is where should that fail as well. What a power cut leaves beside
-//! it, `.<name>.restoring`, the next restore removes.
+//! it, `.<name>.restoring` or a second name of the database in place, the next restore removes.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -36,6 +36,7 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use rusqlite::{Connection, OpenFlags};
+use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::catalogue::{Backup, Foreign};
@@ -49,6 +50,8 @@ use crate::verify::{self, Report};
 const PARTS: [&str; 2] = ["-wal", "-journal"];
 /// The index of a `-wal`; made anew whenever it is missing.
 const INDEX: &str = "-shm";
+/// What follows the name of a database in that of one that was kept aside, before the time.
+const REPLACED: &str = ".replaced-";
 /// How a database file begins.
 const MAGIC: &[u8] = b"SQLite format 3\0";
 /// Room beyond the database itself, for the file system's own.
@@ -88,6 +91,10 @@ pub struct RestorePlan {
     pub target: PathBuf,
     /// The name the present database is kept under, if there is one.
     pub kept_as: Option<PathBuf>,
+    /// Names that look like kept databases and are those of the present one, or of its log or
+    /// journal: a restore that was cut off between keeping and replacing has left them. They are
+    /// removed, because whoever took one for an old database would work on the present one.
+    pub second_names: Vec<PathBuf>,
     /// Bytes of the restored database; of one that was not made here, at least.
     pub bytes: u64,
     /// What speaks against it.
@@ -124,6 +131,15 @@ pub enum Objection {
     },
     /// What is there is not a database.
     NotADatabase,
+    /// The file system has no hard links, by which the present database is kept.
+    NoLinks,
+    /// Whoever restores cannot give the new database to the owner of the present one.
+    NotOwner {
+        /// That owner.
+        user: u32,
+        /// The group of the present one.
+        group: u32,
+    },
     /// The backup is not of the whole database: the rows that it does not have are lost.
     Partial {
         /// Which part it is of.
@@ -137,7 +153,11 @@ impl Objection {
     pub fn yields_to_force(&self) -> bool {
         match self {
             // Force is about what is in the place of the backup, not about the backup.
-            Self::InUse | Self::NoRoom { .. } | Self::Partial { .. } => false,
+            Self::InUse
+            | Self::NoRoom { .. }
+            | Self::Partial { .. }
+            | Self::NoLinks
+            | Self::NotOwner { .. } => false,
             Self::UsersUnseen | Self::Newer { .. } | Self::NotADatabase => true,
         }
     }
@@ -164,6 +184,16 @@ impl fmt::Display for Objection {
             Self::NotADatabase => f.write_str(
                 "what is there is not an SQLite database; to replace it (it is kept aside), \
                  use --force",
+            ),
+            Self::NoLinks => f.write_str(
+                "its file system has no hard links, so what is there cannot be kept aside while \
+                 there is always a whole database; move it away first, with its -wal and \
+                 -journal if there are any, or restore to another file system with --to",
+            ),
+            Self::NotOwner { user, group } => write!(
+                f,
+                "it belongs to user {user} and group {group}, to whom the new one cannot be \
+                 given; restore as that user or as root, or to another file with --to"
             ),
             Self::Partial { of } => write!(
                 f,
@@ -264,7 +294,8 @@ pub fn hold(database: &Path, disk: &Disk) -> Result<Option<Lock>, disk::Error> {
 }
 
 /// Looks at what is to be restored and at what is at `target`, which is kept from others as long as
-/// the plan lives. `now` names the file the present database is kept under.
+/// the plan lives. `now` names the file the present database is kept under. Nothing is changed; what
+/// a swap needs of the file system is tried with an empty file beside the target.
 ///
 /// # Errors
 ///
@@ -312,6 +343,9 @@ pub fn plan(
     if let Some(written) = written {
         objections.push(Objection::Newer { written });
     }
+    if exists {
+        objections.extend(rehearse(&target, disk));
+    }
     let needed = bytes.saturating_add(MARGIN);
     let free = disk.free_bytes(disk::parent(&target))?;
     if free < needed {
@@ -320,6 +354,7 @@ pub fn plan(
     Ok(RestorePlan {
         source,
         pinned,
+        second_names: second_names(&target, disk)?,
         kept_as: exists.then(|| aside(&target, now)),
         bytes,
         target,
@@ -373,6 +408,7 @@ impl RestorePlan {
             return Err(self.refused(vec![Objection::InUse]));
         };
         self.check_unmade()?;
+        self.remove_second_names(disk)?;
 
         let restoring = beside(&self.target, ".", ".restoring");
         if restoring.exists() {
@@ -395,6 +431,19 @@ impl RestorePlan {
         })
     }
 
+    /// Only those that still are: a name is not what it was when somebody has used it since.
+    fn remove_second_names(&self, disk: &Disk) -> Result<(), disk::Error> {
+        for name in &self.second_names {
+            if is_second_name(name, &self.target) {
+                disk.remove_file(name)?;
+            }
+        }
+        match self.second_names.as_slice() {
+            [] => Ok(()),
+            _ => disk.sync_dir(disk::parent(&self.target)),
+        }
+    }
+
     /// The new database, durable and verified, under a temporary name.
     fn unpack(
         &self,
@@ -403,12 +452,19 @@ impl RestorePlan {
         disk: &Disk,
         watch: &Watch,
     ) -> Result<Report, Error> {
+        // With none to be like, it is for whom the directory belongs to: what root restores a
+        // service that is not root has to open.
+        let new_disk = if self.present.is_some() {
+            disk.clone()
+        } else {
+            disk.inheriting()
+        };
         let report = match &self.from {
             Source::Backup(backup) => {
-                verify::unpack_checked(backup, restoring, depth, disk, watch)?
+                verify::unpack_checked(backup, restoring, depth, &new_disk, watch)?
             }
             Source::Foreign(foreign) => {
-                verify::unpack_foreign(foreign, restoring, depth, disk, watch)?
+                verify::unpack_foreign(foreign, restoring, depth, &new_disk, watch)?
             }
         };
         if self.present.is_some() {
@@ -702,9 +758,77 @@ fn last_written(database: &Path) -> Option<DateTime<Utc>> {
         .max()
 }
 
+/// Tries beside the present database what replaces it, with an empty file: that it can be given
+/// its owner, and have two names. Better now than when gigabytes have been unpacked. Where no file
+/// can be made nothing can be unpacked either, and the first byte of that says so.
+fn rehearse(target: &Path, disk: &Disk) -> Vec<Objection> {
+    let [trying, link] = [".trying", ".trying-link"].map(|after| beside(target, ".", after));
+    // Also what one that was cut off has left.
+    let tidy = || {
+        for name in [&link, &trying] {
+            if name.symlink_metadata().is_ok() {
+                // The next one can.
+                let _ = disk.remove_file(name);
+            }
+        }
+    };
+    tidy();
+    let mut objections = Vec::new();
+    if let Ok(file) = disk.create(&trying) {
+        let given = file.adopt(target);
+        if given.is_err_and(|error| cannot_give_by(&error))
+            && let Ok(present) = target.metadata()
+        {
+            let (user, group) = (present.uid(), present.gid());
+            objections.push(Objection::NotOwner { user, group });
+        }
+        let linked = disk.link(&trying, &link);
+        if linked.is_err_and(|error| has_no_links_by(&error)) {
+            objections.push(Objection::NoLinks);
+        }
+    }
+    tidy();
+    objections
+}
+
+/// Whether a file cannot be given to somebody, by what the operating system said to it
+/// (`fchown(2)`). Other troubles pass, or show again.
+fn cannot_give_by(error: &disk::Error) -> bool {
+    let errno = Errno::from_io_error(&error.source);
+    matches!(
+        errno,
+        Some(Errno::PERM | Errno::ACCESS | Errno::INVAL | Errno::OPNOTSUPP)
+    )
+}
+
+/// Whether a file system has no hard links, by what it said to one within a directory
+/// (`link(2)`: EPERM; network file systems and FUSE say otherwise).
+fn has_no_links_by(error: &disk::Error) -> bool {
+    let errno = Errno::from_io_error(&error.source);
+    matches!(errno, Some(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS))
+}
+
+/// See [`RestorePlan::second_names`].
+fn second_names(target: &Path, disk: &Disk) -> Result<Vec<PathBuf>, disk::Error> {
+    let directory = disk::parent(target);
+    let begin = beside(target, "", REPLACED);
+    let begin = begin.file_name().unwrap_or_default().as_encoded_bytes();
+    let names = disk.list(directory)?.into_iter();
+    let alike = names.filter(|name| name.as_encoded_bytes().starts_with(begin));
+    let alike = alike.map(|name| directory.join(name));
+    Ok(alike.filter(|name| is_second_name(name, target)).collect())
+}
+
+/// Whether it is one of a database, or of a part of it.
+fn is_second_name(name: &Path, database: &Path) -> bool {
+    let mut suffixes = PARTS.into_iter().chain([""]);
+    suffixes.any(|suffix| are_one(name, &beside(database, "", suffix)))
+}
+
 /// A name for the present database that is not taken.
 pub(crate) fn aside(target: &Path, now: DateTime<Utc>) -> PathBuf {
-    let suffix = now.format(".replaced-%Y%m%dT%H%M%SZ").to_string();
+    let suffix = now.format("%Y%m%dT%H%M%SZ");
+    let suffix = format!("{REPLACED}{suffix}");
     let first = beside(target, "", &suffix);
     let more = (2..=u32::MAX).map(|nth| beside(target, "", &format!("{suffix}-{nth}")));
     std::iter::once(first)

@@ -27,9 +27,9 @@ pub const AFTER: Duration = Duration::from_secs(10);
 /// For how long it is looked at before anything is done.
 const BEFORE: Duration = Duration::from_secs(4);
 
-/// As long as `file` takes for 1.5 GB, or so: what a writer meets without a copy is to be
-/// looked for as long as with one.
-const ALONE: Duration = Duration::from_secs(3);
+/// As long as the longest copy that is not slowed down takes for 1.5 GB, or so: what a writer
+/// meets without a copy is to be looked for as long as with one.
+const ALONE: Duration = Duration::from_secs(10);
 
 /// For how long [`Method::FileHeld`] has the pin.
 pub const HELD: Duration = Duration::from_secs(20);
@@ -87,19 +87,18 @@ impl Method {
     ];
 
     /// Whether it is worth measuring beside a writer of `rate` commits a second, in this
-    /// round. A database that is restored has no writer, and alone is only who is there.
-    /// What is slow beside some commits needs no proof beside many; a log that grows long is
-    /// had beside many. What is held against a limit is measured in every round, the rest in
-    /// the first.
+    /// round. A database that is restored has no writer, and alone is only who is there. What
+    /// begins anew with every commit of others, or keeps them out, needs no proof beside many
+    /// once it has failed beside some; a log that grows long is had beside many. What is held
+    /// against a limit is measured in every round, the rest in the first.
     #[must_use]
     pub fn applies(self, rate: u32, round: u32) -> bool {
         match self {
             Self::Alone => rate > 0,
             Self::Cp | Self::File => true,
             Self::FileHeld => rate >= MANY && round == 1,
-            Self::Pages | Self::CommandLine | Self::VacuumInto | Self::FileZstd => {
-                rate < MANY && round == 1
-            }
+            Self::Pages | Self::FileZstd => round == 1,
+            Self::CommandLine | Self::VacuumInto => rate < MANY && round == 1,
             Self::ZstdD | Self::Restore => rate == 0 && round == 1,
         }
     }

@@ -88,7 +88,7 @@ pub struct Seen {
     pub count: u64,
     /// How many were refused.
     pub refused: u64,
-    /// How many a second.
+    /// How many a second, refused ones included.
     pub reached: f64,
     /// Median of the rounds' medians, in milliseconds.
     pub p50_ms: f64,
@@ -242,19 +242,28 @@ impl Summary {
                 holds: (seen < WORST || !is_noisy).then_some(seen < WORST),
             }
         };
-        let throughput = |writers: &Writers| writers.beside.reached / writers.before.reached - 1.0;
+        let throughput = |writers: &Writers| writers.beside.done() / writers.before.done() - 1.0;
         let (slower, noise) = (throughput(writers), alone.map(throughput));
         let is_noisy = noise.is_some_and(|noise| noise.abs() > SLOWER);
         let without = noise.map_or(String::new(), |noise| {
             format!("; {:+.1} % without", noise * 100.0)
         });
+        let refused = writers.beside.refused;
+        let none_refused = refused == 0;
+        let refusals = if none_refused {
+            String::new()
+        } else {
+            format!("; {refused} refused")
+        };
         vec![
             worst("while the copy is made", |writers| writers.beside),
             worst("in the 10 s after the pin", |writers| writers.after),
             Verdict {
-                what: format!("{whose}: within 5 % as many commits as before"),
-                seen: format!("{:+.1} %{without}", slower * 100.0),
-                holds: (slower >= -SLOWER || !is_noisy).then_some(slower >= -SLOWER),
+                what: format!("{whose}: within 5 % as many commits as before, and none refused"),
+                seen: format!("{:+.1} %{refusals}{without}", slower * 100.0),
+                // No noise refuses a commit.
+                holds: (slower >= -SLOWER || !is_noisy || !none_refused)
+                    .then_some(slower >= -SLOWER && none_refused),
             },
         ]
     }
@@ -369,6 +378,13 @@ impl Writers {
 }
 
 impl Seen {
+    /// Commits a second that were not refused.
+    #[expect(clippy::cast_precision_loss, reason = "a rate to tell a human")]
+    fn done(&self) -> f64 {
+        let refused = self.refused as f64 / (self.count.max(1) as f64);
+        self.reached * (1.0 - refused)
+    }
+
     fn of(rounds: &[Commits]) -> Self {
         let all = rounds.iter().fold(Commits::default(), |all, one| Commits {
             count: all.count + one.count,
@@ -577,5 +593,47 @@ pub(super) mod tests {
         bad.costs[2].memory = 33 << 20;
         let no = Some(false);
         assert_eq!(holds(&bad), [no, no, no, None, no, no, no]);
+    }
+
+    #[test]
+    fn a_refused_commit_is_none() {
+        let throughput = |report: &Report| {
+            let verdicts = Summary::of(report).verdicts.into_iter();
+            let mut of_throughput = verdicts.filter(|verdict| verdict.what.contains("within 5 %"));
+            let verdict = of_throughput.next().expect("`file` had a writer");
+            assert_eq!(of_throughput.next(), None);
+            (verdict.holds, verdict.seen)
+        };
+        let mut report = report();
+        assert_eq!(
+            throughput(&report),
+            (Some(true), "+0.0 %; +0.0 % without".to_owned())
+        );
+
+        // As many, and every tenth of them refused.
+        for sample in &mut report.samples {
+            let commits = sample.timing.commits.as_mut().expect("it has some");
+            if sample.method == Method::File {
+                commits.beside.refused = 100;
+            }
+        }
+        let refused = (
+            Some(false),
+            "-10.0 %; 200 refused; +0.0 % without".to_owned(),
+        );
+        assert_eq!(throughput(&report), refused);
+
+        // One is too many, also where the machine is too noisy to tell the rest.
+        for sample in &mut report.samples {
+            let commits = sample.timing.commits.as_mut().expect("it has some");
+            match sample.method {
+                Method::File => commits.beside.refused = u64::from(sample.round == 1),
+                Method::Alone => commits.beside.count = 900,
+                _ => {}
+            }
+        }
+        let (holds, seen) = throughput(&report);
+        assert_eq!(holds, Some(false), "{seen}");
+        assert!(seen.contains("; 1 refused; -10.0 % without"), "{seen}");
     }
 }

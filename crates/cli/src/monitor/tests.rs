@@ -1,5 +1,5 @@
 use serde_json::Value;
-use torrust_tracker_maintenance::catalogue::{BackupId, Check, Manifest, Notes};
+use torrust_tracker_maintenance::catalogue::{BackupId, Check, Flaw, Manifest, Notes};
 
 use super::*;
 
@@ -52,6 +52,13 @@ fn damaged(mut entry: Entry) -> Entry {
     entry
 }
 
+fn in_doubt(mut entry: Entry) -> Entry {
+    if let Entry::Good(backup) = &mut entry {
+        backup.notes.unreadable = Some("permission denied".to_owned());
+    }
+    entry
+}
+
 fn tracker(change: impl FnOnce(&mut Value)) -> Status {
     let none = json!({ "udp": 0, "http": 0 });
     let mut status = json!({
@@ -92,8 +99,9 @@ fn what_it_finds_is_told_by_its_code() {
         entries.extend((1..=9).map(|day| backup(day, 1000)));
         entries
     };
-    let broken = || Entry::Broken {
+    let broken = |flaw| Entry::Broken {
         name: BackupId::try_from("20261122T040000Z".to_owned()).expect("an id"),
+        flaw,
         why: "no manifest".to_owned(),
     };
     for (what, entries, code, says) in [
@@ -122,6 +130,18 @@ fn what_it_finds_is_told_by_its_code() {
             "older than",
         ),
         (
+            "the newest in doubt",
+            vec![in_doubt(backup(0, 900)), backup(1, 900)],
+            2,
+            "20261122T030000Z may have been found damaged: permission denied",
+        ),
+        (
+            "an old one in doubt",
+            vec![backup(0, 900), in_doubt(backup(1, 900))],
+            0,
+            "9 h old",
+        ),
+        (
             "an old one damaged",
             vec![backup(0, 900), damaged(backup(1, 900))],
             0,
@@ -129,9 +149,15 @@ fn what_it_finds_is_told_by_its_code() {
         ),
         (
             "a newer one broken",
-            [vec![broken()], good()].concat(),
+            [vec![broken(Flaw::Damaged)], good()].concat(),
             1,
             "20261122T040000Z is no good: no manifest",
+        ),
+        (
+            "a newer one that cannot be read",
+            [vec![broken(Flaw::Unreadable)], good()].concat(),
+            1,
+            "20261122T040000Z cannot be read: no manifest",
         ),
     ] {
         let (found, line) = judge(&entries, None);

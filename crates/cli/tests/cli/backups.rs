@@ -214,7 +214,7 @@ fn restore_says_what_is_wrong_with_what_it_was_given() -> Result {
         ),
         (vec![&truncated], 6, "broken_backup", " bytes, not "),
         (vec![&magic], 6, "damaged", "does not decompress"),
-        (vec![&newer], 6, "broken_backup", "use that version"),
+        (vec![&newer], 1, "unreadable_backup", "use that version"),
         (vec!["short.db"], 6, "damaged", "not an SQLite database"),
         (vec!["text.db.gz"], 6, "damaged", "does not decompress"),
         (

@@ -9,6 +9,7 @@
 //! looks at what there is after it has the lock.
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -137,6 +138,14 @@ impl Locked<'_> {
     /// removal fails, what is newer stays.
     pub fn prune(&self, keep: &Keep, just_verified: &BackupId) -> Result<Pruned, Error> {
         let verified = self.catalogue.get(just_verified)?;
+        if let Some(why) = &verified.notes.unreadable {
+            return Err(Error::NotPruned {
+                why: format!(
+                    "what checks of {just_verified} have found cannot be read ({why}); \
+                     `torrust-maintenance verify --full` notes it anew"
+                ),
+            });
+        }
         if verified.notes.is_damaged() {
             return Err(Error::NotPruned {
                 why: format!(
@@ -231,10 +240,7 @@ impl Locked<'_> {
         let backup = self.catalogue.get(id)?;
         if !backup.notes.protected {
             let since = now.to_rfc3339_opts(SecondsFormat::Secs, true);
-            let marker = backup.dir.join(PROTECTED);
-            self.catalogue
-                .disk
-                .write_atomically(&marker, format!("{since}\n").as_bytes())?;
+            self.note(&backup.dir.join(PROTECTED), format!("{since}\n").as_bytes())?;
         }
         Ok(())
     }
@@ -258,14 +264,25 @@ impl Locked<'_> {
     ///
     /// # Errors
     ///
-    /// As [`Self::protect`].
+    /// As [`Self::protect`]; also [`Error::NotNoted`] if former checks cannot be read and may have
+    /// found what this one would not.
     pub fn record(&self, id: &BackupId, check: Check) -> Result<(), Error> {
         let mut backup = self.catalogue.get(id)?;
+        let former = backup.notes.unreadable.take();
+        if let Some(why) = former.filter(|_| !check.is_conclusive()) {
+            return Err(Error::NotNoted {
+                id: id.clone(),
+                why,
+            });
+        }
         backup.notes.add(check);
-        let json = backup.notes.to_json();
-        self.catalogue
-            .disk
-            .write_atomically(&backup.dir.join(VERIFIED), &json)?;
-        Ok(())
+        self.note(&backup.dir.join(VERIFIED), &backup.notes.to_json())
+    }
+
+    /// By root for whom the backup belongs to, or the service could not read what the operator
+    /// has found out.
+    fn note(&self, path: &Path, text: &[u8]) -> Result<(), Error> {
+        let disk = self.catalogue.disk.inheriting();
+        Ok(disk.write_atomically(path, text)?)
     }
 }

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::BackupId;
+use super::flaw::Unread;
 use crate::config::Depth;
 use crate::excerpt::Partial;
 use crate::mysql::{self, Consistency};
@@ -204,7 +205,7 @@ impl Manifest {
     }
 
     /// Reads a manifest, or says what is wrong with it.
-    pub(crate) fn parse(json: &[u8]) -> Result<Self, String> {
+    pub(crate) fn parse(json: &[u8]) -> Result<Self, Unread> {
         #[derive(Deserialize)]
         struct Format {
             format: u32,
@@ -212,13 +213,13 @@ impl Manifest {
         let Format { format } = serde_json::from_slice(json)
             .map_err(|error| format!("manifest.json does not parse: {error}"))?;
         match format {
-            MANIFEST_FORMAT => serde_json::from_slice(json)
-                .map_err(|error| format!("manifest.json does not parse: {error}")),
-            newer if newer > MANIFEST_FORMAT => Err(format!(
+            MANIFEST_FORMAT => Ok(serde_json::from_slice(json)
+                .map_err(|error| format!("manifest.json does not parse: {error}"))?),
+            newer if newer > MANIFEST_FORMAT => Err(Unread::newer(format!(
                 "written by a newer version (manifest format {newer}, this one reads up to \
                  {MANIFEST_FORMAT}): use that version"
-            )),
-            unknown => Err(format!("manifest format {unknown} has never existed")),
+            ))),
+            unknown => Err(format!("manifest format {unknown} has never existed").into()),
         }
     }
 

@@ -26,8 +26,10 @@ pub struct Notes {
     pub protected: bool,
     /// The last check of each depth, newest first. One that went deeper takes the place of
     /// those before it, since it found out all that they did.
-    #[serde(default)]
     pub checks: Vec<Check>,
+    /// Why it cannot be read what checks have found; they may have found damage.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub unreadable: Option<String>,
 }
 
 /// One check of a published backup.
@@ -44,7 +46,20 @@ pub struct Check {
     pub findings: Vec<String>,
 }
 
+impl Check {
+    /// Whether nothing that a former check may have found is lost if only this one is known.
+    pub(super) fn is_conclusive(&self) -> bool {
+        self.depth == Some(Depth::Full) || !self.findings.is_empty()
+    }
+}
+
 impl Notes {
+    /// Whether they can be read, and no check has found damage.
+    #[must_use]
+    pub fn are_clean(&self) -> bool {
+        self.unreadable.is_none() && !self.is_damaged()
+    }
+
     /// Whether a check has found damage that none as deep has denied since.
     #[must_use]
     pub fn is_damaged(&self) -> bool {
@@ -64,19 +79,29 @@ impl Notes {
         self.checks.insert(0, check);
     }
 
-    /// Reads them, and never fails: a backup is not worse for notes that are not. Checks
-    /// that cannot be read are as if they had not been made; what may be protected is.
+    /// Reads them, and never fails: a backup can be restored whatever its notes are. Checks
+    /// that cannot be read are told; what may be protected is.
     pub(super) fn read(backup: &Path, disk: &Disk) -> Self {
-        let path = backup.join(VERIFIED);
-        let checks = path
-            .exists()
-            .then(|| disk.read(&path, SMALL_FILE).ok())
-            .flatten()
-            .and_then(|json| serde_json::from_slice::<Self>(&json).ok());
-        let marker = fs::symlink_metadata(backup.join(PROTECTED));
+        let is_missing = |name: &str| {
+            let found = fs::symlink_metadata(backup.join(name));
+            found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        };
+        let checks = if is_missing(VERIFIED) {
+            Self::default()
+        } else {
+            let json = disk.read(&backup.join(VERIFIED), SMALL_FILE);
+            let checks = json.map_err(|error| error.to_string()).and_then(|json| {
+                serde_json::from_slice(&json)
+                    .map_err(|error| format!("{VERIFIED} does not parse: {error}"))
+            });
+            checks.unwrap_or_else(|why| Self {
+                unreadable: Some(why),
+                ..Self::default()
+            })
+        };
         Self {
-            protected: !marker.is_err_and(|error| error.kind() == io::ErrorKind::NotFound),
-            ..checks.unwrap_or_default()
+            protected: !is_missing(PROTECTED),
+            ..checks
         }
     }
 

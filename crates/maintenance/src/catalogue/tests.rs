@@ -252,8 +252,16 @@ fn an_entry_that_cannot_be_read_is_listed_with_the_reason() -> Outcome {
 
     let why = |number: &str, begin: &str| {
         let name = format!("20261121T030000Z{number}");
-        let broken = catalogue.get(&id(&name)).expect_err(&name).to_string();
-        let begin = format!("backup {name} is broken: {begin}");
+        let broken = catalogue.get(&id(&name)).expect_err(&name);
+        let (flaw, told) = match number {
+            "-3" => (Flaw::Newer, "cannot be read"),
+            _ => (Flaw::Damaged, "is broken"),
+        };
+        assert!(
+            matches!(&broken, Error::Broken { flaw: found, .. } if *found == flaw),
+            "{broken:?}"
+        );
+        let (broken, begin) = (broken.to_string(), format!("backup {name} {told}: {begin}"));
         assert!(broken.starts_with(&begin), "{broken}");
     };
     why("", "could not open ");
@@ -285,6 +293,35 @@ fn an_entry_that_cannot_be_read_is_listed_with_the_reason() -> Outcome {
     }));
     expected.push("20261121T030000Z!".to_owned());
     assert_eq!(states, expected);
+    Ok(())
+}
+
+/// Too many open files, the wrong user, a device that fails: nothing is known of the backup.
+#[test]
+fn what_cannot_be_read_is_not_called_broken() -> Outcome {
+    let bench = Bench::new();
+    let backup = publish(&bench.catalogue(), time())?;
+    let id = &backup.manifest.id;
+    for n in 0.. {
+        let disk = Disk::failing_at(n);
+        let found = Catalogue::read_only(disk.clone(), &bench.directory())?.get(id);
+        if disk.operations() <= n {
+            assert_eq!(found?, backup);
+            assert!(n > 1, "a manifest is opened and read");
+            break;
+        }
+        let error = found.expect_err("it could not be read");
+        assert!(
+            matches!(
+                error,
+                Error::Broken {
+                    flaw: Flaw::Unreadable,
+                    ..
+                }
+            ),
+            "{n}: {error:?}"
+        );
+    }
     Ok(())
 }
 

@@ -430,6 +430,48 @@ fn reading_ahead_ends_with_the_file_and_when_told_to_and_at_once_at_what_is_none
 }
 
 #[test]
+fn what_is_larger_than_half_of_the_available_memory_is_not_read_ahead() {
+    let meminfo = "MemTotal:       24689764 kB\nMemFree:          511 kB\n\
+                   MemAvailable:    2048 kB\nBuffers:          100 kB\n";
+    assert_eq!(available(meminfo), Some(2 << 20));
+    for unknown in [
+        "",
+        "MemTotal: 1 kB",
+        "MemAvailable: 1",
+        "MemAvailable: x kB",
+        "MemAvailable: 18446744073709551615 kB",
+    ] {
+        assert_eq!(available(unknown), None, "{unknown}");
+    }
+    for (bytes, available, worth) in [
+        (0, Some(0), true),
+        (1, Some(1), false),
+        (1 << 20, Some(2 << 20), true),
+        ((1 << 20) + 1, Some(2 << 20), false),
+        (u64::MAX, Some(u64::MAX), false),
+        // As before anybody asked.
+        (u64::MAX, None, true),
+    ] {
+        assert_eq!(is_worth_caching(bytes, available), worth, "{bytes}");
+    }
+}
+
+#[test]
+fn only_a_regular_file_is_forgotten() -> Outcome {
+    let bench = Bench::new();
+    fs::write(bench.path("file"), "x")?;
+    symlink(bench.path("file"), bench.path("link"))?;
+    assert!(regular(&bench.path("file")).is_some());
+    for other in ["", "link", "missing"] {
+        assert!(regular(&bench.path(other)).is_none(), "{other}");
+    }
+    forget_cached(&bench.path("file"));
+    forget_cached(&bench.path("missing"));
+    assert_eq!(fs::read_to_string(bench.path("file"))?, "x");
+    Ok(())
+}
+
+#[test]
 fn a_sweep_takes_the_work_of_the_dead_and_leaves_that_of_the_living() -> Outcome {
     let bench = Bench::new();
     let disk = Disk::default();

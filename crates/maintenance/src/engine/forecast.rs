@@ -327,6 +327,11 @@ impl Forecast {
         if self.way == Way::Stream {
             return String::new();
         }
+        if backup.partial.is_some() {
+            // An excerpt is taken from a raw copy, so nothing is streamed; and what takes the
+            // room are those two, whether or not the excerpt is compressed afterwards.
+            return String::new();
+        }
         match (self.streamed, backup.compression, self.pause) {
             (Some(streamed), ..) => {
                 let room = bytesize::ByteSize(streamed.room);
@@ -334,8 +339,14 @@ impl Forecast {
             }
             (None, Compression::None, _) => r#"; compression = "zstd" needs less"#.to_owned(),
             (None, _, Pause::UntilCopied(_)) => {
-                r#"; with journal_mode = "wal" and announces = "auto" room for the latter will do"#
-                    .to_owned()
+                let method = if backup.method == Method::Pages {
+                    r#"method = "auto", "#
+                } else {
+                    ""
+                };
+                format!(
+                    r#"; with {method}journal_mode = "wal" and announces = "auto" room for the latter will do"#
+                )
             }
             (None, _, Pause::UntilPinned(_)) => {
                 r#"; with method = "auto" room for the latter will do"#.to_owned()

@@ -353,34 +353,27 @@ fn a_heartbeat_is_of_success_and_the_other_of_none() {
         message: String::new(),
     };
     for (outcome, backup, sidecar, asked) in [
-        (Outcome::Done, Some(backup.clone()), None, Some("/beat")),
-        (Outcome::Done, None, Some(sidecar(true)), Some("/beat")),
+        (Outcome::Done, Some(backup.clone()), None, Some(Beat::Good)),
+        (Outcome::Done, None, Some(sidecar(true)), Some(Beat::Good)),
         // Which cannot be.
         (Outcome::Done, None, Some(sidecar(false)), None),
         (Outcome::Done, None, None, None),
-        (failed(), None, None, Some("/fail")),
-        (failed(), None, Some(sidecar(true)), Some("/fail")),
-        (aborted(), None, Some(sidecar(false)), Some("/fail")),
-        (aborted(), Some(backup), None, Some("/fail")),
+        (failed(), None, None, Some(Beat::Failure)),
+        (failed(), None, Some(sidecar(true)), Some(Beat::Failure)),
+        (aborted(), None, Some(sidecar(false)), Some(Beat::Failure)),
+        (aborted(), Some(backup), None, Some(Beat::Failure)),
     ] {
         let mut ended = ended("a", outcome);
         ended.report.backup = backup;
         ended.report.sidecar = sidecar;
-        let parts = parts(
-            "[maintenance]\nenabled = true\nwindow = \"03:00-03:05\"\n[maintenance.notify]\n\
-             heartbeat = \"http://example.org/beat\"\n\
-             heartbeat_failure = \"http://example.org/fail\"\n",
-        );
+        let told = format!("{:?}", ended.report);
         let news = News::Ended {
-            ended: &ended,
+            ended: Box::new(ended),
             troubled: false,
         };
-        let target = heartbeat(&parts.notify, &news);
-        let expected = asked.map(|path| format!("http://example.org{path}"));
-        let expected = expected.and_then(|url| Target::parse(&url));
-        assert_eq!(target, expected.as_ref(), "{:?}", ended.report);
-        let missed = heartbeat(&parts.notify, &News::Missed(window()));
-        assert_eq!(missed, parts.notify.heartbeat_failure.as_ref());
+        assert_eq!(Pulse::default().of(&news), asked, "{told}");
+        let missed = Pulse::default().of(&News::Missed(window()));
+        assert_eq!(missed, Some(Beat::Failure));
     }
 }
 

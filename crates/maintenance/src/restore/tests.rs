@@ -297,6 +297,8 @@ fn objections_stand_unless_they_yield_to_force() -> Outcome {
         (Objection::Newer { written }, true),
         (Objection::NotADatabase, true),
         (Objection::Partial { of: part() }, false),
+        (Objection::NoLinks, false),
+        (Objection::NotOwner { user: 1, group: 2 }, false),
     ] {
         let bench = Bench::new();
         let disk = Disk::default();
@@ -313,6 +315,61 @@ fn objections_stand_unless_they_yield_to_force() -> Outcome {
             }
         }
     }
+    Ok(())
+}
+
+/// Which of what the operating system says speaks against the restore, and which would only
+/// speak against trying.
+#[test]
+fn what_cannot_be_done_beside_the_target_is_an_objection() {
+    let failed = |errno: Errno| disk::Error::new("link", Path::new("x"), errno.into());
+    for (errno, has_no_links) in [
+        (Errno::PERM, true),
+        (Errno::OPNOTSUPP, true),
+        (Errno::NOSYS, true),
+        (Errno::NOSPC, false),
+        (Errno::IO, false),
+        (Errno::ROFS, false),
+        (Errno::EXIST, false),
+    ] {
+        assert_eq!(has_no_links_by(&failed(errno)), has_no_links, "{errno}");
+    }
+    for (errno, cannot_give) in [
+        (Errno::PERM, true),
+        (Errno::ACCESS, true),
+        // A user that is not there in a container.
+        (Errno::INVAL, true),
+        (Errno::OPNOTSUPP, true),
+        (Errno::NOSPC, false),
+        (Errno::IO, false),
+        (Errno::NOENT, false),
+    ] {
+        assert_eq!(cannot_give_by(&failed(errno)), cannot_give, "{errno}");
+    }
+}
+
+#[test]
+fn what_is_tried_beside_the_target_leaves_nothing() -> Outcome {
+    let bench = Bench::new();
+    database(&bench.target(), OLD);
+    let left = [".tracker.db.trying", ".tracker.db.trying-link"].map(|name| bench.data(name));
+    for n in 0.. {
+        // What one that died has left is no trouble.
+        for name in &left {
+            fs::write(name, "x")?;
+        }
+        let disk = Disk::failing_at(n);
+        let objections = rehearse(&bench.target(), &disk);
+        // A full disk is for what then needs the room to tell.
+        assert_eq!(objections, [], "operation {n}");
+        if disk.operations() <= n {
+            assert!(n > 5, "both are removed, made and removed again");
+            break;
+        }
+        assert_eq!(rehearse(&bench.target(), &Disk::default()), []);
+        assert_eq!(bench.names(), ["tracker.db"], "operation {n}");
+    }
+    assert_eq!(bench.names(), ["tracker.db"]);
     Ok(())
 }
 
@@ -504,6 +561,40 @@ fn a_lock_made_by_root_belongs_to_the_owner_of_the_database_or_its_directory() -
     Ok(())
 }
 
+/// A service that is not root has to open it.
+#[test]
+fn what_root_restores_belongs_to_the_owner_of_what_was_there_or_of_its_directory() -> Outcome {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let described = |path: &Path| {
+        let found = fs::metadata(path)?;
+        Ok::<_, io::Error>((found.uid(), found.gid(), found.mode() & 0o777))
+    };
+    for source in ["backup", "plain.db", "packed.db.gz"] {
+        let bench = Bench::new();
+        let from: Source = if source == "backup" {
+            bench.backup.clone().into()
+        } else {
+            foreign(&bench, source).into()
+        };
+        let disk = Disk::default();
+        let restore = || {
+            let plan = plan(from.clone(), &bench.target(), time(), &disk)?;
+            plan.execute(true, Depth::Quick, &disk, &Watch::default())
+        };
+        chown(bench.data(""), Some(4242), Some(4343))?;
+        restore()?;
+        assert_eq!(described(&bench.target())?, (4242, 4343, 0o640), "{source}");
+
+        chown(bench.target(), Some(4444), Some(4545))?;
+        fs::set_permissions(bench.target(), fs::Permissions::from_mode(0o604))?;
+        restore()?;
+        assert_eq!(described(&bench.target())?, (4444, 4545, 0o604), "{source}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_service_and_a_restore_mean_the_same_file_by_whatever_link() -> Outcome {
     let bench = Bench::new();
@@ -689,6 +780,82 @@ fn wherever_the_machine_goes_down_in_a_restore_a_whole_database_is_in_place() {
         }
     }
     println!("restoring on a crashing machine: {cases} cases");
+}
+
+/// What a power cut between keeping and replacing leaves: names of old databases that are
+/// those of the one in place.
+#[test]
+fn second_names_of_the_database_in_place_are_told_and_removed() -> Outcome {
+    let bench = Bench::new();
+    wal_database(&bench.target());
+    let [kept, kept_wal, old, other] = [
+        "tracker.db.replaced-20261121T030000Z",
+        "tracker.db.replaced-20261121T030000Z-wal",
+        "tracker.db.replaced-20261120T030000Z",
+        "tracker.db.copy",
+    ]
+    .map(|name| bench.data(name));
+    fs::hard_link(bench.target(), &kept)?;
+    fs::hard_link(bench.data("tracker.db-wal"), &kept_wal)?;
+    fs::hard_link(bench.target(), &other)?;
+    database(&old, 1);
+    let disk = Disk::default();
+    let before = bench.names();
+    let plan = bench.plan(&disk)?;
+    assert_eq!(plan.second_names, [kept.clone(), kept_wal.clone()]);
+    assert_eq!(bench.names(), before, "a plan changes nothing");
+
+    plan.execute(true, Depth::Quick, &disk, &Watch::default())?;
+    assert!(!kept.exists() && !kept_wal.exists());
+    assert_eq!(rows(&bench.target()), NEW);
+    assert_eq!(rows(&bench.data(KEPT)), OLD);
+    assert_eq!(rows(&old), 1);
+    // Somebody else's.
+    assert!(other.exists());
+    assert_eq!(bench.plan(&disk)?.second_names, Vec::<PathBuf>::new());
+    Ok(())
+}
+
+/// One that has become a database of its own since the plan stays.
+#[test]
+fn only_a_second_name_is_removed() -> Outcome {
+    let bench = Bench::new();
+    database(&bench.target(), OLD);
+    let kept = bench.data("tracker.db.replaced-20261121T030000Z");
+    fs::hard_link(bench.target(), &kept)?;
+    let disk = Disk::default();
+    let plan = bench.plan(&disk)?;
+    assert_eq!(plan.second_names, std::slice::from_ref(&kept));
+    fs::remove_file(&kept)?;
+    database(&kept, 1);
+    plan.execute(true, Depth::Quick, &disk, &Watch::default())?;
+    assert_eq!(rows(&kept), 1);
+    Ok(())
+}
+
+#[test]
+fn wherever_the_machine_goes_down_the_next_restore_leaves_no_second_name() {
+    for n in 0.. {
+        let bench = Bench::new();
+        wal_database(&bench.target());
+        let stash = bench.root.path().join("stash");
+        let disk = Disk::crashing_at(n, Loss::Nothing, &stash).expect("a stash");
+        let first = bench.restore(true, &disk);
+        let case = format!("operation {n}");
+        bench.restore(true, &Disk::default()).expect(&case);
+        let files: Vec<_> = bench.names().iter().map(|name| bench.data(name)).collect();
+        for (nth, one) in files.iter().enumerate() {
+            let mut others = files[nth + 1..].iter();
+            assert!(
+                others.all(|other| !are_one(one, other)),
+                "{case}: {files:?}"
+            );
+        }
+        if disk.operations() <= n {
+            first.expect("nothing failed");
+            break;
+        }
+    }
 }
 
 /// A database that SQLite can make nothing of, with its log.

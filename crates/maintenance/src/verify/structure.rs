@@ -64,7 +64,11 @@ pub fn structure(path: &Path, depth: Depth, watch: &Watch) -> Result<Report, Err
     report(path, depth, watch, || {
         // Neither a copy that was just made nor one that was just unpacked is in the cache.
         disk::read_ahead(path, || watch.cancelled().is_some());
-        check(path, depth, watch)
+        let checked = check(path, depth, watch);
+        // What comes next reads it once and in order, and does not need it there: the pages of
+        // the database in service do.
+        disk::forget_cached(path);
+        checked
     })
 }
 

@@ -1,6 +1,7 @@
 //! The lock, and what its holder may do.
 
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::{MetadataExt as _, chown};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -247,13 +248,80 @@ fn checks_are_noted_beside_what_was_published() -> Outcome {
     let (disk, watch) = (Disk::default(), Watch::default());
     verify::backup(&found, None, &found.dir, &disk, &watch)?;
 
-    // Notes that cannot be read make no backup worse, and are written anew.
-    for bad in ["", "{", "{\"checks\": 1}", "[]"] {
-        fs::write(backup.dir.join(VERIFIED), bad)?;
-        assert_eq!(catalogue.get(id)?, backup);
+    Ok(())
+}
+
+/// They may say that it is damaged.
+#[test]
+fn a_backup_of_which_notes_cannot_be_read_is_not_taken_for_a_checked_one() -> Outcome {
+    for conclusive in [check(Some(Depth::Full), &[]), check(None, &["x"])] {
+        for bad in ["", "{", "{\"checks\": 1}", "[]", "a directory"] {
+            let bench = Bench::new();
+            let catalogue = bench.catalogue();
+            let ids = nights(&catalogue, 3);
+            let (oldest, newest) = (&ids[0], &ids[2]);
+            let file = catalogue.get(oldest)?.dir.join(VERIFIED);
+            if bad == "a directory" {
+                fs::create_dir(&file)?;
+            } else {
+                fs::write(&file, bad)?;
+            }
+            let notes = catalogue.get(oldest)?.notes;
+            let why = notes.unreadable.as_deref().ok_or("it is told")?;
+            assert!(why.contains(VERIFIED), "{bad}: {why}");
+            assert!(!notes.are_clean() && !notes.is_damaged(), "{bad}");
+            assert_eq!(notes.deepest(), None);
+
+            // It counts for no rule, and stays; nothing goes on the strength of it.
+            let planned = catalogue.plan(&keep_last(0))?;
+            assert!(planned.iter().all(|decision| decision.id != *oldest));
+            let pruned = prune(&catalogue, &keep_last(0), newest)?;
+            assert_eq!(pruned.removed, [ids[1].clone()]);
+            let refused = prune(&catalogue, &keep_last(0), oldest);
+            assert!(matches!(refused, Err(Error::NotPruned { .. })), "{bad}");
+
+            // What a check has found that went deeper is not lost to one that did not.
+            let shallow = catalogue.lock(&owner())?.record(oldest, check(None, &[]));
+            assert!(
+                matches!(shallow, Err(Error::NotNoted { .. })),
+                "{bad}: {shallow:?}"
+            );
+            if bad == "a directory" {
+                fs::remove_dir(&file)?;
+                fs::write(&file, "")?;
+            }
+            let locked = catalogue.lock(&owner())?;
+            locked.record(oldest, conclusive.clone())?;
+            let notes = catalogue.get(oldest)?.notes;
+            assert_eq!(notes.checks, std::slice::from_ref(&conclusive));
+            assert_eq!(notes.unreadable, None);
+        }
     }
-    catalogue.lock(&owner())?.record(id, check(None, &["x"]))?;
-    assert!(catalogue.get(id)?.notes.is_damaged());
+    Ok(())
+}
+
+/// Root's checks are of use to the service only if it can read them.
+#[test]
+fn what_root_notes_belongs_to_whom_the_backup_belongs_to() -> Outcome {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let bench = Bench::new();
+    let catalogue = bench.catalogue();
+    let backup = publish(&catalogue, time())?;
+    let id = &backup.manifest.id;
+    chown(&backup.dir, Some(4242), Some(4343))?;
+    let locked = catalogue.lock(&owner())?;
+    locked.record(id, check(None, &[]))?;
+    locked.protect(id, time())?;
+    for name in [VERIFIED, PROTECTED] {
+        let found = fs::metadata(backup.dir.join(name))?;
+        assert_eq!((found.uid(), found.gid()), (4242, 4343), "{name}");
+        assert_eq!(found.mode() & 0o777, 0o640, "{name}");
+    }
+    // What was published is as it was.
+    let found = fs::metadata(backup.dir.join(MANIFEST))?;
+    assert_ne!((found.uid(), found.gid()), (4242, 4343));
     Ok(())
 }
 

@@ -248,6 +248,51 @@ fn room_is_reckoned_for_what_lies_there_at_once() {
 }
 
 #[test]
+fn only_what_would_need_less_room_is_advised() {
+    let advice = |backup: &str, blocks_writers, clones| {
+        let settings = settings(backup);
+        let known = Known {
+            blocks_writers,
+            clones,
+            ..known(&settings, &[])
+        };
+        known.forecast().with_less_room(&settings.backup)
+    };
+    let (journal, method) = ("journal_mode = \"wal\"", "method = \"auto\"");
+    let (compression, streamed) = ("compression = \"zstd\"", "it still needs");
+    let all = [journal, method, compression, streamed];
+    for clones in [false, true] {
+        for (backup, blocks_writers, expected) in [
+            ("", false, &[streamed][..]),
+            ("", true, &[journal]),
+            ("method = \"pages\"\n", false, &[method]),
+            ("method = \"pages\"\n", true, &[journal, method]),
+            ("compression = \"none\"\n", false, &[compression]),
+            ("compression = \"none\"\n", true, &[compression]),
+        ] {
+            let advised = advice(backup, blocks_writers, clones);
+            for one in all {
+                let is_expected = expected.contains(&one);
+                assert_eq!(advised.contains(one), is_expected, "{backup:?}: {advised}");
+            }
+        }
+        // An excerpt needs a raw copy, however the database is got hold of.
+        for method in ["auto", "file", "pages"] {
+            for compression in ["zstd", "none"] {
+                for part in ["tables = [\"torrents\"]", "completed_only = true"] {
+                    for blocks_writers in [false, true] {
+                        let backup = format!(
+                            "method = \"{method}\"\ncompression = \"{compression}\"\n{part}\n"
+                        );
+                        assert_eq!(advice(&backup, blocks_writers, clones), "", "{backup}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_check_is_reckoned_by_the_last_that_went_as_deep() {
     let checked = |verified, verify_seconds| Manifest {
         verified,
