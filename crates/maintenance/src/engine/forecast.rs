@@ -345,7 +345,8 @@ impl Forecast {
                     ""
                 };
                 format!(
-                    r#"; with {method}journal_mode = "wal" and announces = "auto" room for the latter will do"#
+                    "; with {method}journal_mode = \"wal\" and announces = \"auto\" room for the \
+                     latter will do"
                 )
             }
             (None, _, Pause::UntilPinned(_)) => {
