@@ -206,12 +206,21 @@ impl Store {
             let name = parts.next()?.as_ref().to_owned();
             parts.next().is_none().then_some((id, name))
         };
-        let begun = strays.list(&self.prefix).await.into_iter();
-        let begun = begun.filter_map(|begun| {
+        let begun = strays.list(&self.prefix).await.unwrap_or_default();
+        let begun = begun.into_iter().filter_map(|begun| {
             let (id, name) = of_backup(&begun.key)?;
             Some((id, name, begun.upload))
         });
         begun.collect()
+    }
+
+    /// Whether the server has said that it does not have this upload any more.
+    pub(super) async fn has_lost(&self, id: &BackupId, name: &str, upload: &str) -> bool {
+        let Some(strays) = &self.strays else {
+            return false;
+        };
+        let begun = strays.list(&self.key(id, name)).await;
+        begun.is_some_and(|begun| begun.iter().all(|begun| begun.upload != upload))
     }
 
     /// Bytes of an object; `None` if it is not there.

@@ -55,12 +55,13 @@ impl Strays {
     }
 
     /// The uploads below a prefix, as many as one answer holds; the next pass sees the rest.
-    pub(super) async fn list(&self, prefix: &Key) -> Vec<Begun> {
+    /// `None` if there is no answer.
+    pub(super) async fn list(&self, prefix: &Key) -> Option<Vec<Begun>> {
         match self.answer(prefix).await {
             Ok(answer) => parsed(&answer),
             Err(error) => {
                 tracing::debug!(%error, "uploads that were begun are not listed");
-                Vec::new()
+                None
             }
         }
     }
@@ -79,7 +80,10 @@ impl Strays {
 }
 
 /// What an answer lists. Keys of ours have no signs that XML writes otherwise.
-fn parsed(answer: &str) -> Vec<Begun> {
+fn parsed(answer: &str) -> Option<Vec<Begun>> {
+    if !answer.contains("<ListMultipartUploadsResult") {
+        return None;
+    }
     let uploads = answer.split("<Upload>").skip(1);
     let begun = uploads.filter_map(|upload| {
         Some(Begun {
@@ -87,7 +91,7 @@ fn parsed(answer: &str) -> Vec<Begun> {
             upload: within(upload, "UploadId")?.to_owned(),
         })
     });
-    begun.collect()
+    Some(begun.collect())
 }
 
 impl Remote {
@@ -131,11 +135,12 @@ mod tests {
         };
         assert_eq!(
             parsed(answer),
-            [
+            Some(vec![
                 begun("p/20261122T030000Z/database.sqlite3", "u-1"),
                 begun("p/other", "u-2"),
-            ]
+            ])
         );
-        assert_eq!(parsed("<html>no S3</html>"), []);
+        assert_eq!(parsed("<ListMultipartUploadsResult/>"), Some(vec![]));
+        assert_eq!(parsed("<html>no S3</html>"), None);
     }
 }

@@ -181,10 +181,19 @@ impl Remote {
         let uploaded = self
             .go_on(catalogue, (id, from), artifact, &mut note, store, watch)
             .await;
+        // Whatever else it refuses, what it has stays, to be gone on from.
+        let is_lost = match &uploaded {
+            Err(error @ (Error::Refused { .. } | Error::Failed { .. })) if was_begun => {
+                error.is_of_lost_upload()
+                    || (self.store.has_lost(id, &note.name, &note.upload)).await
+            }
+            _ => false,
+        };
         match uploaded {
-            // The server has forgotten it, or put it together before it could be told. Whatever
-            // else it refuses, what it has stays, to be gone on from.
-            Err(error) if was_begun && error.is_of_lost_upload() => {
+            // Put together before that could be told.
+            Err(_) if is_lost && self.is_of_size(id, artifact).await? => {}
+            // Forgotten.
+            Err(_) if is_lost => {
                 self.give_up(catalogue, id).await?;
                 note = self
                     .begin(catalogue, id, artifact, part_bytes, store)
@@ -199,6 +208,11 @@ impl Remote {
             other => other?,
         }
         Ok(Note::remove(catalogue, id)?)
+    }
+
+    async fn is_of_size(&self, id: &BackupId, artifact: &Artifact) -> Result<bool, Error> {
+        let found = self.store.size(id, &artifact.name).await?;
+        Ok(found == Some(artifact.stored_bytes))
     }
 
     async fn begin(
