@@ -325,7 +325,7 @@ fn a_lock_file_made_by_root_belongs_to_whom_the_database_belongs_to() -> Outcome
     let bench = Bench::new();
     let (lock, like) = (bench.path("db.lock"), bench.path("db"));
     fs::write(&like, "")?;
-    let root = rustix::process::geteuid().is_root();
+    let root = geteuid().is_root();
     if root {
         std::os::unix::fs::chown(&like, Some(4242), Some(4343))?;
     }
