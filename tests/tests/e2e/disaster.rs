@@ -15,7 +15,7 @@ use torrust_tracker_maintenance::disk::Disk;
 use torrust_tracker_maintenance::encryption::Identities;
 
 use crate::remote::is_there;
-use crate::support::{A_RUN, beside_others, done, printed, tool};
+use crate::support::{A_RUN, beside_others, done, next_second, printed, tool};
 
 /// A key that age's own tests have made public.
 const IDENTITY: &str = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33";
@@ -149,6 +149,7 @@ async fn from_a_bucket_onto_an_empty_directory() -> Result<()> {
 
     let tracker = setup.start().await?;
     assert_eq!(served(&tracker).await?, before, "as before the disaster");
+    next_second().await?;
     let run = done(tracker.endpoint()?).await?;
     is_there(&tracker, run["backup"].as_str().context("a backup")?).await?;
     let list = printed(&tool(&setup, &["list", "--remote"])?)?;

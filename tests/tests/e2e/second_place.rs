@@ -14,7 +14,7 @@ use end_to_end::{PATIENCE, backups, binaries, http1};
 use serde_json::Value;
 
 use crate::remote::{is_there, uploaded, whole};
-use crate::support::{A_RUN, MIB, answered, beside_others, done, printed, tool};
+use crate::support::{A_RUN, MIB, answered, beside_others, done, next_second, printed, tool};
 use crate::volume::Volume;
 
 /// Only as many as `last` says stay there.
@@ -396,6 +396,7 @@ async fn two_trackers_share_no_prefix_until_one_takes_it_over() -> Result<()> {
     let other = uploading(Setup::new()?, server.address, &server.key, "shared")?;
     let other = keeping(other, 1);
     let mut tracker = other.start().await?;
+    next_second().await?;
     let second = id_of_run(&tracker).await?;
     failing(tracker.endpoint()?, "belongs to the instance").await?;
     let behind = |status: &Value| status["remote"]["behind"] == 1;
