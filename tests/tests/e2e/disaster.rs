@@ -13,7 +13,7 @@ use end_to_end::{binaries, database, http1};
 use http::Method;
 
 use crate::remote::is_there;
-use crate::support::{beside_others, done, identity_in, printed, tool, uploaded};
+use crate::support::{beside_others, done, identity_in, next_second, printed, tool, uploaded};
 
 /// How many torrents are completed, each as often as its number says.
 const TORRENTS: u32 = 5;
@@ -139,6 +139,7 @@ async fn from_a_bucket_onto_an_empty_directory() -> Result<()> {
 
     let tracker = setup.start().await?;
     assert_eq!(served(&tracker).await?, before, "as before the disaster");
+    next_second().await?;
     let run = done(tracker.endpoint()?).await?;
     is_there(&tracker, run["backup"].as_str().context("a backup")?).await?;
     let list = printed(&tool(&setup, &["list", "--remote"])?)?;

@@ -86,9 +86,9 @@ async fn whatever_request_fails_what_is_listed_is_whole_and_the_next_try_complet
     let server = Server::start().await?;
     let front = Front::start(server.address).await?;
     let setup = in_parts()?;
-    let tracker = setup.start().await?;
+    let mut tracker = setup.start().await?;
     done(tracker.endpoint()?).await?;
-    drop(tracker);
+    tracker.kill().await?;
     let mut cases = 0;
     for (name, fault) in [
         ("busy", Fault::Busy as fn(usize) -> Fault),
@@ -168,9 +168,9 @@ async fn incomplete(server: &Server) -> Result<usize> {
 
 /// A backup whose upload ended in its second part, by a refusal; its id.
 async fn refused_part_way(setup: &Setup, front: &Front) -> Result<String> {
-    let tracker = setup.clone().without("maintenance.remote").start().await?;
+    let mut tracker = setup.clone().without("maintenance.remote").start().await?;
     let run = done(tracker.endpoint()?).await?;
-    drop(tracker);
+    tracker.kill().await?;
     std::fs::write(setup.file(), setup.toml())?;
     front.set(Fault::Forbid("partNumber=2"));
     let output = tool(setup, &["upload"])?;

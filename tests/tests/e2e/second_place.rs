@@ -14,7 +14,9 @@ use end_to_end::{PATIENCE, backups, binaries, http1};
 use serde_json::Value;
 
 use crate::remote::{is_there, whole};
-use crate::support::{A_RUN, MIB, answered, beside_others, done, printed, tool, uploaded};
+use crate::support::{
+    A_RUN, MIB, answered, beside_others, done, next_second, printed, tool, uploaded,
+};
 use crate::volume::Volume;
 
 /// Only as many as `last` says stay there.
@@ -110,7 +112,7 @@ async fn a_volume_that_is_not_mounted_is_noticed_told_and_taken_up() -> Result<(
     let mount = setup.home().join("mnt");
     fs::create_dir(&mount)?;
     let volume = Volume::xfs(&mount)?;
-    let tracker = setup.start().await?;
+    let mut tracker = setup.start().await?;
     let endpoint = tracker.endpoint()?;
     id_of_run(&tracker).await?;
     uploaded(&tracker).await?;
@@ -153,7 +155,7 @@ async fn a_volume_that_is_not_mounted_is_noticed_told_and_taken_up() -> Result<(
     assert_eq!(monitor(&tracker)?.0, Some(0));
     assert!(metric(endpoint, "upload_failing").await? < 0.5);
     assert!(metric(endpoint, "upload_last_success_timestamp_seconds").await? > 0.0);
-    drop(tracker);
+    tracker.kill().await?;
     Ok(())
 }
 
@@ -167,7 +169,7 @@ async fn a_tracker_starts_and_uploads_when_it_can() -> Result<()> {
     let secret = setup.home().join("s3.secret");
     let written = fs::read(&secret)?;
     fs::remove_file(&secret)?;
-    let tracker = setup.start().await?;
+    let mut tracker = setup.start().await?;
     answered(&tracker).await?;
     id_of_run(&tracker).await?;
     failing(tracker.endpoint()?, "secret_access_key_file").await?;
@@ -178,28 +180,28 @@ async fn a_tracker_starts_and_uploads_when_it_can() -> Result<()> {
     fs::write(&secret, written)?;
     uploaded(&tracker).await?;
     assert_eq!(whole(&setup)?.len(), 1);
-    drop(tracker);
+    tracker.kill().await?;
 
     // What is behind is what was, before anybody has looked.
     front.set(Fault::Hang("owner.json"));
-    let tracker = setup.start().await?;
+    let mut tracker = setup.start().await?;
     let endpoint = tracker.endpoint()?;
     let status = endpoint.status().await?;
     assert_eq!(status["remote"]["behind"], 0, "{status:#}");
     assert!(!status["remote"]["last_uploaded"].is_null(), "{status:#}");
     assert!(metric(endpoint, "upload_behind").await? < 0.5);
-    drop(tracker);
+    tracker.kill().await?;
 
     // A directory that is not there.
     let setup = to_directory(keeping_all()?, "mnt");
-    let tracker = setup.start().await?;
+    let mut tracker = setup.start().await?;
     id_of_run(&tracker).await?;
     failing(tracker.endpoint()?, "is not a directory").await?;
     fs::create_dir(setup.home().join("mnt"))?;
     uploaded(&tracker).await?;
-    drop(tracker);
+    tracker.kill().await?;
     fs::rename(setup.home().join("mnt"), setup.home().join("away"))?;
-    let tracker = setup.start().await?;
+    let mut tracker = setup.start().await?;
     let status = failing(tracker.endpoint()?, "is not a directory").await?;
     assert_eq!(
         status["remote"]["behind"], 0,
@@ -207,7 +209,7 @@ async fn a_tracker_starts_and_uploads_when_it_can() -> Result<()> {
     );
     assert!(!status["remote"]["last_uploaded"].is_null(), "{status:#}");
     assert!(!setup.home().join("mnt").exists(), "it is not created");
-    drop(tracker);
+    tracker.kill().await?;
 
     // What is written wrong is refused as ever.
     let setup = setup.set("maintenance.remote", "part_size", "\"1MiB\"");
@@ -284,12 +286,12 @@ async fn retention_in_a_bucket_never_takes_the_last_good_one() -> Result<()> {
     let _beside = beside_others().await;
     let server = Server::start().await?;
     let setup = keeping_all()?.without("maintenance.remote");
-    let tracker = setup.start().await?;
+    let mut tracker = setup.start().await?;
     let mut ids = Vec::new();
     for _ in 0..4 {
         ids.push(id_of_run(&tracker).await?);
     }
-    drop(tracker);
+    tracker.kill().await?;
     let setup = uploading(setup, server.address, &server.key, "kept")?;
     let upload = |last: usize| {
         let setup = keeping(setup.clone(), last);
@@ -336,11 +338,11 @@ async fn what_is_in_an_archive_is_said_to_be_and_hides_nothing() -> Result<()> {
     let _beside = beside_others().await;
     let server = Server::start().await?;
     let setup = uploading(keeping_all()?, server.address, &server.key, "cold")?;
-    let tracker = setup.start().await?;
+    let mut tracker = setup.start().await?;
     let (older, newer) = (id_of_run(&tracker).await?, id_of_run(&tracker).await?);
     is_there(&tracker, &older).await?;
     is_there(&tracker, &newer).await?;
-    drop(tracker);
+    tracker.kill().await?;
     let archive = |id: &str, name: &str| {
         let key = format!("cold/{id}/{name}");
         format!(
@@ -389,19 +391,20 @@ async fn two_trackers_share_no_prefix_until_one_takes_it_over() -> Result<()> {
     let _beside = beside_others().await;
     let server = Server::start().await?;
     let one = uploading(Setup::new()?, server.address, &server.key, "shared")?;
-    let tracker = one.start().await?;
+    let mut tracker = one.start().await?;
     let first = id_of_run(&tracker).await?;
     uploaded(&tracker).await?;
-    drop(tracker);
+    tracker.kill().await?;
     let other = uploading(Setup::new()?, server.address, &server.key, "shared")?;
     let other = keeping(other, 1);
-    let tracker = other.start().await?;
+    let mut tracker = other.start().await?;
+    next_second().await?;
     let second = id_of_run(&tracker).await?;
     failing(tracker.endpoint()?, "belongs to the instance").await?;
     let behind = |status: &Value| status["remote"]["behind"] == 1;
     let endpoint = tracker.endpoint()?;
     endpoint.until("it to be missed", PATIENCE, behind).await?;
-    drop(tracker);
+    tracker.kill().await?;
     let (code, error, message) = failure(&tool(&other, &["upload"])?)?;
     assert_eq!(
         (code, error.as_str()),
@@ -433,9 +436,9 @@ async fn configured_keys_stand_alone() -> Result<()> {
     let server = Server::start().await?;
     let front = Front::start(server.address).await?;
     let setup = uploading(Setup::new()?, front.address(), &server.key, "keys")?;
-    let tracker = setup.clone().without("maintenance.remote").start().await?;
+    let mut tracker = setup.clone().without("maintenance.remote").start().await?;
     id_of_run(&tracker).await?;
-    drop(tracker);
+    tracker.kill().await?;
     fs::write(setup.file(), setup.toml())?;
     let upload = |setup: &Setup, environment: &[(&str, &str)]| {
         Command::new(binaries::path(binaries::TOOL)?)

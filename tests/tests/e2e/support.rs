@@ -12,7 +12,7 @@ use end_to_end::endpoint::Endpoint;
 use end_to_end::load::Account;
 use end_to_end::tracker::{Setup, Tracker};
 use end_to_end::udp::UdpClient;
-use end_to_end::{binaries, database};
+use end_to_end::{PATIENCE, binaries, database};
 use serde_json::Value;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use torrust_tracker_maintenance::disk::Disk;
@@ -69,6 +69,14 @@ pub fn tool(setup: &Setup, arguments: &[&str]) -> Result<Output> {
         .current_dir(setup.home())
         .output()
         .context("starting the tool")
+}
+
+/// Waits until it is another second: backups of two trackers that begin in the same one have the
+/// same name.
+pub async fn next_second() -> Result<()> {
+    let now = Utc::now().timestamp();
+    let is_over = async || Ok((Utc::now().timestamp() > now).then_some(()));
+    end_to_end::until("the next second", PATIENCE, is_over).await
 }
 
 /// The JSON that a program printed, which must have ended well.

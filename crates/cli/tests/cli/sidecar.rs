@@ -973,7 +973,9 @@ fn without_once_it_goes_on_for_ever_and_finds_a_restarted_tracker_again() -> Res
     let home = Home::with_copies()?;
     let mut played = Played::new(&home)?;
     played.held = false;
-    let peer = Peer::start(played)?;
+    // Where no other test binds: the port must be free again in a moment.
+    let listener = TcpListener::bind("127.0.0.77:0")?;
+    let peer = Peer::at(listener, Arc::new(Mutex::new(played)))?;
     let mut running =
         home.spawn_sidecar(&peer, &[&["--directory", "copies"], &COPY[..]].concat())?;
     running.says("no backup (not_held)")?;
