@@ -186,8 +186,11 @@ impl Post {
                 continue;
             };
             if is_last {
-                let left = self.shared.outbox().empty();
-                self.give_up(left, error.reason);
+                // What came meanwhile has not had its attempt: the last run's own notice.
+                if self.newest().is_none_or(|(newest, _)| newest == number) {
+                    let left = self.shared.outbox().empty();
+                    self.give_up(left, error.reason);
+                }
                 continue;
             }
             in_vain += 1;

@@ -241,6 +241,26 @@ async fn at_a_shutdown_there_is_one_more_attempt_at_once() {
     assert_eq!((status.delivered, status.failed), (3, 0));
 }
 
+/// The driver tells of the run that the shutdown cuts off when others are being attempted.
+#[tokio::test]
+async fn what_comes_during_a_shutdown_has_its_attempt_as_well() {
+    let receiver = Receiver::answering(answers(&[("503 No", 2), ("200 OK", 2)])).await;
+    let bench = Bench::new(Channel::Webhook, FOR_EVER);
+    bench.slot.put(notice(&receiver, 1));
+    while receiver.got().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    bench.going_down.send_replace(true);
+    while receiver.got().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    bench.slot.put(notice(&receiver, 2));
+    let status = bench.ended().await;
+    assert_eq!(numbers(&receiver)[..3], [1, 1, 2]);
+    assert!(status.delivered > 0, "{status:?}");
+    assert_eq!(status.waiting, 0);
+}
+
 #[tokio::test]
 async fn one_that_hangs_does_not_keep_the_service_from_going_down() {
     let receiver = Receiver::answering(Vec::new()).await;
