@@ -364,18 +364,26 @@ where
     match timeout(BODY_WITHIN, Limited::new(body, BODY_LIMIT).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(error)) => Err(Refusal::new(
-            Code::BadBody,
-            format!("the body could not be read: {error}"),
-        )),
-        Err(_) => Err(Refusal::new(
-            Code::TooSlow,
-            format!("the body did not arrive within {BODY_WITHIN:?}; send it at once"),
-        )),
+        Ok(Err(error)) => Err(cut_short(&error)),
+        Err(_) => Err(too_slow()),
     }
 }
 
 // From here on everything is pure.
+
+fn cut_short(error: &dyn std::fmt::Display) -> Refusal {
+    Refusal::new(
+        Code::BadBody,
+        format!("the body did not arrive whole: {error}; send the request again"),
+    )
+}
+
+fn too_slow() -> Refusal {
+    Refusal::new(
+        Code::TooSlow,
+        format!("the body did not arrive within {BODY_WITHIN:?}; send it at once"),
+    )
+}
 
 /// What is asked for, once it is clear that it may be.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,7 +11,9 @@ use end_to_end::udp::UdpClient;
 use end_to_end::{backups, database, http1, session};
 use serde_json::Value;
 
-use crate::support::{A_RUN, MIB, alone, beside_others, done, nothing_lost, printed, tool};
+use crate::support::{
+    A_RUN, MIB, alone, beside_others, complete, done, nothing_lost, printed, tool,
+};
 
 /// UDP announces a second.
 const RATE: u32 = 800;
@@ -102,20 +104,6 @@ async fn the_database_of_a_killed_tracker_is_replaced_and_kept_with_its_log() ->
     assert_eq!(database::completed(&setup.database())?.get(&later), None);
 
     served(&setup.start().await?, &backup.manifest).await
-}
-
-/// A peer is announced that has all of the torrent.
-async fn complete(tracker: &Tracker, torrent: Torrent) -> Result<()> {
-    let mut client = UdpClient::connect(tracker.addresses.udp).await?;
-    for event in [Event::Started, Event::Completed] {
-        let announce = Announce {
-            torrent,
-            peer: 1,
-            event,
-        };
-        client.announce(announce).await?;
-    }
-    Ok(())
 }
 
 /// The restored database is sound and has, table by table, what the manifest says.

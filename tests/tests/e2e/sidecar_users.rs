@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use end_to_end::announce::Torrent;
 use end_to_end::sidecar::Beside;
 use end_to_end::{backups, binaries, database};
 use tempfile::TempDir;
 
 use crate::sidecar::{CP, setup, started};
-use crate::support::{A_RUN, MIB, beside_others, kind};
+use crate::support::{A_RUN, MIB, beside_others, complete, kind};
 
 /// Numbers that no user of the machine has.
 const TRACKER: u32 = 62_001;
@@ -173,6 +174,67 @@ async fn sqlite_cannot_open_a_wal_database_on_a_read_only_mount_and_a_copy_need_
     assert!(as_sidecar("cp", &[seen, copy])?.0);
     let (opened, said) = as_sidecar("sqlite3", &[copy, select])?;
     assert!(opened, "{said}");
+    Ok(())
+}
+
+/// The same while the tracker runs: SQLite reads, as `-shm` is there, and what is told that the file
+/// will not change takes it for what it was at the last checkpoint.
+#[tokio::test(flavor = "multi_thread")]
+async fn beside_a_tracker_sqlite_reads_on_a_read_only_mount_and_immutable_misleads() -> Result<()> {
+    let _beside = beside_others().await;
+    let setup = setup("wal", MIB)?.run_as(TRACKER, READERS)?;
+    fs::set_permissions(setup.database(), fs::Permissions::from_mode(0o640))?;
+    let tracker = setup.start().await?;
+    complete(&tracker, Torrent(1)).await?;
+    let (home, _) = sidecars_home()?;
+    let volume = ReadOnly::mount(setup.home(), home.path().join("volume"))?;
+    let seen = volume.0.join("sqlite3.db");
+    let seen = seen.to_str().context("a plain path")?;
+    let count = |database: &str| -> Result<i64> {
+        let select = "SELECT count(*) FROM torrents";
+        let (opened, said) = as_sidecar("sqlite3", &["-readonly", database, select])?;
+        ensure!(opened, "{said}");
+        Ok(said.trim().parse()?)
+    };
+    let now = count(seen)?;
+    let misled = count(&format!("file:{seen}?immutable=1"))?;
+    assert_eq!(misled, now - 1, "the completion is in the log");
+    Ok(())
+}
+
+/// Tracker and sidecar as two users that share a directory for the files and no connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn by_files_two_users_need_a_directory_of_their_group() -> Result<()> {
+    let _beside = beside_others().await;
+    let shared = TempDir::with_prefix_in("handshake-", "/tmp")?;
+    chown(shared.path(), Some(TRACKER), Some(READERS)).context("run the tests as root")?;
+    fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o2770))?;
+    let touch_file = shared.path().join("ready.json");
+    let setup = setup("wal", 5 * MIB)?
+        .set(
+            "maintenance.readiness",
+            "touch_file",
+            &format!("{touch_file:?}"),
+        )
+        .run_as(TRACKER, READERS)?;
+    fs::set_permissions(setup.database(), fs::Permissions::from_mode(0o640))?;
+    let tracker = setup.start().await?;
+    let endpoint = tracker.endpoint()?;
+    let (home, program) = sidecars_home()?;
+    let volume = ReadOnly::mount(setup.home(), home.path().join("volume"))?;
+    let seen = volume.0.join("sqlite3.db");
+    let beside = Beside::new(&setup)?
+        .run_as(SIDECAR, READERS, program, home.path().to_owned())
+        .with(["--touch-file", touch_file.to_str().context("a plain path")?])
+        .with(["--database", seen.to_str().context("a plain path")?])
+        .with(["--once"]);
+    let mut sidecar = beside.start()?;
+    sidecar.log.wait_for("waiting").await?;
+    let (run, _) = started(endpoint).await?;
+    let ended = endpoint.ended(&run, A_RUN).await?;
+    ensure!(kind(&ended) == "done", "{ended:#}");
+    assert_eq!(sidecar.code(A_RUN).await?, 0, "{:?}", sidecar.log.lines());
+    assert_eq!(backups::only(&beside.copies())?.manifest["run"], run);
     Ok(())
 }
 

@@ -91,6 +91,20 @@ pub fn printed(output: &Output) -> Result<Value> {
     serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
 }
 
+/// A peer is announced that has all of the torrent.
+pub async fn complete(tracker: &Tracker, torrent: Torrent) -> Result<()> {
+    let mut client = UdpClient::connect(tracker.addresses.udp).await?;
+    for event in [Event::Started, Event::Completed] {
+        let announce = Announce {
+            torrent,
+            peer: 1,
+            event,
+        };
+        client.announce(announce).await?;
+    }
+    Ok(())
+}
+
 /// An announce is answered.
 pub async fn answered(tracker: &Tracker) -> Result<()> {
     let mut client = UdpClient::connect(tracker.addresses.udp).await?;

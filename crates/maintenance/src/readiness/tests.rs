@@ -676,6 +676,9 @@ fn every_refusal() -> Vec<Refusal> {
             .expect("JSON")
             .check()
             .expect_err("without a reason"),
+        too_large(),
+        too_slow(),
+        cut_short(&"connection reset"),
     ]);
     all
 }
