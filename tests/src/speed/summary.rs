@@ -583,8 +583,6 @@ pub(super) mod tests {
                     commits.beside.max_ms = 51.0;
                     commits.after.max_ms = 51.0;
                 }
-                // Noisy after, and only then.
-                Method::Alone => commits.after.max_ms = 52.0,
                 Method::CommandLine => timing.seconds = Some(1.0),
                 _ => {}
             }
@@ -592,7 +590,27 @@ pub(super) mod tests {
         bad.costs[1].pause_ms = 9.0;
         bad.costs[2].memory = 33 << 20;
         let no = Some(false);
-        assert_eq!(holds(&bad), [no, no, no, None, no, no, no]);
+        assert_eq!(holds(&bad), [no; 7]);
+        // One stall with nothing beside the writer, and of no other it can be told.
+        for (method, stall) in [
+            (
+                Method::Alone,
+                (|account| &mut account.after) as fn(&mut Account) -> &mut Commits,
+            ),
+            (Method::Alone, |account| &mut account.beside),
+            (Method::Cp, |account| &mut account.before),
+        ] {
+            let mut noisy = bad.clone();
+            let of_method = |sample: &&mut Sample| sample.method == method;
+            let sample = noisy.samples.iter_mut().find(of_method).expect("measured");
+            let account = sample.timing.commits.as_mut().expect("it has some");
+            stall(account).max_ms = 52.0;
+            assert_eq!(
+                holds(&noisy),
+                [no, no, None, None, no, no, no],
+                "{method:?}"
+            );
+        }
     }
 
     #[test]
