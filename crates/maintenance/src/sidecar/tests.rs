@@ -302,7 +302,7 @@ fn a_lack_of_room_is_told_before_anything_is_copied() {
     );
     let failure = failure.expect_err("no disk is so large");
     assert!(failure.message.contains("free space"), "{failure:?}");
-    assert_eq!(failure.cause, Cause::Other);
+    assert_eq!(failure.cause, Cause::NoRoom);
     assert_eq!(bench.temporary(), [] as [&str; 0]);
 }
 

@@ -408,6 +408,8 @@ fn a_sidecars_catalogue_is_not_looked_at() {
         engine
             .prepare(&run(0), &Watch::default())
             .expect("prepared");
-        assert_eq!(disk.operations(), before);
+        // What is looked at is the room that the log has.
+        let of_the_log = usize::from(journal == "wal");
+        assert_eq!(disk.operations() - before, of_the_log, "{journal}");
     }
 }
