@@ -22,8 +22,6 @@ pub struct Forecast {
     held_at_most: Duration,
     /// How long the window lasts.
     window: Duration,
-    /// Whether the tracker copies, not a sidecar whose rate is not known.
-    taken_here: bool,
     database_bytes: Option<u64>,
     /// Whether announces wait for the copy.
     held: bool,
@@ -81,7 +79,6 @@ impl Forecast {
                 .held_at_most()
                 .min(settings.schedule.duration()),
             window: settings.schedule.duration(),
-            taken_here: backup.taken_by == TakenBy::Tracker,
             database_bytes,
             held: journal.blocks_writers() || *announces == Announces::Pause,
             estimate,
@@ -123,7 +120,6 @@ impl Forecast {
             Err(refusal) => return Some(format!("would fail: {refusal}")),
         };
         if let Pause::UntilPinned(Some(copy)) = estimate.forecast.pause_of(way)
-            && self.taken_here
             && copy > self.window
         {
             return Some(format!(

@@ -244,9 +244,7 @@ impl Arguments {
     fn name(&self) -> String {
         let given = self.name.clone().map(String::from);
         given.unwrap_or_else(|| {
-            let system = rustix::system::uname();
-            let host = system.nodename().to_string_lossy();
-            let host: String = host
+            let host: String = torrust_tracker_maintenance::host()
                 .chars()
                 .filter(char::is_ascii_graphic)
                 .take(64)

@@ -262,23 +262,17 @@ impl Engine for BackupEngine {
         self.releasing().cancel("another run begins");
         let facts = self.facts()?;
         let estimate = self.estimate(&facts, run.trigger, watch)?;
-        let (pause, prepared) = match self.backup.taken_by {
-            // How fast its tools copy is not known, nor who holds them back.
-            TakenBy::Sidecar => match estimate.forecast.pause {
-                Pause::UntilPinned(_) => (Pause::UntilPinned(None), None),
-                pause @ Pause::UntilCopied(_) => (pause, None),
-            },
-            TakenBy::Tracker => {
-                let prepared = self.begin(run, &estimate)?;
-                let pause = estimate.forecast.pause_of(prepared.way);
-                (pause, Some(prepared))
-            }
+        let prepared = match self.backup.taken_by {
+            TakenBy::Sidecar => None,
+            TakenBy::Tracker => Some(self.begin(run, &estimate)?),
         };
+        let forecast = &estimate.forecast;
+        let way = prepared.as_ref().map_or(forecast.way, |it| it.way);
         // What is checkpointed now need not be while the gate is closed.
         self.database
             .checkpoint_before()
             .map_err(|error| Failure::other(&error))?;
-        Ok((pause, prepared))
+        Ok((forecast.pause_of(way), prepared))
     }
 
     fn pin(&self, _run: &Run, limit: Duration, watch: &Watch) -> Result<Pin, NotPinned> {
@@ -425,8 +419,7 @@ impl Engine for BackupEngine {
         let publisher = self.publisher();
         priority::of_processor();
         // The log does not grow any more.
-        let places = vec![self.catalogue.directory().to_owned()];
-        room::leaving_reserves(places, watch, || match held {
+        publisher.leaving_reserve(watch, || match held {
             Held::Raw(raw) => publisher.publish(draft, &raw, made, watch),
             Held::Streamed(streamed) => publisher.publish_streamed(draft, streamed, made, watch),
         })

@@ -359,10 +359,7 @@ async fn proclaim(
         header: parts.header,
         origin: Origin {
             service: parts.service,
-            host: rustix::system::uname()
-                .nodename()
-                .to_string_lossy()
-                .into_owned(),
+            host: crate::host(),
         },
         webhook,
         heartbeat,

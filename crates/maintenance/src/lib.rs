@@ -45,3 +45,10 @@ pub mod window;
 
 /// Version of this library, as manifests and `/api/v1/status` state it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The name of this machine (`nodename` of uname(2)), as locks, notices and owners state it.
+#[must_use]
+pub fn host() -> String {
+    let system = rustix::system::uname();
+    system.nodename().to_string_lossy().into_owned()
+}

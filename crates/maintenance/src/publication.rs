@@ -28,6 +28,7 @@ use crate::config::{self, Compression, Depth, Method};
 use crate::disk::Disk;
 use crate::driver::Published;
 use crate::encryption::Seal;
+use crate::engine::room;
 use crate::excerpt::{self, Partial};
 use crate::files::{self, Choice, Reserved};
 use crate::mysql::{self, Consistency, Rows};
@@ -160,6 +161,20 @@ struct Stored {
 }
 
 impl Publisher<'_> {
+    /// Does a part of a run, and gives it up before it fills the file system of the backups.
+    ///
+    /// # Errors
+    ///
+    /// As `part`; that there is too little room left.
+    pub(crate) fn leaving_reserve<T>(
+        &self,
+        watch: &Watch,
+        part: impl FnOnce() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let places = vec![self.catalogue.directory().to_owned()];
+        room::leaving_reserves(places, watch, part)
+    }
+
     /// Verifies, compresses, reads back, publishes, and then prunes what retention no
     /// longer keeps.
     ///

@@ -181,7 +181,7 @@ pub fn take(
     };
     let bytes = offer.file.bytes;
     // Whatever else is there: the service writes to the same file system, perhaps.
-    let raw = room::leaving_reserves(place_of(publisher), watch, || {
+    let raw = publisher.leaving_reserve(watch, || {
         let copied = match from {
             Origin::Path(path) => snapshot::copy_beside(path, bytes, &raw, disk, bandwidth, watch),
             Origin::Pin(pin) => {
@@ -220,15 +220,10 @@ impl Taken {
     ///
     /// As [`Publisher::publish`].
     pub fn publish(self, publisher: &Publisher<'_>, watch: &Watch) -> Result<Published, Failure> {
-        room::leaving_reserves(place_of(publisher), watch, || {
+        publisher.leaving_reserve(watch, || {
             publisher.publish(self.draft, &self.raw, self.made, watch)
         })
     }
-}
-
-/// Where a sidecar's backups take room.
-fn place_of(publisher: &Publisher<'_>) -> Vec<PathBuf> {
-    vec![publisher.catalogue.directory().to_owned()]
 }
 
 impl Offer {

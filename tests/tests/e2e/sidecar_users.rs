@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use end_to_end::announce::Torrent;
 use end_to_end::sidecar::Beside;
+use end_to_end::tracker::Setup;
 use end_to_end::{backups, binaries, database};
 use tempfile::TempDir;
 
@@ -71,6 +72,22 @@ fn sidecars_home() -> Result<(TempDir, PathBuf)> {
     Ok((home, program))
 }
 
+/// The tracker's own user, and a database that the group may read.
+fn of_two_users(setup: Setup) -> Result<Setup> {
+    let setup = setup.run_as(TRACKER, READERS)?;
+    fs::set_permissions(setup.database(), fs::Permissions::from_mode(0o640))?;
+    Ok(setup)
+}
+
+/// A directory of the tracker's that the group has this part in. Its path is short, as that of a
+/// socket must be (unix(7), 108 bytes).
+fn shared(mode: u32) -> Result<TempDir> {
+    let shared = TempDir::with_prefix_in("shared-", "/tmp")?;
+    chown(shared.path(), Some(TRACKER), Some(READERS)).context("run the tests as root")?;
+    fs::set_permissions(shared.path(), fs::Permissions::from_mode(mode))?;
+    Ok(shared)
+}
+
 /// Runs a command as the sidecar's user; whether it was good, and what it said.
 fn as_sidecar(program: &str, arguments: &[&str]) -> Result<(bool, String)> {
     use std::os::unix::process::CommandExt as _;
@@ -92,8 +109,7 @@ fn as_sidecar(program: &str, arguments: &[&str]) -> Result<(bool, String)> {
 async fn a_sidecar_needs_no_more_than_to_read_one_file() -> Result<()> {
     let _beside = beside_others().await;
     for journal in ["wal", "delete"] {
-        let setup = setup(journal, 5 * MIB)?.run_as(TRACKER, READERS)?;
-        fs::set_permissions(setup.database(), fs::Permissions::from_mode(0o640))?;
+        let setup = of_two_users(setup(journal, 5 * MIB)?)?;
         let tracker = setup.start().await?;
         let endpoint = tracker.endpoint()?;
         let (home, program) = sidecars_home()?;
@@ -147,8 +163,7 @@ async fn a_sidecar_needs_no_more_than_to_read_one_file() -> Result<()> {
 async fn sqlite_cannot_open_a_wal_database_on_a_read_only_mount_and_a_copy_need_not() -> Result<()>
 {
     let _beside = beside_others().await;
-    let setup = setup("wal", MIB)?.run_as(TRACKER, READERS)?;
-    fs::set_permissions(setup.database(), fs::Permissions::from_mode(0o640))?;
+    let setup = of_two_users(setup("wal", MIB)?)?;
     let (home, _) = sidecars_home()?;
     let volume = ReadOnly::mount(setup.home(), home.path().join("volume"))?;
     let seen = volume.0.join("sqlite3.db");
@@ -182,8 +197,7 @@ async fn sqlite_cannot_open_a_wal_database_on_a_read_only_mount_and_a_copy_need_
 #[tokio::test(flavor = "multi_thread")]
 async fn beside_a_tracker_sqlite_reads_on_a_read_only_mount_and_immutable_misleads() -> Result<()> {
     let _beside = beside_others().await;
-    let setup = setup("wal", MIB)?.run_as(TRACKER, READERS)?;
-    fs::set_permissions(setup.database(), fs::Permissions::from_mode(0o640))?;
+    let setup = of_two_users(setup("wal", MIB)?)?;
     let tracker = setup.start().await?;
     complete(&tracker, Torrent(1)).await?;
     let (home, _) = sidecars_home()?;
@@ -206,18 +220,13 @@ async fn beside_a_tracker_sqlite_reads_on_a_read_only_mount_and_immutable_mislea
 #[tokio::test(flavor = "multi_thread")]
 async fn by_files_two_users_need_a_directory_of_their_group() -> Result<()> {
     let _beside = beside_others().await;
-    let shared = TempDir::with_prefix_in("handshake-", "/tmp")?;
-    chown(shared.path(), Some(TRACKER), Some(READERS)).context("run the tests as root")?;
-    fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o2770))?;
+    let shared = shared(0o2770)?;
     let touch_file = shared.path().join("ready.json");
-    let setup = setup("wal", 5 * MIB)?
-        .set(
-            "maintenance.readiness",
-            "touch_file",
-            &format!("{touch_file:?}"),
-        )
-        .run_as(TRACKER, READERS)?;
-    fs::set_permissions(setup.database(), fs::Permissions::from_mode(0o640))?;
+    let setup = of_two_users(setup("wal", 5 * MIB)?)?.set(
+        "maintenance.readiness",
+        "touch_file",
+        &format!("{touch_file:?}"),
+    );
     let tracker = setup.start().await?;
     let endpoint = tracker.endpoint()?;
     let (home, program) = sidecars_home()?;
@@ -243,15 +252,13 @@ async fn by_files_two_users_need_a_directory_of_their_group() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn over_a_socket_the_group_says_who_may_take_backups() -> Result<()> {
     let _beside = beside_others().await;
-    // The path of a socket is short (unix(7), 108 bytes).
-    let shared = TempDir::with_prefix_in("run-", "/tmp")?;
-    chown(shared.path(), Some(TRACKER), Some(READERS)).context("run the tests as root")?;
-    fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o750))?;
+    let shared = shared(0o750)?;
     let at = format!("unix:{}/maintenance.sock", shared.path().display());
-    let setup = setup("wal", 5 * MIB)?
-        .set("maintenance.readiness", "bind_address", &format!("{at:?}"))
-        .run_as(TRACKER, READERS)?;
-    fs::set_permissions(setup.database(), fs::Permissions::from_mode(0o640))?;
+    let setup = of_two_users(setup("wal", 5 * MIB)?)?.set(
+        "maintenance.readiness",
+        "bind_address",
+        &format!("{at:?}"),
+    );
     let tracker = setup.start().await?;
     tracker.log.wait_for(&at).await?;
     let (home, program) = sidecars_home()?;

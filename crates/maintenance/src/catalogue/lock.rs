@@ -47,10 +47,7 @@ impl Owner {
     pub fn this(command: impl Into<String>, now: DateTime<Utc>) -> Self {
         Self {
             process: std::process::id(),
-            host: rustix::system::uname()
-                .nodename()
-                .to_string_lossy()
-                .into_owned(),
+            host: crate::host(),
             command: command.into(),
             since: now,
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::catalogue::{Artifact, Manifest};
-use crate::config::{self, Announces, Compression, Method};
+use crate::config::{self, Announces, Compression, Method, TakenBy};
 use crate::snapshot::Way;
 use crate::verify;
 use crate::window::Pause;
@@ -159,7 +159,9 @@ impl Known<'_> {
             pause: if waits {
                 Pause::UntilCopied(copy.time)
             } else {
-                Pause::UntilPinned(copy.known())
+                // How fast a sidecar's tools copy is not known, nor who holds them back.
+                let taken_here = backup.taken_by == TakenBy::Tracker;
+                Pause::UntilPinned(copy.known().filter(|_| taken_here))
             },
             copy,
             check: verify::expected(bytes, backup.verify, self.earlier),

@@ -139,16 +139,6 @@ impl DumpEngine {
         })
     }
 
-    /// Does a part of a run, and gives it up before it fills the disk of the backups.
-    fn leaving_reserve<T>(
-        &self,
-        watch: &Watch,
-        part: impl FnOnce() -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
-        let places = vec![self.catalogue.directory().to_owned()];
-        room::leaving_reserves(places, watch, part)
-    }
-
     /// Streams the dump into its artifact.
     fn store(
         &self,
@@ -267,7 +257,7 @@ impl Engine for DumpEngine {
         priority::of_disk(Work::Writing, self.backup.io_priority);
         let mut dump = pin.dump.lock().unwrap_or_else(PoisonError::into_inner);
         let (artifact, rows, seconds) =
-            self.leaving_reserve(watch, || self.store(draft, &mut dump, watch))?;
+            (self.publisher()).leaving_reserve(watch, || self.store(draft, &mut dump, watch))?;
         Ok(Dumped {
             artifact,
             rows,
@@ -315,7 +305,8 @@ impl Engine for DumpEngine {
             seconds,
             warnings: planned.warning.into_iter().collect(),
         };
-        self.leaving_reserve(watch, || self.publisher().publish_dump(draft, made, watch))
+        let publisher = self.publisher();
+        publisher.leaving_reserve(watch, || publisher.publish_dump(draft, made, watch))
     }
 
     fn pinned_too_long(&self) -> Option<Failure> {

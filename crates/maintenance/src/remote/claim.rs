@@ -218,10 +218,7 @@ impl Remote {
 fn this(ledger: &Ledger, catalogue: &Catalogue, now: DateTime<Utc>) -> Owner {
     Owner {
         instance: ledger.instance().clone(),
-        host: rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned(),
+        host: crate::host(),
         directory: std::path::absolute(catalogue.directory())
             .unwrap_or_else(|_| catalogue.directory().to_owned()),
         since: now,

@@ -13,7 +13,7 @@ use super::store::Kind;
 use super::{Error, Remote, check};
 use crate::catalogue::{Artifact, Backup, BackupId, Catalogue, MANIFEST, SUMS};
 use crate::config::Readback;
-use crate::disk::{self, File};
+use crate::disk::{self, File, Hold};
 use crate::snapshot::Watch;
 use crate::verify;
 
@@ -30,6 +30,11 @@ pub(super) enum Pace {
     Free,
 }
 
+/// Keeps a backup from being removed, and from being uploaded twice at once.
+fn held(catalogue: &Catalogue, id: &BackupId) -> Result<Hold, Error> {
+    catalogue.hold(id)?.ok_or_else(|| Error::Busy(id.clone()))
+}
+
 impl Remote {
     /// Uploads a backup: its files, each of which is read back, then its manifest. What is
     /// there already, and is as it should be, is not uploaded again.
@@ -44,10 +49,7 @@ impl Remote {
         backup: &Backup,
         watch: &Watch,
     ) -> Result<(), Error> {
-        let id = &backup.manifest.id;
-        let Some(_held) = catalogue.hold(id)? else {
-            return Err(Error::Busy(id.clone()));
-        };
+        let _held = held(catalogue, &backup.manifest.id)?;
         self.upload_held(catalogue, backup, watch).await
     }
 
@@ -60,9 +62,7 @@ impl Remote {
         watch: &Watch,
     ) -> Result<(), Error> {
         let id = &backup.manifest.id;
-        let Some(_held) = catalogue.hold(id)? else {
-            return Err(Error::Busy(id.clone()));
-        };
+        let _held = held(catalogue, id)?;
         for artifact in backup.manifest.artifacts() {
             watch.begin("reading", Some(artifact.stored_bytes));
             let from = backup.dir.join(&artifact.name);

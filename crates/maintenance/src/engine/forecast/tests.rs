@@ -96,6 +96,15 @@ fn a_pause_is_reckoned_by_the_best_of_the_last_copies_of_its_kind() {
         // A guess keeps no run from beginning that holds nobody up.
         let sure = (copy.basis == Basis::Measured).then_some(copy.time);
         assert_eq!(serving.forecast().pause, Pause::UntilPinned(sure));
+        let of_a_sidecar = config::Backup {
+            taken_by: TakenBy::Sidecar,
+            ..settings.backup.clone()
+        };
+        let sidecars = Known {
+            backup: &of_a_sidecar,
+            ..serving
+        };
+        assert_eq!(sidecars.forecast().pause, Pause::UntilPinned(None));
         assert_eq!(copy, known.forecast().copy);
         let pausing = Known {
             announces: Announces::Pause,

@@ -208,36 +208,30 @@ async fn of_heartbeats_the_last_alone_is_kept() {
     }
 }
 
+/// Three notices wait for a receiver that is down so often, and the service goes down once the
+/// first attempt was made: what was attempted, and how it stands.
+async fn at_a_shutdown(refusals: usize) -> (Vec<usize>, ChannelStatus) {
+    let receiver = Receiver::answering(answers(&[("503 No", refusals), ("200 OK", 9)])).await;
+    let bench = Bench::new(Channel::Webhook, FOR_EVER);
+    for number in 0..3 {
+        bench.slot.put(notice(&receiver, number));
+    }
+    while receiver.got().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    bench.going_down.send_replace(true);
+    let status = bench.ended().await;
+    (numbers(&receiver), status)
+}
+
 #[tokio::test]
 async fn at_a_shutdown_there_is_one_more_attempt_at_once() {
-    let receiver = Receiver::answering(answers(&[("503 No", 2), ("200 OK", 9)])).await;
-    let bench = Bench::new(Channel::Webhook, FOR_EVER);
-    for number in 0..3 {
-        bench.slot.put(notice(&receiver, number));
-    }
-    while receiver.got().is_empty() {
-        tokio::task::yield_now().await;
-    }
-    bench.going_down.send_replace(true);
-    let status = bench.ended().await;
-    assert_eq!(
-        numbers(&receiver),
-        [2, 2],
-        "the others would fare no better"
-    );
+    let (attempted, status) = at_a_shutdown(2).await;
+    assert_eq!(attempted, [2, 2], "the others would fare no better");
     assert_eq!((status.delivered, status.failed, status.waiting), (0, 3, 0));
 
-    let receiver = Receiver::answering(answers(&[("503 No", 1), ("200 OK", 9)])).await;
-    let bench = Bench::new(Channel::Webhook, FOR_EVER);
-    for number in 0..3 {
-        bench.slot.put(notice(&receiver, number));
-    }
-    while receiver.got().is_empty() {
-        tokio::task::yield_now().await;
-    }
-    bench.going_down.send_replace(true);
-    let status = bench.ended().await;
-    assert_eq!(numbers(&receiver), [2, 2, 1, 0], "it is back");
+    let (attempted, status) = at_a_shutdown(1).await;
+    assert_eq!(attempted, [2, 2, 1, 0], "it is back");
     assert_eq!((status.delivered, status.failed), (3, 0));
 }
 
