@@ -15,8 +15,9 @@
 //! Whatever the database does, a slow commit, a lock that is held for seconds or a closed
 //! gate, the first thread goes on to answer connects and scrapes, which touch memory alone;
 //! upstream's health check is a connect and stays green. Where nothing is stored the
-//! first thread executes announces, too, each batch of packets under one pass of the gate:
-//! to hand them over would cost more than to execute them. Both are plain threads with a
+//! first thread executes announces, too, a batch of them under one pass of the gate and after
+//! everything else ([`receive`]): to hand them over would cost more than to execute them. Both
+//! are plain threads with a
 //! blocking socket: a commit blocks, and one that blocked a worker of the async runtime
 //! would take the HTTP services with it (upstream was seen to delay connects by 5 s in that
 //! way).
@@ -142,6 +143,8 @@ struct Shared {
     tracker: Arc<Tracker>,
     storage: Storage,
     queue: Queue,
+    /// Announces that may wait for the receiving thread itself.
+    waiting_at_most: usize,
     /// Where handlers that wait for memory of others (a lock, a channel) are driven.
     runtime: Handle,
     stopping: AtomicBool,
@@ -181,6 +184,7 @@ impl Server {
             tracker,
             storage,
             queue: Queue::new(gate, bounds),
+            waiting_at_most: bounds.queued,
             runtime: Handle::current(),
             stopping: AtomicBool::new(false),
         });

@@ -32,7 +32,9 @@ use end_to_end::udp::UdpClient;
 use end_to_end::{PATIENCE, binaries};
 use rusqlite::Connection;
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
+use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// Compares announce rates with upstream's.
@@ -211,10 +213,12 @@ async fn measure(arguments: &Arguments, case: &Case) -> Result<Figures> {
     // Another process and database, as the load before has left torrents behind.
     let tracker = start(arguments, case).await?;
     let before = processor_time(&tracker)?;
+    let (loaded, load) = oneshot::channel();
     let (report, mut connects) = tokio::try_join!(
-        load_test(arguments, tracker.addresses.udp),
+        load_test(arguments, tracker.addresses.udp, loaded),
         connects(
             tracker.addresses.udp,
+            load,
             Duration::from_secs(arguments.seconds)
         ),
     )?;
@@ -260,7 +264,12 @@ struct Report {
     announces: f64,
 }
 
-async fn load_test(arguments: &Arguments, tracker: SocketAddr) -> Result<Report> {
+/// Tells when it begins to send.
+async fn load_test(
+    arguments: &Arguments,
+    tracker: SocketAddr,
+    loaded: oneshot::Sender<()>,
+) -> Result<Report> {
     let directory = tempfile::tempdir()?;
     let configuration = directory.path().join("load_test.toml");
     // A receive buffer of what the kernel gives without further rights.
@@ -275,20 +284,30 @@ async fn load_test(arguments: &Arguments, tracker: SocketAddr) -> Result<Report>
             most.trim(),
         ),
     )?;
-    let output = Command::new(&arguments.load_test)
+    let mut load_test = Command::new(&arguments.load_test)
         .arg("-c")
         .arg(&configuration)
         .stdin(Stdio::null())
+        .stdout(Stdio::piped())
         .kill_on_drop(true)
-        .output()
-        .await
+        .spawn()
         .with_context(|| format!("starting {}", arguments.load_test.display()))?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    ensure!(
-        output.status.success(),
-        "the load tester failed: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = load_test.stdout.take().context("its output is piped")?;
+    let mut lines = BufReader::new(output).lines();
+    let mut loaded = Some(loaded);
+    let mut said = String::new();
+    while let Some(line) = lines.next_line().await? {
+        // What it prints between making up its peers and sending for them.
+        if line.starts_with("Peers per info hash")
+            && let Some(loaded) = loaded.take()
+        {
+            // Who is told has its own error if it is not there any more.
+            let _ = loaded.send(());
+        }
+        said = said + &line + "\n";
+    }
+    let status = load_test.wait().await?;
+    ensure!(status.success(), "the load tester failed: {status}\n{said}");
     Ok(Report {
         responses: last_number(&said, "Average responses per second:")?,
         announces: last_number(&said, "- Announce responses:")?,
@@ -306,10 +325,15 @@ fn last_number(text: &str, label: &str) -> Result<f64> {
         .with_context(|| format!("{label} is followed by {number}"))
 }
 
-/// Milliseconds that connects take, one every 10 ms.
-async fn connects(tracker: SocketAddr, during: Duration) -> Result<Vec<Duration>> {
-    let began = Instant::now();
+/// Milliseconds that connects take once there is load, one every 10 ms.
+async fn connects(
+    tracker: SocketAddr,
+    load: oneshot::Receiver<()>,
+    during: Duration,
+) -> Result<Vec<Duration>> {
     let mut client = UdpClient::connect(tracker).await?;
+    load.await.context("the load tester did not begin")?;
+    let began = Instant::now();
     client.patience = Duration::from_secs(1);
     let mut taken = Vec::new();
     let mut ticks = interval(Duration::from_millis(10));

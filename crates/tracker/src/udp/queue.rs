@@ -159,6 +159,11 @@ impl Queue {
         }
     }
 
+    /// Counts an announce for which there is no room.
+    pub fn turn_away(&self) {
+        self.gate.counters(Door::Udp).turn_away();
+    }
+
     /// Counts announces that were executed and get no answer.
     pub fn leave_unconfirmed(&self, announces: usize) {
         let counters = self.gate.counters(Door::Udp);

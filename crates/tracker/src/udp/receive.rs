@@ -1,6 +1,19 @@
 //! The thread that receives. What touches memory alone it answers itself, a batch of packets
 //! with a batch of answers; announces that are stored, or that meet a closed gate, it queues.
+//!
+//! # More than it can answer
+//!
+//! Announces that touch memory alone are executed here as well, but after whatever has arrived
+//! since: the socket is emptied first, connects and scrapes are answered on the way, and then
+//! a batch of the announces that wait is executed. So a connect is answered within a batch, a
+//! millisecond or less, however many announces there are. With less than the thread can do
+//! there is nothing to empty, and an announce is executed as soon as it is read.
+//!
+//! The kernel's buffer, which holds a few hundred packets unless the operator allows more, would
+//! drop connects and announces alike. Here only announces are, beyond the same bound as in the
+//! queue, and counted.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -10,13 +23,18 @@ use aquatic_udp_protocol::{AnnounceRequest, Request, Response};
 use torrust_tracker::servers::udp::connection_cookie::{check, from_connection_id};
 use torrust_tracker::servers::udp::{UDP_TRACKER_LOG_TARGET, handlers};
 use torrust_tracker::shared::bit_torrent::common::MAX_SCRAPE_TORRENTS;
+use torrust_tracker_maintenance::gate::Pass;
 
 use super::queue::Announce;
-use super::wire::{Inbox, Outbox};
+use super::wire::{BATCH, Inbox, Outbox};
 use super::{Shared, Storage, answer, survive};
 
 /// The pause after a failed receive, should the failure be there to stay.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
+
+/// Batches that are received one after the other while announces wait: as many packets as a
+/// socket holds by default, and half as many again.
+const AHEAD: usize = 8;
 
 /// Receives until the server is told to stop.
 pub fn run(shared: &Shared) {
@@ -26,30 +44,43 @@ pub fn run(shared: &Shared) {
     // However this ends, the other thread must not wait for more.
     let _finish = Finish(shared);
     while !shared.stopping.load(Ordering::Acquire) {
-        match inbox.receive(&shared.socket) {
-            Ok(()) => {
-                failures = 0;
-                shared.handle(&inbox, &mut desk);
-            }
-            Err(error) if is_no_failure(&error) => {}
-            Err(error) => {
-                failures += 1;
-                // The first says what is wrong; after that they only need not be forgotten.
-                if failures.is_power_of_two() {
-                    tracing::error!(target: UDP_TRACKER_LOG_TARGET, %error, failures, "could not receive, trying again");
+        for _ in 0..AHEAD {
+            let received = if desk.announces.is_empty() {
+                inbox.receive(&shared.socket)
+            } else {
+                inbox.receive_more(&shared.socket)
+            };
+            match received {
+                Ok(()) => {
+                    failures = 0;
+                    shared.handle(&inbox, &mut desk);
                 }
-                std::thread::park_timeout(RETRY_AFTER);
+                Err(error) if is_no_failure(&error) => break,
+                Err(error) => {
+                    failures += 1;
+                    // The first says what is wrong; after that they only need not be forgotten.
+                    if failures.is_power_of_two() {
+                        tracing::error!(target: UDP_TRACKER_LOG_TARGET, %error, failures, "could not receive, trying again");
+                    }
+                    std::thread::park_timeout(RETRY_AFTER);
+                    break;
+                }
+            }
+            if !inbox.is_full() {
+                break;
             }
         }
+        shared.execute_some(&mut desk);
     }
+    shared.queue.arrive(desk.announces.drain(..));
 }
 
-/// What becomes of a batch of packets.
+/// What becomes of the packets.
 #[derive(Default)]
 struct Desk {
     answers: Outbox,
-    /// For the queue.
-    announces: Vec<Announce>,
+    /// In the order of their arrival: for this thread, or for the queue.
+    announces: VecDeque<Announce>,
 }
 
 /// Tells the executing thread that nothing arrives any more.
@@ -73,11 +104,6 @@ impl Shared {
     /// Queues first and answers then: who has an answer knows that all it sent before has
     /// been taken in.
     fn handle(&self, inbox: &Inbox, desk: &mut Desk) {
-        // One for the whole batch. What is not stored has nothing to wait for but the gate.
-        let pass = match self.storage {
-            Storage::Memory => self.queue.pass_by(),
-            Storage::Database(_) => None,
-        };
         #[expect(
             clippy::disallowed_methods,
             reason = "this is when they arrive; the queue is handed it"
@@ -85,20 +111,45 @@ impl Shared {
         let arrived = Instant::now();
         for (packet, from) in inbox.packets() {
             survive("receiving a packet", || {
-                let Some(announce) = self.receive(packet, from, arrived, &mut desk.answers) else {
-                    return;
-                };
-                if pass.is_some() {
-                    self.execute(announce, None, &mut desk.answers);
-                } else {
-                    desk.announces.push(announce);
-                }
+                let announce = self.receive(packet, from, arrived, &mut desk.answers);
+                desk.announces.extend(announce);
+            });
+        }
+        if !desk.announces.is_empty() && self.pass_by().is_none() {
+            self.queue.arrive(desk.announces.drain(..));
+        }
+        for _ in self.waiting_at_most..desk.announces.len() {
+            desk.announces.pop_back();
+            self.queue.turn_away();
+        }
+        desk.answers.send(&self.socket);
+    }
+
+    /// A pass for announces that are executed here. What is not stored has nothing to wait for
+    /// but the gate, and those that waited for it.
+    fn pass_by(&self) -> Option<Pass<'_>> {
+        match self.storage {
+            Storage::Memory => self.queue.pass_by(),
+            Storage::Database(_) => None,
+        }
+    }
+
+    /// Executes a batch of the announces that wait, under one pass; or queues them all.
+    fn execute_some(&self, desk: &mut Desk) {
+        if desk.announces.is_empty() {
+            return;
+        }
+        let Some(pass) = self.pass_by() else {
+            self.queue.arrive(desk.announces.drain(..));
+            return;
+        };
+        let batch = desk.announces.len().min(BATCH);
+        for announce in desk.announces.drain(..batch) {
+            survive("executing an announce", || {
+                self.execute(announce, None, &mut desk.answers);
             });
         }
         drop(pass);
-        if !desk.announces.is_empty() {
-            self.queue.arrive(desk.announces.drain(..));
-        }
         desk.answers.send(&self.socket);
     }
 

@@ -26,6 +26,7 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::error::SendError;
 use torrust_tracker::core::statistics::{Event, EventSender, Repo};
+use torrust_tracker::servers::udp::connection_cookie::{into_connection_id, make};
 use torrust_tracker_configuration::Core;
 use torrust_tracker_maintenance::gate::{Door, Keeper};
 
@@ -122,6 +123,33 @@ fn beyond_the_bound_announces_are_dropped_and_counted() {
     assert_eq!(first.announced(), 1);
     second.announce(3, AnnounceEvent::Started);
     assert_eq!(second.announced(), 3);
+}
+
+/// All of it has arrived when the server starts, the connect last and behind more than two
+/// batches.
+#[test]
+fn a_connect_is_answered_before_the_announces_that_came_earlier() {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let mut client = Client::of(socket.local_addr().expect("an address"));
+    let from = client.socket.local_addr().expect("an address");
+    client.connection_id = into_connection_id(&make(&from));
+    for transaction in 0..130 {
+        client.announce(transaction, AnnounceEvent::None);
+    }
+    client.send(&Request::Connect(ConnectRequest {
+        transaction_id: TransactionId::new(200),
+    }));
+    let bounds = Bounds { held: 1, queued: 8 };
+    let tracker = Tested::on(socket, bounds, false, None);
+    let Response::Connect(answer) = client.receive() else {
+        panic!("the connect was to be answered first");
+    };
+    assert_eq!(answer.transaction_id, TransactionId::new(200));
+    let announced = [(); 8].map(|()| client.announced());
+    assert_eq!(announced, [0, 1, 2, 3, 4, 5, 6, 7]);
+    // Of the others there is no answer: this one comes next.
+    client.connect();
+    assert_eq!(tracker.counters().turned_away(), 130 - 8);
 }
 
 #[test]
@@ -406,6 +434,16 @@ impl Tested {
     }
 
     fn with(bounds: Bounds, stores: bool, statistics: Option<Box<dyn EventSender>>) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        Self::on(socket, bounds, stores, statistics)
+    }
+
+    fn on(
+        socket: UdpSocket,
+        bounds: Bounds,
+        stores: bool,
+        statistics: Option<Box<dyn EventSender>>,
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let database = directory.path().join("sqlite3.db");
         let mut core = Core::default();
@@ -421,7 +459,6 @@ impl Tested {
         };
         let runtime = Runtime::new().expect("a runtime");
         let (gate, keeper) = Gate::new().expect("a gate");
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
         let alarm = Alarm::new();
         let entered = runtime.enter();
         let server = Server::start(socket, Arc::new(tracker), storage, gate, bounds, &alarm);
@@ -458,13 +495,7 @@ impl Tested {
     }
 
     fn client(&self) -> Client {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-        socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-        let mut client = Client {
-            socket,
-            server: self.server.address(),
-            connection_id: ConnectionId::new(0),
-        };
+        let mut client = Client::of(self.server.address());
         client.connection_id = client.connect();
         client
     }
@@ -487,6 +518,17 @@ struct Client {
 }
 
 impl Client {
+    /// One that has not connected.
+    fn of(server: SocketAddr) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        Self {
+            socket,
+            server,
+            connection_id: ConnectionId::new(0),
+        }
+    }
+
     fn connect(&self) -> ConnectionId {
         self.send(&Request::Connect(ConnectRequest {
             transaction_id: TransactionId::new(0),

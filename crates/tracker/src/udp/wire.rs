@@ -52,6 +52,24 @@ impl Inbox {
     ///
     /// As `recv_from`; the inbox is empty then.
     pub fn receive(&mut self, socket: &UdpSocket) -> io::Result<()> {
+        self.receive_with(socket, MsgFlags::MSG_WAITFORONE)
+    }
+
+    /// Takes what has arrived and waits for nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Inbox::receive`]; [`io::ErrorKind::WouldBlock`] if nothing has arrived.
+    pub fn receive_more(&mut self, socket: &UdpSocket) -> io::Result<()> {
+        self.receive_with(socket, MsgFlags::MSG_DONTWAIT)
+    }
+
+    /// Whether more may have arrived than the inbox has room for.
+    pub fn is_full(&self) -> bool {
+        self.received.len() == BATCH
+    }
+
+    fn receive_with(&mut self, socket: &UdpSocket, flags: MsgFlags) -> io::Result<()> {
         self.received.clear();
         let mut slices: Vec<_> = self
             .buffers
@@ -62,7 +80,7 @@ impl Inbox {
             socket.as_raw_fd(),
             &mut self.headers,
             &mut slices,
-            MsgFlags::MSG_WAITFORONE,
+            flags,
             None,
         )?;
         self.received
@@ -267,5 +285,27 @@ mod tests {
         let error = inbox.receive(&to).expect_err("nothing was sent");
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         assert_eq!(inbox.packets().count(), 0);
+    }
+
+    #[test]
+    fn what_has_arrived_is_taken_and_nothing_is_waited_for() {
+        let (from, to) = pair("127.0.0.1");
+        let address = to.local_addr().expect("an address");
+        let mut inbox = Inbox::new();
+        for packets in [BATCH, BATCH - 1, 0] {
+            for _ in 0..packets {
+                from.send_to(&[7], address).expect("loopback takes it");
+            }
+            let received = inbox.receive_more(&to);
+            let kind = received.map_err(|error| error.kind());
+            let expected = if packets == 0 {
+                Err(io::ErrorKind::WouldBlock)
+            } else {
+                Ok(())
+            };
+            assert_eq!(kind, expected, "within the socket's time-out of 20 s");
+            assert_eq!(inbox.packets().count(), packets);
+            assert_eq!(inbox.is_full(), packets == BATCH);
+        }
     }
 }
