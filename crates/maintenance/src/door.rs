@@ -161,6 +161,12 @@ impl Lobby {
         }
     }
 
+    /// The gate it is before.
+    #[must_use]
+    pub fn gate(&self) -> &Gate {
+        &self.shared.gate
+    }
+
     /// The same lobby for layers whose gated requests write: they are answered when what
     /// they wrote is durable.
     #[must_use]

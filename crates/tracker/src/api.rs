@@ -4,9 +4,11 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Query;
+use axum::extract::{Query, Request, State};
 use axum::http::Method;
 use axum::http::request::Parts;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
 use torrust_tracker::core::Tracker;
 use torrust_tracker::servers::apis::routes;
 use torrust_tracker::servers::apis::v1::middlewares::auth::QueryParams;
@@ -14,11 +16,35 @@ use torrust_tracker_configuration::AccessTokens;
 use torrust_tracker_maintenance::door::{Lobby, Way};
 use tower::Layer as _;
 
-/// The routes of the API.
-pub fn router(tracker: Arc<Tracker>, tokens: Arc<AccessTokens>, lobby: &Lobby) -> Router {
+use crate::writer::Writer;
+
+/// The routes of the API. Without a writer its requests are executed as they come: what they
+/// write goes to a server which lets many write.
+pub fn router(
+    tracker: Arc<Tracker>,
+    tokens: Arc<AccessTokens>,
+    lobby: &Lobby,
+    writer: Option<Writer>,
+) -> Router {
     let known = Arc::clone(&tokens);
     let gate = lobby.layer(move |parts| way(parts, &known));
-    Router::new().fallback_service(gate.layer(routes::router(tracker, tokens)))
+    let mut routes = routes::router(tracker, tokens);
+    if let Some(writer) = writer {
+        routes = routes.layer(from_fn_with_state(writer, execute));
+    }
+    Router::new().fallback_service(gate.layer(routes))
+}
+
+/// Executes what writes when its turn to do so has come. That it could not be stored upstream
+/// says itself.
+async fn execute(State(writer): State<Writer>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let _turn = if is_write(&parts) {
+        Some(writer.turn().await)
+    } else {
+        None
+    };
+    next.run(Request::from_parts(parts, body)).await
 }
 
 /// Writes pass the gate, but not those that upstream will refuse for their token: it looks

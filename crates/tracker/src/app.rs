@@ -46,6 +46,7 @@ use torrust_tracker_maintenance::maintenance::{Maintenance, Running, Service, St
 use crate::alarm::Alarm;
 use crate::configuration::Configuration;
 use crate::sockets::Sockets;
+use crate::writer::{Ledger, Writer};
 use crate::{api, completed, database, http, udp, web};
 
 /// What manifests and the status name as the service.
@@ -133,17 +134,18 @@ impl App {
         let lobby = Lobby::new(gate.clone(), hold_http, announces);
         let registar = Registar::default();
         let alarm = Alarm::new();
+        let writer = Writer::new(stored.ledger, stored.durability.clone());
         let starter = Starter {
             configuration: &configuration,
             tracker: &tracker,
             registar: &registar,
             gate: &gate,
             lobby: &lobby,
-            durability: stored.durability.as_ref(),
+            writer: &writer,
             alarm: &alarm,
         };
         starter.warn_if_idle();
-        let udp = starter.udp(sockets.udp, &starter.storage(stored.ledger), bounds)?;
+        let udp = starter.udp(sockets.udp, &starter.storage(), bounds)?;
         let mut web = starter.http(sockets.http)?;
         web.extend(starter.api(sockets.api)?);
         let cleanup = (configuration.core.inactive_peer_cleanup_interval > 0)
@@ -247,8 +249,7 @@ struct Starter<'a> {
     registar: &'a Registar,
     gate: &'a Gate,
     lobby: &'a Lobby,
-    /// `None`: there is nothing to wait for, or nobody wants to.
-    durability: Option<&'a Durability>,
+    writer: &'a Writer,
     alarm: &'a Alarm,
 }
 
@@ -261,7 +262,7 @@ impl Starter<'_> {
 
     /// The lobby before a service that writes.
     fn lobby(&self) -> Lobby {
-        match self.durability {
+        match self.writer.durability() {
             Some(durability) => self.lobby.durable(durability.clone()),
             None => self.lobby.clone(),
         }
@@ -282,9 +283,14 @@ impl Starter<'_> {
         }
     }
 
-    fn storage(&self, ledger: Option<udp::Ledger>) -> udp::Storage {
+    /// For requests that come one by one. A server lets many write.
+    fn in_turn(&self) -> Option<Writer> {
+        sqlite_path(self.configuration).map(|_| self.writer.clone())
+    }
+
+    fn storage(&self) -> udp::Storage {
         if self.stores() {
-            udp::Storage::Database(udp::Writer::new(ledger, self.durability.cloned()))
+            udp::Storage::Database(self.writer.clone())
         } else {
             udp::Storage::Memory
         }
@@ -332,10 +338,10 @@ impl Starter<'_> {
         if self.configuration.http_trackers.is_none() {
             tracing::info!("No HTTP blocks in configuration");
         }
-        let lobby = if self.stores() {
-            self.lobby()
+        let (lobby, writer) = if self.stores() {
+            (self.lobby(), self.in_turn())
         } else {
-            self.lobby.clone()
+            (self.lobby.clone(), None)
         };
         let mut servers = Vec::new();
         for endpoint in endpoints {
@@ -344,7 +350,7 @@ impl Starter<'_> {
                 .address()
                 .context("an HTTP tracker has no address")?;
             tracing::info!(target: HTTP_TRACKER_LOG_TARGET, "Starting on: {protocol}://{address}");
-            let app = http::router(Arc::clone(self.tracker), address, &lobby);
+            let app = http::router(Arc::clone(self.tracker), address, &lobby, writer.clone());
             let lifeline = self
                 .alarm
                 .lifeline(format!("the HTTP tracker on {address}"));
@@ -366,7 +372,12 @@ impl Starter<'_> {
         // Upstream's lines have no colon here.
         tracing::info!(target: API_LOG_TARGET, "Starting on {protocol}://{address}");
         let tokens = Arc::new(configured.access_tokens.clone());
-        let app = api::router(Arc::clone(self.tracker), tokens, &self.lobby());
+        let app = api::router(
+            Arc::clone(self.tracker),
+            tokens,
+            &self.lobby(),
+            self.in_turn(),
+        );
         let lifeline = self.alarm.lifeline(format!("the API on {address}"));
         let server = web::Server::start(endpoint, app, lifeline);
         let server = server.context("could not start the API")?;
@@ -417,7 +428,7 @@ async fn open(
 #[derive(Default)]
 struct Stored {
     /// Looks after what upstream writes.
-    ledger: Option<udp::Ledger>,
+    ledger: Option<Ledger>,
     /// `None` where answers do not wait for the disk.
     durability: Option<Durability>,
 }
@@ -437,7 +448,7 @@ impl Stored {
             return Ok(Self::default());
         }
         let stored = blocking(move || {
-            let ledger = udp::Ledger::open(&path).context("could not open the database")?;
+            let ledger = Ledger::open(&path).context("could not open the database")?;
             let durability = match acknowledge {
                 Acknowledge::Durable => Some(Durability::open(&path)?),
                 Acknowledge::Committed => None,

@@ -1,26 +1,83 @@
-//! The HTTP tracker: upstream's router behind the gate's door.
+//! The HTTP tracker: upstream's router behind the gate's door, and behind that, where announces
+//! are stored, the turn of those that write.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::ConnectInfo;
-use axum::http::Method;
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
 use torrust_tracker::core::Tracker;
 use torrust_tracker::servers::http::percent_encoding::{
     percent_decode_info_hash, percent_decode_peer_id,
 };
 use torrust_tracker::servers::http::v1::routes;
 use torrust_tracker_maintenance::door::{Lobby, Way};
+use torrust_tracker_maintenance::gate::{Door, Gate};
+use torrust_tracker_primitives::info_hash::InfoHash;
 use tower::Layer as _;
 
-/// The routes of an HTTP tracker that listens on `address`.
-pub fn router(tracker: Arc<Tracker>, address: SocketAddr, lobby: &Lobby) -> Router {
+use crate::writer::{self, Writer};
+
+/// The routes of an HTTP tracker that listens on `address`. Without a writer announces are
+/// executed as they come: nothing is stored, or by a server which lets many write.
+pub fn router(
+    tracker: Arc<Tracker>,
+    address: SocketAddr,
+    lobby: &Lobby,
+    writer: Option<Writer>,
+) -> Router {
     let on_reverse_proxy = tracker.is_behind_reverse_proxy();
     let gate = lobby.layer(move |parts| way(parts, on_reverse_proxy));
+    let mut routes = routes::router(Arc::clone(&tracker), address);
+    if let Some(writer) = writer {
+        let desk = Desk {
+            tracker,
+            writer,
+            gate: lobby.gate().clone(),
+        };
+        routes = routes.layer(from_fn_with_state(desk, execute));
+    }
     // Around the router as a whole: what it answers by itself, it answers at once.
-    Router::new().fallback_service(gate.layer(routes::router(tracker, address)))
+    Router::new().fallback_service(gate.layer(routes))
+}
+
+/// What executing an announce that is stored takes.
+#[derive(Clone)]
+struct Desk {
+    tracker: Arc<Tracker>,
+    writer: Writer,
+    gate: Gate,
+}
+
+/// Executes an announce when its turn to write has come. One that tells of a completed download
+/// which could not be stored is answered 503, as one that is turned away: it is sent again.
+async fn execute(State(desk): State<Desk>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    if !is_announce(&parts) {
+        return next.run(Request::from_parts(parts, body)).await;
+    }
+    let torrent = completes(&parts);
+    let turn = desk.writer.turn().await;
+    let response = next.run(Request::from_parts(parts, body)).await;
+    if let Some(torrent) = torrent {
+        let completed = writer::completed(&desk.tracker, torrent).await;
+        if !turn.is_stored(torrent, completed, desk.gate.counters(Door::Http)) {
+            return StatusCode::SERVICE_UNAVAILABLE.into_response();
+        }
+    }
+    response
+}
+
+/// The torrent of which an announce tells that a download is complete.
+fn completes(parts: &Parts) -> Option<InfoHash> {
+    let query = parts.uri.query()?;
+    let completed = parameter(query, "event")?.eq_ignore_ascii_case("completed");
+    let info_hash = completed.then(|| parameter(query, "info_hash"))??;
+    percent_decode_info_hash(info_hash).ok()
 }
 
 /// Announces pass the gate, those of one peer in the order of their arrival. Scrapes and

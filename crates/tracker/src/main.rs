@@ -16,6 +16,7 @@ mod signals;
 mod sockets;
 mod udp;
 mod web;
+mod writer;
 
 use std::process::ExitCode;
 

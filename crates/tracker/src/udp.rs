@@ -49,7 +49,7 @@
 //!   answer, its pass is given back, both threads go on.
 //! - A thread ends all the same: its lifeline raises the alarm and the process shuts down.
 //! - What was executed cannot be made durable: none of a turn's announces gets an answer;
-//!   counted. The same for one whose completion upstream failed to store ([`ledger`]).
+//!   counted. The same for one whose completion upstream failed to store ([`crate::writer`]).
 //! - More announces than may wait, or than the database takes in time (see [`queue`]):
 //!   dropped without an answer, counted. Every client sends again; an error reply would
 //!   make some stay away for half an hour.
@@ -58,7 +58,6 @@
 
 mod answer;
 mod execute;
-mod ledger;
 mod queue;
 mod receive;
 mod wire;
@@ -67,8 +66,8 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -76,12 +75,11 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use torrust_tracker::core::Tracker;
 use torrust_tracker::servers::udp::UDP_TRACKER_LOG_TARGET;
-use torrust_tracker_maintenance::durability::Durability;
 use torrust_tracker_maintenance::gate::Gate;
 use torrust_tracker_maintenance::hold::Bounds;
 
 use crate::alarm::{Alarm, Lifeline};
-pub use ledger::Ledger;
+use crate::writer::Writer;
 use queue::Queue;
 
 /// How long the receiving thread may take to see that it is to stop.
@@ -109,32 +107,6 @@ pub enum Storage {
     Memory,
     /// In the database too.
     Database(Writer),
-}
-
-/// How the UDP trackers of one process write to its database. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Writer {
-    /// Had by the one that writes. SQLite lets one write at a time as well, but whom it lets
-    /// wait sleeps for milliseconds, and gives up after 5 s.
-    ledger: Arc<Mutex<Option<Ledger>>>,
-    /// `None`: answers do not wait for the disk.
-    durability: Option<Durability>,
-}
-
-impl Writer {
-    /// One for all sockets. `None` for what cannot be had: without a ledger nothing is looked
-    /// at after it was written, without durability answers do not wait for the disk.
-    pub fn new(ledger: Option<Ledger>, durability: Option<Durability>) -> Self {
-        Self {
-            ledger: Arc::new(Mutex::new(ledger)),
-            durability,
-        }
-    }
-
-    /// Waits for the others.
-    fn turn(&self) -> MutexGuard<'_, Option<Ledger>> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// What both threads use.

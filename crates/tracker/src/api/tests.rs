@@ -65,7 +65,7 @@ async fn a_closed_gate_holds_an_authorised_write_and_nothing_else() {
     let tracker = Tracker::new(&core, None, Repo::new()).expect("a tracker");
     let (gate, keeper) = Gate::new().expect("a gate");
     let lobby = Lobby::new(gate.clone(), 8, Handle::current());
-    let app = router(Arc::new(tracker), Arc::new(tokens()), &lobby);
+    let app = router(Arc::new(tracker), Arc::new(tokens()), &lobby, None);
     let ask = |method, uri: &str| {
         let response = app.clone().oneshot(request(method, uri, Body::empty()));
         async move { response.await.expect("infallible").status() }

@@ -10,6 +10,7 @@ use torrust_tracker_maintenance::gate::{Gate, Keeper};
 use tower::ServiceExt as _;
 
 use super::*;
+use crate::writer::Ledger;
 
 const HASH: &str = "%3B%24U%04%CF%5F%11%BB%DB%E1%20%1C%EAjk%F4Z%EE%1B%C0";
 const SAME_HASH: &str = "%3b$%55%04%cf_%11%bb%db%e1%20%1c%ea%6a%6b%f4%5a%ee%1b%c0";
@@ -93,6 +94,93 @@ async fn a_closed_gate_holds_an_announce_and_nothing_else() {
     assert!(body.contains("8:completei1e"), "{body}");
 }
 
+/// As those over UDP, see `udp/tests.rs`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_completion_that_upstream_fails_to_store_is_not_acknowledged() {
+    let tested = Stores::new();
+    let announce = |event| {
+        let uri =
+            format!("/announce?info_hash={HASH}&peer_id={PEER}&port=6881&left=0&event={event}");
+        get(&tested.app, &uri)
+    };
+    let database = rusqlite::Connection::open(tested.database()).expect("the database");
+    let away = "ALTER TABLE torrents RENAME TO elsewhere";
+    database.execute_batch(away).expect("nobody else writes");
+    let (status, _) = announce("started").await;
+    assert_eq!(status, StatusCode::OK, "there is nothing to lose");
+    let (status, body) = announce("completed").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(body, "");
+    let unconfirmed = || tested.keeper.gate().counters(Door::Http).unconfirmed();
+    assert_eq!(unconfirmed(), 1);
+
+    let back = "ALTER TABLE elsewhere RENAME TO torrents";
+    database.execute_batch(back).expect("nobody else writes");
+    // Sent again it is no second completion, and nothing upstream would write.
+    let (status, _) = announce("completed").await;
+    assert_eq!(status, StatusCode::OK);
+    let stored = "SELECT completed FROM torrents";
+    let completed: i64 = database
+        .query_row(stored, [], |row| row.get(0))
+        .expect("a row");
+    assert_eq!((completed, unconfirmed()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_announce_waits_for_its_turn_to_write_and_a_scrape_does_not() {
+    let tested = Stores::new();
+    let turn = tested.writer.turn().await;
+    let announce = tokio::spawn(get(
+        &tested.app,
+        &format!("/announce?info_hash={HASH}&peer_id={PEER}&port=6881&left=0"),
+    ));
+    while tested.keeper.gate().in_flight() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let (status, body) = get(&tested.app, &format!("/scrape?info_hash={HASH}")).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(body.contains("8:completei0e"), "{body}");
+    assert!(!announce.is_finished());
+    drop(turn);
+    let (status, body) = announce.await.expect("no panic");
+    assert_eq!(status, StatusCode::OK);
+    assert!(body.contains("8:completei1e"), "{body}");
+}
+
+/// An HTTP tracker that stores announces.
+struct Stores {
+    app: Router,
+    writer: Writer,
+    keeper: Keeper,
+    directory: tempfile::TempDir,
+}
+
+impl Stores {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let database = directory.path().join("sqlite3.db");
+        let mut core = Core::default();
+        core.database.path = database.display().to_string();
+        core.tracker_policy.persistent_torrent_completed_stat = true;
+        let tracker = Tracker::new(&core, None, Repo::new()).expect("a tracker");
+        let ledger = Ledger::open(&database).expect("it has just been created");
+        let writer = Writer::new(Some(ledger), None);
+        let (gate, keeper) = Gate::new().expect("a gate");
+        let lobby = Lobby::new(gate, 8, Handle::current());
+        let address = SocketAddr::from(([127, 0, 0, 1], 7070));
+        Self {
+            app: router(Arc::new(tracker), address, &lobby, Some(writer.clone())),
+            writer,
+            keeper,
+            directory,
+        }
+    }
+
+    fn database(&self) -> std::path::PathBuf {
+        self.directory.path().join("sqlite3.db")
+    }
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "a gate is closed until an instant"
@@ -110,7 +198,7 @@ fn app() -> (Router, Keeper, tempfile::TempDir) {
     let lobby = Lobby::new(gate, 8, Handle::current());
     let address = SocketAddr::from(([127, 0, 0, 1], 7070));
     (
-        router(Arc::new(tracker), address, &lobby),
+        router(Arc::new(tracker), address, &lobby, None),
         keeper,
         directory,
     )

@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 
 use aquatic_udp_protocol::{AnnounceEvent, AnnounceRequest};
 use torrust_tracker::servers::udp::connection_cookie::{into_connection_id, make};
-use torrust_tracker::servers::udp::{UDP_TRACKER_LOG_TARGET, handlers};
+use torrust_tracker::servers::udp::handlers;
 use torrust_tracker_primitives::info_hash::InfoHash;
 
-use super::ledger::{Entry, Ledger};
 use super::queue::{Announce, Turn};
 use super::wire::Outbox;
 use super::{Shared, Storage, answer, survive};
+use crate::writer::{self, Turn as Writing};
 
 /// Announces executed in one turn.
 const TURN: usize = 256;
@@ -47,9 +47,8 @@ impl Shared {
     fn execute_turn(&self, turn: &Turn<'_>, outbox: &mut Outbox) {
         let writing = match &self.storage {
             Storage::Memory => None,
-            Storage::Database(writer) => Some(writer.turn()),
+            Storage::Database(writer) => Some(writer.blocking_turn()),
         };
-        let ledger = writing.as_ref().and_then(|ledger| ledger.as_ref());
         let began = Instant::now();
         while outbox.len() < TURN && began.elapsed() < TURN_TIME {
             let batch = turn.take();
@@ -58,14 +57,19 @@ impl Shared {
             }
             for announce in batch.fresh.into_iter().chain(batch.held) {
                 survive("executing an announce", || {
-                    self.execute(announce, ledger, outbox);
+                    self.execute(announce, writing.as_ref(), outbox);
                 });
             }
         }
     }
 
     /// Executes an announce whose connection id was valid when it arrived.
-    pub(super) fn execute(&self, announce: Announce, ledger: Option<&Ledger>, outbox: &mut Outbox) {
+    pub(super) fn execute(
+        &self,
+        announce: Announce,
+        writing: Option<&Writing<'_>>,
+        outbox: &mut Outbox,
+    ) {
         let Announce {
             from, mut request, ..
         } = announce;
@@ -75,55 +79,30 @@ impl Shared {
             Ok(answer) => answer,
             Err(error) => answer::refusal(&error, request.transaction_id),
         };
-        if let Some(ledger) = ledger
-            && !self.is_stored(&request, ledger)
-        {
-            self.queue.leave_unconfirmed(1);
-            return;
+        if writing.is_none_or(|writing| self.is_stored(&request, writing)) {
+            outbox.push(&answer, from);
         }
-        outbox.push(&answer, from);
     }
 
     /// Whether what the announce told will be missed by nobody: it told of no completed
     /// download, or the torrent's counter shows in the database.
-    fn is_stored(&self, request: &AnnounceRequest, ledger: &Ledger) -> bool {
+    fn is_stored(&self, request: &AnnounceRequest, writing: &Writing<'_>) -> bool {
         if AnnounceEvent::from(request.event) != AnnounceEvent::Completed {
             return true;
         }
         let torrent = InfoHash::from(request.info_hash);
-        let scrape = self.drive(self.tracker.scrape(&vec![torrent]));
-        let completed = scrape
-            .files
-            .get(&torrent)
-            .map_or(0, |stats| stats.downloaded);
-        if completed == 0 {
-            return true;
-        }
-        match ledger.confirm(&torrent.to_hex_string(), completed) {
-            Ok(Entry::Stored) => true,
-            Ok(Entry::Mended) => {
-                tracing::warn!(target: UDP_TRACKER_LOG_TARGET, %torrent, completed, "a counter was not stored at first");
-                true
-            }
-            Err(error) => {
-                // The first says what is wrong; after that they only need not be forgotten.
-                let unconfirmed = self.queue.unconfirmed() + 1;
-                if unconfirmed.is_power_of_two() {
-                    tracing::error!(target: UDP_TRACKER_LOG_TARGET, %torrent, completed, %error, unconfirmed, "a counter could not be stored; the announce is left unanswered");
-                }
-                false
-            }
-        }
+        let completed = self.drive(writer::completed(&self.tracker, torrent));
+        writing.is_stored(torrent, completed, self.queue.counters())
     }
 
     /// Sends the answers once what was executed cannot be lost any more. If that cannot be
     /// had, none is sent: a client that gets no answer says it again.
     fn send_durably(&self, outbox: &mut Outbox) {
         if let Storage::Database(writer) = &self.storage
-            && let Some(durability) = &writer.durability
+            && let Some(durability) = writer.durability()
             && durability.sync().is_err()
         {
-            self.queue.leave_unconfirmed(outbox.len());
+            self.queue.counters().leave_unconfirmed(outbox.len() as u64);
             outbox.clear();
         }
         outbox.send(&self.socket);

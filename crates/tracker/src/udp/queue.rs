@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use aquatic_udp_protocol::common::PeerId;
 use aquatic_udp_protocol::{AnnounceEventBytes, AnnounceRequest, InfoHash};
 use tokio::runtime::Handle;
-use torrust_tracker_maintenance::gate::{Door, Gate, Pass};
+use torrust_tracker_maintenance::gate::{Counters, Door, Gate, Pass};
 use torrust_tracker_maintenance::hold::{Arrival, Batch, Bounds, Hold};
 
 /// Announces of each kind (fresh, held) that are taken at once. A gate that closes waits for
@@ -94,7 +94,7 @@ impl Queue {
 
     /// Takes announces in, or drops what there is no room for.
     pub fn arrive(&self, announces: impl IntoIterator<Item = Announce>) {
-        let counters = self.gate.counters(Door::Udp);
+        let counters = self.counters();
         let mut state = self.lock();
         let was_empty = state.hold.is_empty();
         for announce in announces {
@@ -159,20 +159,9 @@ impl Queue {
         }
     }
 
-    /// Counts an announce for which there is no room.
-    pub fn turn_away(&self) {
-        self.gate.counters(Door::Udp).turn_away();
-    }
-
-    /// Counts announces that were executed and get no answer.
-    pub fn leave_unconfirmed(&self, announces: usize) {
-        let counters = self.gate.counters(Door::Udp);
-        counters.leave_unconfirmed(announces as u64);
-    }
-
-    /// How many were counted so.
-    pub fn unconfirmed(&self) -> u64 {
-        self.gate.counters(Door::Udp).unconfirmed()
+    /// Where what becomes of announces is counted.
+    pub fn counters(&self) -> &Counters {
+        self.gate.counters(Door::Udp)
     }
 
     /// How many wait.
@@ -187,7 +176,7 @@ impl Queue {
     }
 
     fn close(&self, state: &mut State) {
-        let counters = self.gate.counters(Door::Udp);
+        let counters = self.counters();
         (0..state.hold.close()).for_each(|_| counters.hold());
     }
 
@@ -202,7 +191,7 @@ impl Turn<'_> {
     /// The next to execute, in this order: the two lists have no peer in common. Empty when
     /// nothing waits, and when the gate has closed: it waits for this turn's end.
     pub fn take(&self) -> Batch<Announce> {
-        let counters = self.queue.gate.counters(Door::Udp);
+        let counters = self.queue.counters();
         let mut state = self.queue.lock();
         loop {
             if state.hold.is_empty() || !self.queue.gate.is_open() {

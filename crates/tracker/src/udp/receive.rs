@@ -120,7 +120,7 @@ impl Shared {
         }
         for _ in self.waiting_at_most..desk.announces.len() {
             desk.announces.pop_back();
-            self.queue.turn_away();
+            self.queue.counters().turn_away();
         }
         desk.answers.send(&self.socket);
     }

@@ -30,8 +30,11 @@ use torrust_tracker::servers::udp::connection_cookie::{into_connection_id, make}
 use torrust_tracker_configuration::Core;
 use torrust_tracker_maintenance::gate::{Door, Keeper};
 
+use torrust_tracker_maintenance::durability::Durability;
+
 use super::queue::Announce;
 use super::*;
+use crate::writer::{Ledger, Writer};
 
 const TORRENT: InfoHash = InfoHash([7; 20]);
 
