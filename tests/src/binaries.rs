@@ -62,8 +62,10 @@ fn build_if_stale(directory: &Path) -> Result<()> {
     }
     // The same selection as in `tests/run`: another would resolve other features and
     // build half the tree again.
+    let profile = (!cfg!(debug_assertions)).then_some("--release");
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--locked", "--workspace", "--all-targets"])
+        .args(profile)
         .current_dir(workspace)
         .status()
         .context("starting cargo build")?;

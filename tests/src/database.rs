@@ -1,11 +1,13 @@
 //! Databases with the tracker's own tables, of any size, quickly; and what is in one.
 
 use std::collections::HashMap;
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use rusqlite::{Connection, OpenFlags, Transaction};
+use tempfile::TempDir;
 
 use crate::announce::{Torrent, hex};
 
@@ -81,6 +83,11 @@ fn fill(
         transaction.commit()?;
         rows += BATCH;
     }
+    set_journal_mode(&connection, journal)?;
+    Ok(rows.try_into()?)
+}
+
+fn set_journal_mode(connection: &Connection, journal: &str) -> Result<()> {
     let set: String =
         connection.query_row(&format!("PRAGMA journal_mode = {journal}"), [], |row| {
             row.get(0)
@@ -89,7 +96,38 @@ fn fill(
         set == journal,
         "journal mode {journal} asked for, {set} set"
     );
-    Ok(rows.try_into()?)
+    Ok(())
+}
+
+/// Databases as [`make`] makes them, each size made once and then copied: for those who need
+/// several large ones.
+#[derive(Debug)]
+pub struct Seeds(TempDir);
+
+impl Seeds {
+    /// Keeps what it copies from below a directory, until it is dropped.
+    ///
+    /// # Errors
+    /// When that cannot be written to.
+    pub fn new(directory: &Path) -> Result<Self> {
+        Ok(Self(tempfile::tempdir_in(directory)?))
+    }
+
+    /// As [`make`]; and it is on the disk when this returns.
+    ///
+    /// # Errors
+    /// As [`make`].
+    pub fn plant(&self, path: &Path, bytes: u64, journal: &str) -> Result<()> {
+        ensure!(!path.exists(), "{} exists", path.display());
+        let seed = self.0.path().join(format!("{bytes}.db"));
+        if !seed.exists() {
+            make(&seed, bytes, "delete")?;
+        }
+        fs::copy(&seed, path)?;
+        set_journal_mode(&open(path)?, journal)?;
+        File::open(path)?.sync_all()?;
+        Ok(())
+    }
 }
 
 fn size(connection: &Connection) -> Result<u64> {
@@ -190,7 +228,7 @@ pub fn command_line(path: &Path, sql: &str) -> Result<String> {
 /// When it is not one, or `to` cannot be written.
 pub fn unpack(artifact: &Path, to: &Path) -> Result<()> {
     let packed =
-        std::fs::File::open(artifact).with_context(|| format!("opening {}", artifact.display()))?;
-    zstd::stream::copy_decode(packed, std::fs::File::create(to)?)
+        File::open(artifact).with_context(|| format!("opening {}", artifact.display()))?;
+    zstd::stream::copy_decode(packed, File::create(to)?)
         .with_context(|| format!("unpacking {}", artifact.display()))
 }

@@ -74,9 +74,9 @@ pub fn command(program: &str) -> String {
         match argument.as_str() {
             // Paths of the machine; the file system is told.
             "--directory" | "--docs" | "--json" => drop(arguments.next()),
-            "--normal" => {
+            "--full" => {
                 arguments.next();
-                text += " --normal TRACKER";
+                text += " --full TRACKER";
             }
             other => text = format!("{text} {other}"),
         }

@@ -4,12 +4,11 @@
 //! cargo run --release -p end-to-end --bin wal_experiment -- --write-docs
 //! ```
 //!
-//! For `synchronous = NORMAL` it needs a tracker built for it beside the other:
+//! For `synchronous = FULL` in WAL it needs a tracker built for it beside the other:
 //!
 //! ```text
-//! LIBSQLITE3_FLAGS=-DSQLITE_DEFAULT_WAL_SYNCHRONOUS=1 \
-//!     cargo build --release -p torrust-tracker-with-maintenance --target-dir target/normal
-//! ... --normal target/normal/release/torrust-tracker
+//! LIBSQLITE3_FLAGS= cargo build --release --locked -p torrust-tracker-with-maintenance --target-dir target/full
+//! ... --full target/full/release/torrust-tracker
 //! ```
 
 use std::path::PathBuf;
@@ -28,9 +27,9 @@ struct Arguments {
     /// Size of the database, in 10^6 bytes.
     #[arg(long, default_value_t = 300)]
     megabytes: u64,
-    /// A tracker built with `synchronous = NORMAL` as the default in WAL.
+    /// A tracker built without `LIBSQLITE3_FLAGS`, so with `synchronous = FULL`.
     #[arg(long)]
-    normal: Option<PathBuf>,
+    full: Option<PathBuf>,
     /// Highest rate of UDP requests per second that is tried.
     #[arg(long, default_value_t = 12_000)]
     udp: u32,
@@ -38,7 +37,7 @@ struct Arguments {
     #[arg(long, default_value_t = 300)]
     http: u32,
     /// How often each mode is measured, at least twice.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Seconds of load before anything is measured.
     #[arg(long, default_value_t = 4)]
@@ -95,7 +94,7 @@ async fn outcome(arguments: &Arguments) -> Result<wal::Outcome> {
             http_per_second: arguments.http,
             ..Plan::default()
         },
-        normal: arguments.normal.clone(),
+        full: arguments.full.clone(),
         rounds: arguments.rounds,
         warm_up: arguments.warm_up,
         seconds: arguments.seconds,

@@ -36,6 +36,15 @@ struct Arguments {
     /// Seconds of each rate that is tried.
     #[arg(long, default_value_t = 3)]
     probe: u64,
+    /// Windows one after the other that are judged; 0: none.
+    #[arg(long, default_value_t = 10)]
+    windows: usize,
+    /// Size of the database for these, in 10^6 bytes.
+    #[arg(long, default_value_t = 1_000)]
+    windows_megabytes: u64,
+    /// Seconds before the first of these that all are compared with.
+    #[arg(long, default_value_t = 60)]
+    windows_before: u64,
     /// Where the result is written as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -81,6 +90,11 @@ async fn outcome(arguments: &Arguments) -> Result<window::Outcome> {
         warm_up: arguments.warm_up,
         around: arguments.around,
         probe: arguments.probe,
+        repeat: (arguments.windows > 0).then_some(window::Repeat {
+            megabytes: arguments.windows_megabytes,
+            windows: arguments.windows,
+            before: arguments.windows_before,
+        }),
     };
     window::run(&options, experiment::command("window_experiment")).await
 }

@@ -3,16 +3,18 @@
 //!
 //! ```text
 //!   rates      the highest rate each mode holds
-//!   rounds     rollback journal │ WAL, FULL │ WAL, NORMAL     one rate that all of them hold, then
-//!              rollback journal │ WAL, FULL │ WAL, NORMAL     more than each can answer; in turn,
-//!              ...                                            as the machine's speed drifts
+//!   rounds     rollback journal │ WAL, durable │ WAL, committed │ WAL, FULL
+//!              rollback journal │ WAL, durable │ WAL, committed │ WAL, FULL
+//!              ...       one rate that all of them hold, then more than each can answer;
+//!                        in turn, as the machine's speed drifts
 //!   switch     start, start and switch to WAL, start and switch back
 //!   flushes    strace counts the calls that sync, for a moment, and slows the tracker down
 //! ```
 //!
-//! `synchronous = NORMAL` is not to be had by configuration: the tracker opens its own
-//! connections and `SQLite` takes it from nowhere but a pragma or its build. So that mode
-//! is measured where a tracker built for it is given, and else said to be missing.
+//! In WAL the tracker is built to commit with `synchronous = NORMAL` and syncs the log itself,
+//! once for many commits and before it answers them, or, with `acknowledge = "committed"`, not
+//! at all. That `SQLite` syncs at each commit, `FULL`, is a matter of how it was built: that
+//! mode is measured where such a tracker is given, and else said to be missing.
 
 mod page;
 
@@ -32,10 +34,11 @@ pub use self::page::document;
 use super::capacity::{self, Try};
 use super::machine::Machine;
 use super::reading::Reading;
+use crate::PATIENCE;
+use crate::database::Seeds;
 use crate::generator::{ANNOUNCES, Generator, Kind, Plan, Report, Summary};
 use crate::tracker::{Setup, Tracker};
 use crate::usage::flushes;
-use crate::{PATIENCE, database};
 
 /// Of the highest rate that every mode holds, what the rounds are measured at, in percent:
 /// at the limit itself any disturbance makes a queue, and the queue would be measured.
@@ -63,8 +66,8 @@ pub struct Options {
     pub megabytes: u64,
     /// The highest rates, and the rest of the plan.
     pub plan: Plan,
-    /// A tracker built with `synchronous = NORMAL` as the default in WAL.
-    pub normal: Option<PathBuf>,
+    /// A tracker built without `LIBSQLITE3_FLAGS`, so with `synchronous = FULL`.
+    pub full: Option<PathBuf>,
     /// How often each mode is measured.
     pub rounds: usize,
     /// Seconds of load before anything is measured.
@@ -79,12 +82,15 @@ pub struct Options {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// `journal_mode = delete`, `synchronous = FULL`: what upstream sets up.
+    /// `journal_mode = "delete"`, `synchronous = FULL`: what upstream sets up.
     Rollback,
-    /// `journal_mode = wal`, `synchronous = FULL`.
-    WalFull,
-    /// `journal_mode = wal`, `synchronous = NORMAL`.
-    WalNormal,
+    /// `journal_mode = "wal"`, `acknowledge = "durable"`: `NORMAL`, and the tracker syncs the
+    /// log before it answers.
+    Durable,
+    /// `journal_mode = "wal"`, `acknowledge = "committed"`: `NORMAL` alone.
+    Committed,
+    /// `journal_mode = "wal"`, `FULL`: `SQLite` syncs the log at each commit.
+    Full,
 }
 
 impl Mode {
@@ -93,15 +99,23 @@ impl Mode {
     pub fn name(self) -> &'static str {
         match self {
             Self::Rollback => "rollback journal",
-            Self::WalFull => "WAL, FULL",
-            Self::WalNormal => "WAL, NORMAL",
+            Self::Durable => "WAL, durable",
+            Self::Committed => "WAL, committed",
+            Self::Full => "WAL, FULL",
         }
     }
 
     fn journal(self) -> &'static str {
         match self {
             Self::Rollback => "delete",
-            Self::WalFull | Self::WalNormal => "wal",
+            Self::Durable | Self::Committed | Self::Full => "wal",
+        }
+    }
+
+    fn acknowledge(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::Rollback | Self::Durable | Self::Full => "durable",
         }
     }
 }
@@ -125,10 +139,13 @@ pub struct Outcome {
     pub modes: Vec<Measured>,
     /// How long starting took.
     pub switch: Switch,
-    /// From the rollback journal to WAL.
+    /// From the rollback journal to WAL, both durable.
     pub to_wal: Evaluation,
-    /// From FULL to NORMAL, both in WAL; `None` where NORMAL was not measured.
-    pub to_normal: Option<Evaluation>,
+    /// From answers that are durable to answers that are not yet, both in WAL.
+    pub to_committed: Evaluation,
+    /// From a sync at each commit to one before many answers, both in WAL; `None` where the
+    /// former was not measured.
+    pub from_full: Option<Evaluation>,
 }
 
 /// One mode.
@@ -199,14 +216,15 @@ pub struct Switch {
 pub async fn run(options: &Options, command: String) -> Result<Outcome> {
     let (date, began) = (Utc::now(), Instant::now());
     let machine = Machine::this(&options.directory)?;
-    let mut modes = vec![Mode::Rollback, Mode::WalFull];
-    if options.normal.is_some() {
-        modes.push(Mode::WalNormal);
+    let seeds = Seeds::new(&options.directory)?;
+    let mut modes = vec![Mode::Rollback, Mode::Durable, Mode::Committed];
+    if options.full.is_some() {
+        modes.push(Mode::Full);
     }
     let mut tries = Vec::new();
     for mode in &modes {
         eprintln!("{}: the highest rate", mode.name());
-        let tracker = prepare(options, *mode)?.start().await?;
+        let tracker = prepare(options, &seeds, *mode)?.start().await?;
         tries.push(capacity::search(&tracker, &options.plan, options.probe).await?);
     }
     let plan = common(options.plan, &tries)?;
@@ -221,7 +239,7 @@ pub async fn run(options: &Options, command: String) -> Result<Outcome> {
                 http_per_second: held.http_per_second,
                 ..plan
             };
-            rounds.push(measure(options, plan, too_much, *mode).await?);
+            rounds.push(measure(options, &seeds, plan, too_much, *mode).await?);
         }
     }
     let mut measured = Vec::new();
@@ -231,15 +249,14 @@ pub async fn run(options: &Options, command: String) -> Result<Outcome> {
             mode: *mode,
             tries,
             rounds,
-            syncs: count_syncs(options, plan, *mode).await?,
+            syncs: count_syncs(options, &seeds, plan, *mode).await?,
             report: reports.pop().context("a mode was measured")?,
         });
     }
-    let switch = switch(options).await?;
+    let switch = switch(options, &seeds).await?;
     let of = |wanted| measured.iter().find(|one| one.mode == wanted);
-    let (rollback, full) = of(Mode::Rollback)
-        .zip(of(Mode::WalFull))
-        .context("both modes were measured")?;
+    let compare =
+        |before, after| -> Option<Evaluation> { Some(evaluate(&figures(of(before)?, of(after)?))) };
     Ok(Outcome {
         command,
         date,
@@ -248,24 +265,24 @@ pub async fn run(options: &Options, command: String) -> Result<Outcome> {
         bytes: options.megabytes * 1_000_000,
         rate: [plan.udp_per_second, plan.http_per_second],
         switch,
-        to_wal: evaluate(&figures(rollback, full)),
-        to_normal: of(Mode::WalNormal).map(|normal| evaluate(&figures(full, normal))),
+        to_wal: compare(Mode::Rollback, Mode::Durable).context("both were measured")?,
+        to_committed: compare(Mode::Durable, Mode::Committed).context("both were measured")?,
+        from_full: compare(Mode::Full, Mode::Durable),
         modes: measured,
     })
 }
 
 /// A database of its own each time: what one measurement left must not speed up the next.
-fn prepare(options: &Options, mode: Mode) -> Result<Setup> {
+fn prepare(options: &Options, seeds: &Seeds, mode: Mode) -> Result<Setup> {
     let journal = mode.journal();
-    let mut setup = Setup::new_in(&options.directory)?.set(
-        "maintenance",
-        "journal_mode",
-        &format!("\"{journal}\""),
-    );
-    if let (Mode::WalNormal, Some(program)) = (mode, &options.normal) {
+    let text = |value: &str| format!("\"{value}\"");
+    let mut setup = Setup::new_in(&options.directory)?
+        .set("maintenance", "journal_mode", &text(journal))
+        .set("maintenance", "acknowledge", &text(mode.acknowledge()));
+    if let (Mode::Full, Some(program)) = (mode, &options.full) {
         setup = setup.program_at(program);
     }
-    database::make(&setup.database(), options.megabytes * 1_000_000, journal)?;
+    seeds.plant(&setup.database(), options.megabytes * 1_000_000, journal)?;
     Ok(setup)
 }
 
@@ -284,11 +301,12 @@ fn common(plan: Plan, tries: &[Vec<Try>]) -> Result<Plan> {
 
 async fn measure(
     options: &Options,
+    seeds: &Seeds,
     plan: Plan,
     too_much: Plan,
     mode: Mode,
 ) -> Result<(Round, Report)> {
-    let setup = prepare(options, mode)?;
+    let setup = prepare(options, seeds, mode)?;
     let mut tracker = setup.start().await?;
     let addresses = tracker.addresses;
     let generator = Generator::start(plan, addresses.udp, addresses.http, PATIENCE).await?;
@@ -362,8 +380,13 @@ fn size_of_log(database: &Path) -> u64 {
 }
 
 /// Counts the calls that sync, for a moment of load.
-async fn count_syncs(options: &Options, plan: Plan, mode: Mode) -> Result<Option<Syncs>> {
-    let tracker = prepare(options, mode)?.start().await?;
+async fn count_syncs(
+    options: &Options,
+    seeds: &Seeds,
+    plan: Plan,
+    mode: Mode,
+) -> Result<Option<Syncs>> {
+    let tracker = prepare(options, seeds, mode)?.start().await?;
     let addresses = tracker.addresses;
     let generator = Generator::start(plan, addresses.udp, addresses.http, PATIENCE).await?;
     generator.until(Duration::from_secs(1)).await?;
@@ -413,8 +436,8 @@ fn parse_syncs(table: &str) -> Option<u64> {
 }
 
 /// How long a tracker takes to start, to start and switch, and to switch back.
-async fn switch(options: &Options) -> Result<Switch> {
-    let setup = prepare(options, Mode::Rollback)?;
+async fn switch(options: &Options, seeds: &Seeds) -> Result<Switch> {
+    let setup = prepare(options, seeds, Mode::Rollback)?;
     let mut seconds = Vec::new();
     for journal in ["delete", "wal", "delete"] {
         let setup = setup

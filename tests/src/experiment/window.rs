@@ -4,6 +4,7 @@
 //! ```text
 //!   window    warm up │ before │ run ... its end │ after
 //!   stop      warm up │ before │ SIGTERM, cp, start ... it answers │ after
+//!   repeated  warm up │ before │ run ... its end │ run ... its end │ ...
 //! ```
 //!
 //! Requests go on at one rate all along: the highest at which the tracker, when it does
@@ -11,6 +12,7 @@
 
 mod page;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -27,13 +29,14 @@ use super::machine::Machine;
 use super::reading::Reading;
 use crate::announce::Torrent;
 use crate::completions::Shown;
+use crate::database::{self, Seeds};
 use crate::generator::{
     ANNOUNCES, Before, Clock, Found, Generator, Kind, Mark, Plan, Report, Summary,
 };
 use crate::tracker::{Setup, Tracker};
 use crate::udp::UdpClient;
 use crate::usage::dropped_datagrams;
-use crate::{PATIENCE, backups, database, session};
+use crate::{PATIENCE, backups, session};
 
 /// Longest a run may take, verifying and compressing included.
 const A_RUN: Duration = Duration::from_secs(900);
@@ -56,6 +59,19 @@ pub struct Options {
     pub around: u64,
     /// Seconds of each rate that is tried.
     pub probe: u64,
+    /// Windows one after the other, judged; `None`: not measured.
+    pub repeat: Option<Repeat>,
+}
+
+/// Windows one after the other, in WAL.
+#[derive(Debug, Clone, Copy)]
+pub struct Repeat {
+    /// Size of the database, in 10^6 bytes.
+    pub megabytes: u64,
+    /// How many.
+    pub windows: usize,
+    /// Seconds before the first that all are compared with.
+    pub before: u64,
 }
 
 /// Everything that was measured.
@@ -73,6 +89,36 @@ pub struct Outcome {
     pub rates: Vec<Rate>,
     /// One for each size, mode and procedure.
     pub cases: Vec<Case>,
+    /// Windows one after the other.
+    pub repeated: Option<Repeated>,
+}
+
+/// Windows one after the other, in WAL, in one load.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Repeated {
+    /// Size of the database in bytes, when the load began.
+    pub bytes: u64,
+    /// Seconds before the first.
+    pub seconds: usize,
+    /// Announces of that time.
+    pub before: Summary,
+    /// Announces from the beginning of the first window to the end of the last.
+    pub during: Summary,
+    /// Each window.
+    pub windows: Vec<Window>,
+    /// The whole load.
+    pub report: Report,
+}
+
+/// One of several windows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Window {
+    /// Milliseconds the gate was closed in all.
+    pub pause_ms: f64,
+    /// Seconds from the beginning of the run until the backup was published.
+    pub backup_seconds: f64,
+    /// Announces from the second it began in to the one it ended in.
+    pub announces: Summary,
 }
 
 /// The rates a journal mode was tried with; the last was held.
@@ -177,11 +223,13 @@ impl From<Shown> for Backed {
 pub async fn run(options: &Options, command: String) -> Result<Outcome> {
     let (date, began) = (Utc::now(), Instant::now());
     let machine = Machine::this(&options.directory)?;
+    let seeds = Seeds::new(&options.directory)?;
     let mut rates = Vec::new();
     let mut cases = Vec::new();
+    let mut repeated = None;
     for journal in ["wal", "delete"] {
         eprintln!("{journal}: the highest rate at which everything is answered");
-        let tries = find_rate(options, journal).await?;
+        let tries = find_rate(options, &seeds, journal).await?;
         let held = tries.last().context("a rate was held")?;
         let plan = Plan {
             udp_per_second: held.udp_per_second,
@@ -191,14 +239,20 @@ pub async fn run(options: &Options, command: String) -> Result<Outcome> {
         for megabytes in &options.megabytes {
             let bytes = megabytes * 1_000_000;
             eprintln!("{journal}: {megabytes} MB, a window");
-            cases.push(window(options, plan, bytes, journal).await?);
+            cases.push(window(options, &seeds, plan, bytes, journal).await?);
         }
         // The procedure it replaces, on what upstream sets up.
         if journal == "delete" {
             for megabytes in &options.megabytes {
                 eprintln!("{journal}: {megabytes} MB, stop, cp, start");
-                cases.push(stop(options, plan, megabytes * 1_000_000, journal).await?);
+                cases.push(stop(options, &seeds, plan, megabytes * 1_000_000, journal).await?);
             }
+        } else if let Some(repeat) = options.repeat {
+            let Repeat {
+                megabytes, windows, ..
+            } = repeat;
+            eprintln!("{journal}: {megabytes} MB, {windows} windows");
+            repeated = Some(windows_in_turn(options, &seeds, repeat, plan, journal).await?);
         }
         rates.push(Rate {
             journal: journal.to_owned(),
@@ -212,12 +266,13 @@ pub async fn run(options: &Options, command: String) -> Result<Outcome> {
         machine,
         rates,
         cases,
+        repeated,
     })
 }
 
-async fn find_rate(options: &Options, journal: &str) -> Result<Vec<Try>> {
+async fn find_rate(options: &Options, seeds: &Seeds, journal: &str) -> Result<Vec<Try>> {
     let setup = setup(&options.directory, journal)?;
-    database::make(&setup.database(), SMALL, journal)?;
+    seeds.plant(&setup.database(), SMALL, journal)?;
     let tracker = setup.start().await?;
     capacity::search(&tracker, &options.plan, options.probe).await
 }
@@ -293,9 +348,15 @@ fn phases(readings: &[(usize, Reading)], found: &Found) -> Vec<Phase> {
     phases
 }
 
-async fn window(options: &Options, plan: Plan, bytes: u64, journal: &str) -> Result<Case> {
+async fn window(
+    options: &Options,
+    seeds: &Seeds,
+    plan: Plan,
+    bytes: u64,
+    journal: &str,
+) -> Result<Case> {
     let setup = setup(&options.directory, journal)?;
-    database::make(&setup.database(), bytes, journal)?;
+    seeds.plant(&setup.database(), bytes, journal)?;
     let bytes = size(&setup.database())?;
     let tracker = setup.start().await?;
     let endpoint = tracker.endpoint()?;
@@ -334,6 +395,57 @@ async fn window(options: &Options, plan: Plan, bytes: u64, journal: &str) -> Res
     })
 }
 
+async fn windows_in_turn(
+    options: &Options,
+    seeds: &Seeds,
+    repeat: Repeat,
+    plan: Plan,
+    journal: &str,
+) -> Result<Repeated> {
+    let setup = setup(&options.directory, journal)?;
+    seeds.plant(&setup.database(), repeat.megabytes * 1_000_000, journal)?;
+    let bytes = size(&setup.database())?;
+    let tracker = setup.start().await?;
+    let endpoint = tracker.endpoint()?;
+    let addresses = tracker.addresses;
+    let generator = Generator::start(plan, addresses.udp, addresses.http, PATIENCE).await?;
+    let warm_up = Duration::from_secs(options.warm_up);
+    generator
+        .until(warm_up + Duration::from_secs(repeat.before))
+        .await?;
+    let mut runs = Vec::new();
+    for _ in 0..repeat.windows {
+        let from = generator.clock.elapsed().as_secs();
+        let run = endpoint.run(A_RUN).await?;
+        ensure!(
+            run["outcome"]["kind"] == "done",
+            "a run was not done: {run:#}"
+        );
+        let to = generator.clock.elapsed().as_secs() + 1;
+        generator.until(Duration::from_secs(to)).await?;
+        runs.push((usize::try_from(from)?..usize::try_from(to)?, run));
+    }
+    let found = generator.stop().await?;
+    let over = |seconds| found.tally.over(&ANNOUNCES, seconds);
+    let (first, last) = runs.first().zip(runs.last()).context("a window")?;
+    let before = usize::try_from(options.warm_up)?..first.0.start;
+    let window = |(seconds, run): &(Range<usize>, Value)| -> Result<Window> {
+        Ok(Window {
+            pause_ms: session::pause_ms(run)?,
+            backup_seconds: seconds_of(run)?,
+            announces: over(seconds.clone()),
+        })
+    };
+    Ok(Repeated {
+        bytes,
+        seconds: before.len(),
+        before: over(before),
+        during: over(first.0.start..last.0.end),
+        windows: runs.iter().map(window).collect::<Result<_>>()?,
+        report: Report::new(plan, &found, Vec::new()),
+    })
+}
+
 async fn finish(session: Session, plan: Plan) -> Result<(Vec<Phase>, Found, Report)> {
     let Session {
         generator,
@@ -350,17 +462,11 @@ fn look_at(backup: &Path, run: &Value, found: &Found) -> Result<Interruption> {
     let backup = backups::Backup::unpack(backup)?;
     let counters = database::completed(&backup.database)?;
     let shown = found.completions.shown(&counters, backup.pinned()?)?;
-    let instant = |name: &str| -> Result<DateTime<Utc>> {
-        let text = run[name].as_str();
-        Ok(text.with_context(|| format!("{name} of a run"))?.parse()?)
-    };
     let copied = backup.copied_until()? - backup.pinned()?;
     Ok(Interruption::Window {
         pause_ms: session::pause_ms(run)?,
         copy_seconds: copied.to_std()?.as_secs_f64(),
-        backup_seconds: (instant("ended")? - instant("began")?)
-            .to_std()?
-            .as_secs_f64(),
+        backup_seconds: seconds_of(run)?,
         stored: backup.manifest["database"]["stored_bytes"]
             .as_u64()
             .context("stored_bytes in the manifest")?,
@@ -368,9 +474,25 @@ fn look_at(backup: &Path, run: &Value, found: &Found) -> Result<Interruption> {
     })
 }
 
-async fn stop(options: &Options, plan: Plan, bytes: u64, journal: &str) -> Result<Case> {
+/// From its beginning to its end.
+fn seconds_of(run: &Value) -> Result<f64> {
+    let instant = |name: &str| -> Result<DateTime<Utc>> {
+        let text = run[name].as_str();
+        Ok(text.with_context(|| format!("{name} of a run"))?.parse()?)
+    };
+    let length = instant("ended")? - instant("began")?;
+    Ok(length.to_std()?.as_secs_f64())
+}
+
+async fn stop(
+    options: &Options,
+    seeds: &Seeds,
+    plan: Plan,
+    bytes: u64,
+    journal: &str,
+) -> Result<Case> {
     let setup = setup(&options.directory, journal)?.set("maintenance", "enabled", "false");
-    database::make(&setup.database(), bytes, journal)?;
+    seeds.plant(&setup.database(), bytes, journal)?;
     let bytes = size(&setup.database())?;
     let mut tracker = setup.start().await?;
     let mut session = Session::start(plan, &tracker, Duration::from_secs(5)).await?;

@@ -14,7 +14,7 @@ const LATE_MS: f64 = 5.0;
 const BUSY: f64 = 0.9;
 
 /// What the generator itself could and could not do.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Health {
     /// Requests sent, by the second.
     pub sent_per_second: f64,

@@ -20,7 +20,7 @@ pub struct Second {
 }
 
 /// A load, accounted for.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// What was to be sent.
     pub plan: Plan,

@@ -11,9 +11,37 @@ use crate::plot;
 /// Others that keep more than this of a processor busy have a part in the figures.
 const DISTURBED: f64 = 0.2;
 
-/// How NORMAL is had.
-const NORMAL: &str = "NORMAL takes a tracker built with \
-                      `LIBSQLITE3_FLAGS=-DSQLITE_DEFAULT_WAL_SYNCHRONOUS=1`.";
+const WAL_PAYS: &str = "WAL rather than the rollback journal";
+
+/// Before what follows for the default configuration.
+const FOLLOWS: &str = "`config/tracker.toml` follows:";
+
+/// What each mode is, and what it promises of an announce that was answered.
+const MODES: [(Mode, &str, &str); 4] = [
+    (
+        Mode::Rollback,
+        "`journal_mode = \"delete\"`; `synchronous = FULL`: each commit syncs journal and database",
+        "survives a power failure",
+    ),
+    (
+        Mode::Durable,
+        "`journal_mode = \"wal\"`, `acknowledge = \"durable\"`; `synchronous = NORMAL`, and the \
+         tracker syncs the log once for all announces it is about to answer",
+        "survives a power failure",
+    ),
+    (
+        Mode::Committed,
+        "`journal_mode = \"wal\"`, `acknowledge = \"committed\"`; `synchronous = NORMAL`, synced \
+         when the log is moved into the database",
+        "survives the end of the process; a power failure takes the last ones",
+    ),
+    (
+        Mode::Full,
+        "`journal_mode = \"wal\"`; `synchronous = FULL`: each commit syncs the log. Takes a \
+         tracker built with `LIBSQLITE3_FLAGS=`",
+        "survives a power failure",
+    ),
+];
 
 /// The page and one drawing a mode.
 ///
@@ -56,13 +84,13 @@ fn text(outcome: &Outcome) -> String {
             digits(outcome.seconds / 60.0)
         ),
         format!("## Decision\n\n{}", decision(outcome)),
+        format!("## The modes\n\n{}", modes_in_words(&outcome.modes)),
         format!(
             "## 1. Baseline, and 3. comparison\n\n{udp} UDP and {http} HTTP requests a second, \
              which every mode holds; {} rounds of each mode, in turn. The table has the median \
              of the rounds, and the least and the most of them. *At most*: what a tracker answers \
-             when three times the rate it holds is offered. {}\n\n{}",
+             when three times the rate it holds is offered.\n\n{}",
             rounds.unwrap_or_default(),
-            outcome.to_normal.as_ref().map_or("", |_| NORMAL),
             comparison(&outcome.modes)
         ),
         format!("\n### The highest rate\n\n{}", prose::rates("mode", tried)),
@@ -90,27 +118,50 @@ fn decision(outcome: &Outcome) -> String {
             Decision::Revert => revert,
             Decision::Undecided => "Undecided",
         };
-        format!("**{what}** ({}).\n\n", evaluation.because)
+        format!("**{what}** ({}).", evaluation.because)
     };
-    let first = of(
-        &outcome.to_wal,
-        "WAL rather than the rollback journal",
-        "Stay with the rollback journal",
+    let journal = of(&outcome.to_wal, WAL_PAYS, "Stay with the rollback journal");
+    let answers = of(
+        &outcome.to_committed,
+        "Answers that wait for no sync are no worse under load",
+        "Answers that wait for no sync are worse under load",
     );
-    let second = outcome.to_normal.as_ref().map(|evaluation| {
-        let head = of(
+    let full = outcome.from_full.as_ref().map(|evaluation| {
+        of(
             evaluation,
-            "NORMAL is no worse than FULL under load",
-            "FULL rather than NORMAL",
-        );
-        format!("{head}But NORMAL promises less:\n\n")
+            "One sync for many answers rather than one at each commit",
+            "A sync at each commit is better",
+        )
     });
+    let mut parts = vec![
+        journal,
+        format!(
+            "{answers} They promise less, so the default is `acknowledge = \"durable\"` whatever \
+             they gain."
+        ),
+    ];
+    parts.extend(full);
+    let journal = match outcome.to_wal.decision {
+        Decision::Keep => "wal",
+        Decision::Revert | Decision::Undecided => "keep",
+    };
     format!(
-        "{first}{}- FULL, in either mode: an announce that was answered survives a power failure, if the \
-         disk keeps what it has confirmed.\n\
-         - NORMAL, in WAL: an announce that was answered survives a crash of the tracker, but the \
-         last of them not a power failure. The database stays consistent.\n\n",
-        second.unwrap_or_default()
+        "{}{FOLLOWS} `journal_mode = \"{journal}\"`, `acknowledge = \"durable\"`.\n\n",
+        prose::list(&parts)
+    )
+}
+
+fn modes_in_words(measured: &[Measured]) -> String {
+    let mut table = Table::new(&["mode", "how", "an announce that was answered"]);
+    for (mode, how, promise) in MODES {
+        if measured.iter().any(|one| one.mode == mode) {
+            table.row(&[mode.name().to_owned(), how.to_owned(), promise.to_owned()]);
+        }
+    }
+    format!(
+        "{}\nThe database stays consistent in all of them. What is synced survives if the disk \
+         keeps what it has confirmed.\n\n",
+        table.text()
     )
 }
 
@@ -214,28 +265,31 @@ fn rule(outcome: &Outcome) -> String {
         }
         format!("### {title}\n\n{}\n", table.text())
     };
-    let normal = outcome.to_normal.as_ref();
+    let full = outcome.from_full.as_ref();
     format!(
         "A difference counts if the medians differ by more than a tenth and by more than three \
          times what the rounds of one mode differ by (*noise*). Go back if a figure that decides \
          is worse; else keep, whether anything is better or not: a backup pauses announces for \
-         less (see [window.md](window.md)).\n\n{}{}",
-        part("From the rollback journal to WAL, FULL", &outcome.to_wal),
-        normal.map_or_else(String::new, |normal| part("From FULL to NORMAL", normal))
+         less (see [window.md](window.md)).\n\n{}{}{}",
+        part("From the rollback journal to WAL, durable", &outcome.to_wal),
+        part("From durable to committed", &outcome.to_committed),
+        full.map_or_else(String::new, |full| part("From FULL to durable", full))
     )
 }
 
 fn not_measured(outcome: &Outcome) -> String {
     let mut missing = vec![
-        "the time a single database operation takes: the tracker does not tell; the latency of \
-         an announce contains it, that of a scrape does not"
+        "the time a single database operation takes: the latency of an announce contains it, \
+         that of a scrape does not"
             .to_owned(),
-        "a power failure".to_owned(),
+        "a power failure: that is [a test](testing.md), `durable`".to_owned(),
     ];
-    if outcome.to_normal.is_none() {
-        missing.push(format!(
-            "`synchronous = NORMAL`. {NORMAL} Give such a one as `--normal PATH`"
-        ));
+    if outcome.from_full.is_none() {
+        missing.push(
+            "WAL with `synchronous = FULL`. Give a tracker built with `LIBSQLITE3_FLAGS=` as \
+             `--full PATH`"
+                .to_owned(),
+        );
     }
     let rounds = outcome.modes.iter().flat_map(|mode| &mode.rounds);
     let others = rounds.clone().map(|round| round.others).fold(0.0, f64::max);
@@ -268,8 +322,33 @@ fn drawings(modes: &[Measured]) -> String {
 fn file(mode: Mode) -> String {
     let name = match mode {
         Mode::Rollback => "rollback",
-        Mode::WalFull => "wal-full",
-        Mode::WalNormal => "wal-normal",
+        Mode::Durable => "durable",
+        Mode::Committed => "committed",
+        Mode::Full => "full",
     };
     format!("{name}.svg")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::experiment::docs;
+
+    /// The page is written by a command, the configuration by hand.
+    #[test]
+    fn the_default_configuration_is_what_follows_from_the_page() {
+        let page = fs::read_to_string(docs().join("wal.md")).expect("the page");
+        let line = page.lines().find(|line| line.starts_with(FOLLOWS));
+        let line = line.expect("what follows for the configuration");
+        let configuration = docs().join("../config/tracker.toml");
+        let configuration = fs::read_to_string(configuration).expect("the configuration");
+        let settings: Vec<_> = line.split('`').skip(3).step_by(2).collect();
+        assert_eq!(settings.len(), 2, "{line}");
+        for setting in settings {
+            let set = |line: &str| line.starts_with(setting);
+            assert!(configuration.lines().any(set), "{setting} in tracker.toml");
+        }
+    }
 }

@@ -2,13 +2,24 @@
 
 use anyhow::Result;
 
-use super::{Case, Interruption, Outcome, Phase};
+use torrust_tracker_maintenance::evaluation::median;
+
+use super::{Case, Interruption, Outcome, Phase, Repeated};
 use crate::experiment::Document;
 use crate::experiment::prose::{self, Table, bytes, count, digits, ms};
+use crate::generator::Summary;
 use crate::plot;
 
 /// Others that keep more than this of a processor busy have a part in the figures.
 const DISTURBED: f64 = 0.2;
+
+/// What must hold of windows in turn: no announce fails, half of the pauses are shorter, and
+/// the 99th of 100 announces takes no more than so many times what it took before.
+const PAUSE_MS: f64 = 50.0;
+const TIMES: f64 = 2.0;
+
+/// The drawing of windows in turn.
+const IN_TURN: &str = "in-turn.svg";
 
 /// The page and one drawing a case.
 ///
@@ -19,6 +30,11 @@ pub fn document(outcome: &Outcome) -> Result<Document> {
     for case in &outcome.cases {
         let drawn = plot::svg(&title(case), &case.report.panels(), &case.report.marks)?;
         drawings.push((file(case), drawn));
+    }
+    if let Some(repeated) = &outcome.repeated {
+        let report = &repeated.report;
+        let drawn = plot::svg("Windows in turn", &report.panels(), &report.marks)?;
+        drawings.push((IN_TURN.to_owned(), drawn));
     }
     Ok(Document {
         name: "window",
@@ -41,6 +57,7 @@ fn text(outcome: &Outcome) -> String {
         prose::machine(&outcome.machine),
         format!("The measurement took {minutes} min.\n\n## In short\n\n"),
         short(outcome),
+        outcome.repeated.as_ref().map_or_else(String::new, in_turn),
         "\n## The rate\n\nFound on a database of 30 MB. ".to_owned(),
         prose::rates("journal", tried),
         "\n## What happened\n\nLatencies are of the requests that were answered. A request \
@@ -107,6 +124,83 @@ fn short(outcome: &Outcome) -> String {
          syncs nothing.\n",
         table.text()
     )
+}
+
+/// Windows one after the other, and whether what must hold does.
+fn in_turn(repeated: &Repeated) -> String {
+    let mut table = Table::new(&[
+        "window",
+        "paused, ms",
+        "backup done after, s",
+        "announces",
+        "failed",
+        "p50, ms",
+        "p99, ms",
+        "max, ms",
+    ]);
+    let mut row = |name: String, paused: String, done: String, announces: &Summary| {
+        table.row(&[
+            name,
+            paused,
+            done,
+            count(announces.counts.sent),
+            count(announces.counts.failed()),
+            ms(announces.p50_ms),
+            ms(announces.p99_ms),
+            ms(announces.max_ms),
+        ]);
+    };
+    let none = || "-".to_owned();
+    let before = format!("{} s before", repeated.seconds);
+    row(before, none(), none(), &repeated.before);
+    for (number, window) in repeated.windows.iter().enumerate() {
+        let (paused, done) = (digits(window.pause_ms), digits(window.backup_seconds));
+        row((number + 1).to_string(), paused, done, &window.announces);
+    }
+    row("all windows".to_owned(), none(), none(), &repeated.during);
+    let plan = &repeated.report.plan;
+    format!(
+        "\n## Windows in turn\n\n{}, WAL, {} UDP and {} HTTP requests a second, {} windows one \
+         after the other.\n\n{}\n{}\n![Windows in turn](window/{IN_TURN})\n\n",
+        bytes(repeated.bytes),
+        count(plan.udp_per_second.into()),
+        count(plan.http_per_second.into()),
+        repeated.windows.len(),
+        table.text(),
+        prose::list(&verdicts(repeated)),
+    )
+}
+
+/// What must hold, what was found, and whether it does.
+fn verdicts(repeated: &Repeated) -> Vec<String> {
+    let says = |holds: bool| if holds { "holds" } else { "**does not hold**" };
+    let failed = repeated.during.counts.failed();
+    let mut said = vec![format!(
+        "No announce fails: {}, {} failed of {}.",
+        says(failed == 0),
+        count(failed),
+        count(repeated.during.counts.sent)
+    )];
+    let pauses: Vec<f64> = repeated.windows.iter().map(|one| one.pause_ms).collect();
+    let pause = median(&pauses).unwrap_or(f64::NAN);
+    said.push(format!(
+        "The median pause is below {PAUSE_MS} ms: {}, it is {} ms.",
+        says(pause < PAUSE_MS),
+        digits(pause)
+    ));
+    let times = repeated
+        .during
+        .p99_ms
+        .zip(repeated.before.p99_ms)
+        .map_or(f64::NAN, |(during, before)| during / before);
+    said.push(format!(
+        "The p99 of announces is within {TIMES} times that of before: {}, it is {} times as long.",
+        says(times <= TIMES),
+        digits(times)
+    ));
+    let limits = repeated.report.health.limits.iter();
+    said.extend(limits.map(|limit| format!("**The load was not as planned:** {limit}")));
+    said
 }
 
 fn of_case(case: &Case) -> String {
@@ -241,4 +335,55 @@ fn file(case: &Case) -> String {
         Interruption::Stop { .. } => "stop",
     };
     format!("{what}-{}-mb.svg", case.bytes / 1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experiment::window::Window;
+    use crate::generator::Report;
+
+    fn announces(sent: u64, answered: u64, p99_ms: f64) -> Summary {
+        let mut summary = Summary::default();
+        summary.counts.sent = sent;
+        summary.counts.answered = answered;
+        summary.counts.unanswered = sent - answered;
+        summary.p99_ms = Some(p99_ms);
+        summary
+    }
+
+    fn repeated(during: Summary, pauses: &[f64]) -> Repeated {
+        let window = |pause_ms: &f64| Window {
+            pause_ms: *pause_ms,
+            backup_seconds: 1.0,
+            announces: Summary::default(),
+        };
+        Repeated {
+            bytes: 1,
+            seconds: 60,
+            before: announces(100, 100, 2.0),
+            during,
+            windows: pauses.iter().map(window).collect(),
+            report: Report::default(),
+        }
+    }
+
+    #[test]
+    fn what_must_hold_is_judged_one_by_one() {
+        let holds = |during, pauses| -> Vec<bool> {
+            let said = verdicts(&repeated(during, pauses));
+            said.iter().map(|one| one.contains(": holds,")).collect()
+        };
+        let well = announces(100, 100, 4.0);
+        assert_eq!(holds(well, &[1.0, 2.0, 900.0]), [true; 3]);
+        assert_eq!(holds(well, &[50.0, 50.0]), [true, false, true]);
+        assert_eq!(holds(announces(100, 99, 4.0), &[1.0]), [false, true, true]);
+        assert_eq!(holds(announces(100, 100, 4.1), &[1.0]), [true, true, false]);
+        // Nothing was measured, so nothing holds.
+        let nothing = Summary {
+            p99_ms: None,
+            ..well
+        };
+        assert_eq!(holds(nothing, &[]), [true, false, false]);
+    }
 }
