@@ -32,7 +32,10 @@
 //!   cut, but not replaced.
 //!
 //! A rollback journal is synced at every commit (`FULL` is the default there), and there is
-//! no log: nothing to do.
+//! no log: nothing to do. A log that comes while this lives, because the database was taken over
+//! to WAL, is there before the first commit to it is, and so is found by the sync that follows.
+//! Every connection has the level of the new mode from its next transaction on, unless it was
+//! told another (`lockBtree`, `setDefaultSyncFlag`).
 //!
 //! # Which file
 //!
@@ -347,7 +350,9 @@ impl Log {
         if version.is_some() && version == self.durable && !self.suspect {
             return Ok(());
         }
-        if !self.commits_sync_themselves()? {
+        // A connection that cannot read does not know of a change of the mode, either, and has the
+        // level of the old one: then it is not asked.
+        if version.is_none() || !self.commits_sync_themselves()? {
             if self.suspect {
                 self.begin_anew()?;
             }
@@ -436,7 +441,8 @@ impl Log {
                 ))
             })
             .map_err(|source| self.sqlite("checkpoint", source))?;
-        if busy || log != done {
+        // -1: this connection has not read since there is a log, and so did nothing.
+        if busy || log < 0 || log != done {
             return Err(Error::Suspect {
                 path: self.path.clone(),
             });

@@ -62,6 +62,7 @@ pub(crate) mod kept;
 mod pin;
 mod reader;
 mod seal;
+mod switch;
 mod wal;
 
 #[cfg(test)]

@@ -123,6 +123,51 @@ fn a_database_that_goes_over_to_a_log_is_synced_from_then_on() {
     assert_eq!(SYNCS.get(), 1);
 }
 
+/// The service's own connections live longer than the journal mode, and another switches it.
+#[test]
+fn connections_that_were_there_before_follow_to_the_log() {
+    let service = Service::new("DELETE");
+    let durability = service.durability();
+    let level = || -> i64 {
+        let level = service
+            .connection
+            .query_row("PRAGMA synchronous", [], |row| row.get(0));
+        level.expect("a pragma")
+    };
+    service.commit(1);
+    durability.sync().expect("nothing to do");
+    assert_eq!((level(), SYNCS.get()), (FULL, 0));
+    let other = Connection::open(service.path()).expect("the database");
+    other
+        .execute_batch("PRAGMA journal_mode = WAL")
+        .expect("all others are idle");
+    for syncs in 1..=3 {
+        service.commit(2);
+        durability.sync().expect("the disk is good");
+        assert_eq!((level(), SYNCS.get()), (1, syncs));
+    }
+    drop(other);
+    durability.sync().expect("nothing was committed since");
+    assert_eq!(SYNCS.get(), 3);
+}
+
+/// What it would have to read for is whether a sync can be spared.
+#[test]
+fn a_log_that_has_come_is_synced_though_the_kept_connection_cannot_read() {
+    let service = Service::new("DELETE");
+    let durability = service.durability();
+    durability.sync().expect("nothing to do");
+    service
+        .connection
+        .execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL")
+        .expect("the kept connection is idle");
+    for syncs in 1..=2 {
+        service.commit(1);
+        durability.sync().expect("the disk is good");
+        assert_eq!(SYNCS.get(), syncs);
+    }
+}
+
 #[test]
 fn commits_that_sync_for_themselves_are_left_alone() {
     let service = Service::new("WAL");

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode};
 
-use super::{Error, PATIENCE, open_error};
+use super::{Error, PATIENCE, look, open_error};
 use crate::config::JournalMode;
 
 /// A journal mode, as [`PRAGMA journal_mode`](https://www.sqlite.org/pragma.html#pragma_journal_mode)
@@ -67,14 +67,22 @@ impl Journal {
         Self::ALL.into_iter().find(|journal| journal.name() == name)
     }
 
-    /// The mode a connection finds.
+    /// The mode the file has. Of what others have changed a connection knows only what it found
+    /// when it read last, so it reads first.
     pub(super) fn of(connection: &Connection) -> Result<Self, rusqlite::Error> {
+        look(connection)?;
         connection.query_row("PRAGMA journal_mode", [], Self::from_row)
     }
 
-    fn set(self, connection: &Connection) -> Result<Self, rusqlite::Error> {
-        let sql = format!("PRAGMA journal_mode = {self}");
-        connection.query_row(&sql, [], Self::from_row)
+    /// Sets it, and says which mode there is then.
+    pub(super) fn set(self, connection: &Connection) -> Result<Self, rusqlite::Error> {
+        let mut statement = connection.prepare(&format!("PRAGMA journal_mode = {self}"))?;
+        let mut rows = statement.query([])?;
+        let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+        let kept = Self::from_row(row)?;
+        // It commits only after it has answered.
+        while rows.next()?.is_some() {}
+        Ok(kept)
     }
 
     fn from_row(row: &rusqlite::Row<'_>) -> Result<Self, rusqlite::Error> {

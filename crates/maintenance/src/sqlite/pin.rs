@@ -98,14 +98,9 @@ impl Database {
     /// [`PinError::Busy`] when another reader, writer or checkpointer was in the way,
     /// [`PinError::Failed`] otherwise.
     pub fn pin(&self, limit: Duration, watch: &Watch) -> Result<Pin, PinError> {
-        let attempt = Attempt {
-            database: self,
-            deadline: Deadline::after(limit),
-            watch,
-            interrupts: Interrupts::armed(watch),
-        };
+        let attempt = Attempt::new(self, limit, watch);
         let connection = attempt.connection()?;
-        let journal = Journal::of(&connection).map_err(|e| attempt.error("read", e))?;
+        let journal = attempt.patiently("read", || Journal::of(&connection))?;
         let pinned = match journal {
             Journal::Wal => attempt.flush_and_pin(connection)?,
             _ if journal.survives_a_crash() => Pinned {
@@ -145,15 +140,31 @@ struct Pinned {
     read_mark_zero: Option<bool>,
 }
 
-/// One try at a pin.
-struct Attempt<'a> {
+/// One try at a pin, or at what comes before it.
+pub(super) struct Attempt<'a> {
     database: &'a Database,
     deadline: Deadline,
     watch: &'a Watch,
     interrupts: Interrupts,
 }
 
+impl<'a> Attempt<'a> {
+    pub(super) fn new(database: &'a Database, limit: Duration, watch: &'a Watch) -> Self {
+        Self {
+            database,
+            deadline: Deadline::after(limit),
+            watch,
+            interrupts: Interrupts::armed(watch),
+        }
+    }
+}
+
 impl Attempt<'_> {
+    /// How much of its limit is left.
+    pub(super) fn left(&self) -> Duration {
+        self.deadline.remaining()
+    }
+
     /// R: a snapshot of the newest commit. On a rollback journal that is SHARED, and all.
     fn read(&self, connection: Pooled) -> Result<Held, PinError> {
         let reader = Held::begin(connection).map_err(|e| self.error("read", e))?;
@@ -254,7 +265,7 @@ impl Attempt<'_> {
 
     /// Tries until it is not busy, the deadline has passed or the watch is cancelled:
     /// SQLite's own wait for a lock ends on its timeout alone, not when interrupted.
-    fn patiently<T>(
+    pub(super) fn patiently<T>(
         &self,
         doing: &'static str,
         mut statement: impl FnMut() -> Result<T, rusqlite::Error>,
@@ -271,7 +282,7 @@ impl Attempt<'_> {
     /// A connection that is interrupted with the attempt and waits for locks in slices.
     /// It is waited for in slices too. That there is none to be had is a matter of time:
     /// what another run left to do has them.
-    fn connection(&self) -> Result<Pooled, PinError> {
+    pub(super) fn connection(&self) -> Result<Pooled, PinError> {
         loop {
             if let Some(why) = self.watch.cancelled() {
                 return Err(Error::Cancelled(why).into());
@@ -297,7 +308,7 @@ impl Attempt<'_> {
     }
 
     /// What a failed statement means for the attempt.
-    fn error(&self, doing: &'static str, source: rusqlite::Error) -> PinError {
+    pub(super) fn error(&self, doing: &'static str, source: rusqlite::Error) -> PinError {
         if let Some(why) = self.watch.cancelled() {
             return Error::Cancelled(why).into();
         }
