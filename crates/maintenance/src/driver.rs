@@ -84,6 +84,7 @@ use crate::status::{
     Published as PublishedStatus, RUNS_KEPT, RunReport, RunStatus, SidecarReport, Status, Taker,
     Totals, milliseconds,
 };
+use crate::switch::{self, NoSwitch, NotSwitched, Order, Ordered};
 use crate::touch_file::{self, Signal, TouchFile};
 use crate::window::{
     Attempt, Cause, Completion, Event, Failure, GateWanted, Job, Now, Outcome, Pause, Phase, Rules,
@@ -190,6 +191,16 @@ pub trait Engine: Send + Sync + 'static {
 
     /// The journal mode last seen.
     fn journal_mode(&self) -> String;
+
+    /// Whether the database could be ordered to go over to WAL in a run ([`Run::to_wal`]),
+    /// whatever mode it is in.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    fn can_switch(&self) -> Result<(), NoSwitch> {
+        Err(NoSwitch::Server)
+    }
 }
 
 /// Why there is no pin.
@@ -278,6 +289,16 @@ pub enum Command {
         /// What went wrong.
         why: String,
     },
+    /// The database is to go over to WAL in the next run.
+    OrderWal {
+        /// Told what will happen, or why it cannot.
+        reply: oneshot::Sender<Result<Ordered, Refused>>,
+    },
+    /// It is to stay as it is.
+    WithdrawWal {
+        /// Told what there was, or why it is too late.
+        reply: oneshot::Sender<Result<Ordered, Refused>>,
+    },
 }
 
 /// Why the driver did not do as it was asked. A value, not an error: nothing broke.
@@ -312,6 +333,9 @@ pub enum Refused {
         /// From when on they may be held again.
         left: Duration,
     },
+    /// The journal mode cannot be switched.
+    #[error(transparent)]
+    NoSwitch(#[from] NoSwitch),
     /// The process is going down.
     #[error("the service is shutting down; ask again when it is back")]
     ShuttingDown,
@@ -377,6 +401,8 @@ pub struct Driver<E: Engine> {
     totals: Totals,
     /// The newest good backup, as far as known.
     newest: Option<BackupStatus>,
+    /// What the next run is to do besides; a restart forgets it.
+    order: Option<Order>,
     /// When the driver was started.
     started: DateTime<Utc>,
     /// Windows that began up to then had their run, have been told of, or are of before.
@@ -403,6 +429,8 @@ struct Record {
     warnings: Vec<String>,
     /// What the write-ahead log was last seen to have grown by under the pin.
     wal_bytes: Option<u64>,
+    /// Whether the database went over to WAL meanwhile.
+    switched: bool,
 }
 
 /// The sidecar that came for a run.
@@ -428,6 +456,7 @@ impl Record {
             sidecar: None,
             warnings: Vec::new(),
             wal_bytes: None,
+            switched: false,
         }
     }
 }
@@ -538,6 +567,7 @@ impl<E: Engine> Driver<E> {
             verdicts: Verdicts::default(),
             totals: Totals::default(),
             newest: None,
+            order: None,
             started,
             accounted: parts.served.unwrap_or(started),
             herald: None,
@@ -660,7 +690,10 @@ impl<E: Engine> Driver<E> {
         });
         if let Some(run) = self.window.run() {
             tracing::info!(target: LOG_TARGET, run = %run.id, ?trigger, "A run begins");
-            self.record = Some(Record::new(run.clone()));
+            self.record = Some(Record::new(Run {
+                to_wal: self.order.is_some(),
+                ..run.clone()
+            }));
         }
     }
 
@@ -697,6 +730,16 @@ impl<E: Engine> Driver<E> {
                      pinned: {why}"
                 ),
             })),
+            Command::OrderWal { reply } => {
+                let answer = self.order_wal();
+                self.publish();
+                drop(reply.send(answer));
+            }
+            Command::WithdrawWal { reply } => {
+                let answer = self.withdraw_wal();
+                self.publish();
+                drop(reply.send(answer));
+            }
         }
     }
 
@@ -722,6 +765,56 @@ impl<E: Engine> Driver<E> {
             );
             Ok(id)
         }
+    }
+
+    /// For the next run to begin: the one in progress was reckoned without.
+    fn order_wal(&mut self) -> Result<Ordered, Refused> {
+        self.engine.can_switch()?;
+        let journal_mode = self.engine.journal_mode();
+        if journal_mode == switch::WAL {
+            return Ok(Ordered::already());
+        }
+        if self.order.is_none() {
+            tracing::info!(
+                target: LOG_TARGET, "The database is to go over to WAL in the next run"
+            );
+        }
+        let order = self.order.get_or_insert_with(|| Order::new(now().utc));
+        let run = self.record.as_ref().map(|record| &record.run);
+        Ok(Ordered::will_be(journal_mode, order.clone(), run))
+    }
+
+    /// Not from under a run that was reckoned with it: its pin would keep writers out while
+    /// announces flow.
+    fn withdraw_wal(&mut self) -> Result<Ordered, Refused> {
+        if let (Some(_), Some(Record { run, .. })) = (&self.order, &self.record)
+            && run.to_wal
+        {
+            return Err(Refused::Busy {
+                run: run.id.clone(),
+                phase: self.window.phase(),
+            });
+        }
+        let stood = self.order.take().is_some();
+        if stood {
+            tracing::info!(target: LOG_TARGET, "The database is not to go over to WAL any more");
+        }
+        Ok(Ordered::withdrawn(self.engine.journal_mode(), stood))
+    }
+
+    /// An order has been carried out once the database is in WAL: in its pin's job, which may
+    /// yet fail, or by somebody else.
+    fn look_for_switch(&mut self) {
+        if self.order.is_none() || self.engine.journal_mode() != switch::WAL {
+            return;
+        }
+        self.order = None;
+        if let Some(record) = &mut self.record {
+            record.switched = true;
+        }
+        tracing::info!(
+            target: LOG_TARGET, "The journal mode was switched: {}", switch::SWITCHED
+        );
     }
 
     /// For how long announces were held for a copy, and for how long they are yet to flow.
@@ -988,6 +1081,7 @@ impl<E: Engine> Driver<E> {
     async fn reconcile(&mut self) {
         self.withdraw_ready().await;
         self.stop_unwanted_job().await;
+        self.look_for_switch();
         self.give_up_beside_a_stuck_job();
         self.release_unwanted_pin();
         self.move_gate();
@@ -1366,6 +1460,14 @@ impl<E: Engine> Driver<E> {
             return;
         };
         let outcome = outcome.clone();
+        if let Some(order) = &mut self.order
+            && record.run.to_wal
+        {
+            order.failed = Some(NotSwitched {
+                run: record.run.id.clone(),
+                reason: outcome.message().to_owned(),
+            });
+        }
         let missed = self.missed_meanwhile(&record.run);
         let by_file = record.sidecar.as_ref().is_some_and(|it| it.nonce.is_none());
         let made = record.published.as_ref().and_then(|it| it.made.clone());
@@ -1427,6 +1529,7 @@ impl<E: Engine> Driver<E> {
             database: DatabaseStatus {
                 path: self.database.clone(),
                 journal_mode: self.engine.journal_mode(),
+                switch: self.order.clone(),
             },
             started: Some(self.started),
             backup: self.newest.clone(),
@@ -1595,6 +1698,7 @@ fn reported(record: Record, outcome: Outcome, verdicts: &mut Verdicts) -> RunRep
         sidecar,
         mut warnings,
         wal_bytes,
+        switched,
         ..
     } = record;
     let sidecar = sidecar.map(|sidecar| {
@@ -1627,6 +1731,7 @@ fn reported(record: Record, outcome: Outcome, verdicts: &mut Verdicts) -> RunRep
         sidecar,
         warnings,
         wal_bytes,
+        switched_to: switched.then(|| switch::WAL.to_owned()),
     }
 }
 
@@ -1799,6 +1904,7 @@ fn blank_status(
         database: DatabaseStatus {
             path: parts.database.clone(),
             journal_mode: engine.journal_mode(),
+            switch: None,
         },
         started: Some(started),
         backup: None,

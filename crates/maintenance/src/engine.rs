@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  prepare   facts · clones? · files · room on the disk · how long would announces wait? · draft · PASSIVE checkpoint
-//!  pin       the recipe of `sqlite`
+//!  pin       to WAL first, if that was ordered (`switch`); the recipe of `sqlite`
 //!  copy      raw copy, durable; or streamed into the compressor, where there is no room for one
 //!            or none is to be, because backups are encrypted
 //!  release   the pin ends, the log is shrunk; beside what follows
@@ -22,15 +22,16 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::catalogue::{Catalogue, Draft};
-use crate::config::{self, Announces, Method, Settings, TakenBy};
+use crate::config::{self, Announces, JournalMode, Method, Settings, TakenBy};
 use crate::disk::{self, Disk};
 use crate::driver::{Engine, LOG_TARGET, NotPinned, Pauses, Pinned, Published};
 use crate::excerpt;
 use crate::priority::{self, Work};
 use crate::publication::{self, Made, Publisher};
 use crate::snapshot::{self, RawCopy, Streamed, Watch, Way};
-use crate::sqlite::{self, Database, Facts, Pin, PinError, PinHandle, Seal};
+use crate::sqlite::{self, Database, Facts, Journal, Pin, PinError, PinHandle, Seal};
 use crate::status::PinnedFile;
+use crate::switch::NoSwitch;
 use crate::window::{Cause, Failure, Pause, Run, Trigger};
 
 mod estimate;
@@ -50,6 +51,8 @@ pub struct BackupEngine {
     disk: Disk,
     backup: config::Backup,
     announces: Announces,
+    /// The journal mode that the next start applies.
+    configured: JournalMode,
     service: String,
     last_facts: Mutex<Facts>,
     /// Bytes the write-ahead log's file had when the pin was taken.
@@ -112,6 +115,7 @@ impl BackupEngine {
             disk,
             backup: settings.backup.clone(),
             announces: settings.announces,
+            configured: settings.journal_mode,
             service,
             last_facts: Mutex::new(facts),
             wal_at_pin: AtomicU64::new(0),
@@ -218,6 +222,17 @@ impl BackupEngine {
         Some(self.database.wal_bytes().ok()?.saturating_sub(before))
     }
 
+    /// Takes the database over to WAL, as was ordered, and says how much of the limit is left.
+    fn switch(&self, limit: Duration, watch: &Watch) -> Result<Duration, NotPinned> {
+        let left = self
+            .database
+            .switch_to_wal(limit, watch)
+            .map_err(not_pinned)?;
+        // Said at once: whatever becomes of the run, that is done.
+        self.last_facts().journal = Journal::Wal;
+        Ok(left)
+    }
+
     fn facts(&self) -> Result<Facts, Failure> {
         let facts = self
             .database
@@ -260,7 +275,12 @@ impl Engine for BackupEngine {
     fn prepare(&self, run: &Run, watch: &Watch) -> Result<(Pause, Option<Prepared>), Failure> {
         // Its connections and the disk are needed now; the log can be shrunk after this run.
         self.releasing().cancel("another run begins");
-        let facts = self.facts()?;
+        let mut facts = self.facts()?;
+        if run.to_wal {
+            // As it will be when it is copied, or what cannot be held for the copy could never go
+            // over to what need not be.
+            facts.journal = Journal::Wal;
+        }
         let estimate = self.estimate(&facts, run.trigger, watch)?;
         let prepared = match self.backup.taken_by {
             TakenBy::Sidecar => None,
@@ -275,16 +295,20 @@ impl Engine for BackupEngine {
         Ok((forecast.pause_of(way), prepared))
     }
 
-    fn pin(&self, _run: &Run, limit: Duration, watch: &Watch) -> Result<Pin, NotPinned> {
+    fn pin(&self, run: &Run, limit: Duration, watch: &Watch) -> Result<Pin, NotPinned> {
         *self.pinned() = None;
         *self.sealed() = None;
-        let pin = self
-            .database
-            .pin(limit, watch)
-            .map_err(|error| match error {
-                PinError::Busy(why) => NotPinned::Busy(why),
-                PinError::Failed(error) => NotPinned::Failed(Failure::other(&error)),
-            })?;
+        let limit = if run.to_wal {
+            self.switch(limit, watch)?
+        } else {
+            limit
+        };
+        let pin = self.database.pin(limit, watch).map_err(not_pinned)?;
+        if run.to_wal && pin.facts.journal.blocks_writers() {
+            // The gate would open, and no announce could write.
+            let why = "another program took the database out of WAL mode again";
+            return Err(NotPinned::Busy(why.to_owned()));
+        }
         let seal = Seal::of(&pin).map_err(|error| NotPinned::Failed(Failure::other(&error)))?;
         *self.sealed() = Some(seal);
         *self.pinned() = Some(pin.handle());
@@ -460,6 +484,13 @@ impl Engine for BackupEngine {
     fn journal_mode(&self) -> String {
         self.last_facts().journal.to_string()
     }
+
+    fn can_switch(&self) -> Result<(), NoSwitch> {
+        match self.configured {
+            JournalMode::Delete => Err(NoSwitch::Configured),
+            JournalMode::Keep | JournalMode::Wal => Ok(()),
+        }
+    }
 }
 
 /// Where the log grows under a pin, if there is one.
@@ -467,6 +498,13 @@ fn beside_database(facts: &Facts) -> Vec<PathBuf> {
     let in_wal = !facts.journal.blocks_writers();
     let directory = in_wal.then(|| disk::parent(&facts.path).to_owned());
     directory.into_iter().collect()
+}
+
+fn not_pinned(error: PinError) -> NotPinned {
+    match error {
+        PinError::Busy(why) => NotPinned::Busy(why),
+        PinError::Failed(error) => NotPinned::Failed(Failure::other(&error)),
+    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "handed to `map_err`")]

@@ -39,6 +39,7 @@ pub mod sidecar;
 pub mod snapshot;
 pub mod sqlite;
 pub mod status;
+pub mod switch;
 pub mod touch_file;
 pub mod verify;
 pub mod window;

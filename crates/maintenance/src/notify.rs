@@ -30,6 +30,7 @@ use crate::disk::{self, Disk};
 use crate::herald::{OfUploads, Turn};
 use crate::schedule::Interval;
 use crate::status::{BackupStatus, RemoteStatus, RunReport};
+use crate::switch;
 use crate::window::Outcome;
 
 /// Most redirects followed.
@@ -187,10 +188,13 @@ impl<'a> Notice<'a> {
                 format!("no backup was made ({kind}): {}", outcome.message())
             }
         };
+        let switched = report.switched_to.is_some();
+        let switched = switched.then(|| format!("; {}", switch::SWITCHED));
         let warnings = report.warnings.iter().map(|it| format!("; warning: {it}"));
         let text = format!(
-            "{service} on {host}: run {}: {ended}{}",
+            "{service} on {host}: run {}: {ended}{}{}",
             report.id,
+            switched.unwrap_or_default(),
             warnings.collect::<String>()
         );
         Self {

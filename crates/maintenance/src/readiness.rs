@@ -10,6 +10,8 @@
 //! | `POST /api/v1/runs/ID/claim`   | 200: the lease; 409: somebody else's; 410: not this run      |
 //! | `POST /api/v1/runs/ID/renew`   | 200: the lease; 409: not yours; 410: the run has ended       |
 //! | `POST /api/v1/runs/ID/finish`  | 200: the verdict on the copy; 409, 410 as above              |
+//! | `PUT /api/v1/journal-mode`     | 202: to WAL in the next run; 200: it is; 409: it cannot be   |
+//! | `DELETE /api/v1/journal-mode`  | 200: it stays as it is; 409: a run is about to switch it     |
 //! | `GET /metrics`                 | 200: the status as Prometheus reads it                       |
 //! | `GET /openapi.json`            | 200: all this, as `OpenAPI` 3.1                              |
 //!
@@ -23,8 +25,8 @@
 //! whose file says who may connect ([`crate::maintenance`] sees to that).
 //!
 //! That leaves the browser of somebody on the same machine, which any page may send here.
-//! It is kept from starting a run by three rules, any one of which would do today: `POST`
-//! with an `Origin` is refused (a browser sends one with every `POST`), the body must be
+//! It is kept from starting a run by three rules, any one of which would do today: what changes
+//! something is refused with an `Origin` (a browser sends one with every `POST`), the body must be
 //! declared as JSON (which a form cannot), and the `Host` must be an IP address, `localhost`
 //! or a name that was configured (so a name that an attacker points at 127.0.0.1, DNS
 //! rebinding, gets nowhere, not even to read).
@@ -80,6 +82,7 @@ use crate::driver::{Command, Refused};
 use crate::lease::{self, Finished, Granted, Holder, Nonce, REASON_LIMIT, Verdict};
 use crate::metrics;
 use crate::status::{Reader, Ready, Status};
+use crate::switch::{self, Ordered};
 use crate::window::{Phase, RunId};
 
 mod listener;
@@ -322,6 +325,17 @@ impl Endpoint {
                 let verdict = self.ask(asked).await??;
                 Ok(finished(&run, &verdict))
             }
+            CommandRoute::OrderWal => {
+                parse::<JournalMode>(&body)?.check()?;
+                let ordered = self.ask(|reply| Command::OrderWal { reply }).await??;
+                Ok(to_wal(&ordered))
+            }
+            CommandRoute::WithdrawWal => {
+                let Withdraw {} = parse_or_default(&body)?;
+                let asked = |reply| Command::WithdrawWal { reply };
+                let withdrawn = self.ask(asked).await??;
+                Ok(json(StatusCode::OK, &withdrawn))
+            }
         }
     }
 
@@ -403,6 +417,18 @@ enum CommandRoute {
     Claim(Option<RunId>),
     Renew(Option<RunId>),
     Finish(Option<RunId>),
+    OrderWal,
+    WithdrawWal,
+}
+
+impl CommandRoute {
+    /// What is possible at its path.
+    fn allowed(&self) -> &'static str {
+        match self {
+            Self::Start | Self::Claim(_) | Self::Renew(_) | Self::Finish(_) => "POST",
+            Self::OrderWal | Self::WithdrawWal => "PUT, DELETE",
+        }
+    }
 }
 
 /// The body of `POST /api/v1/runs`: an empty object, or nothing. Fields may come.
@@ -434,6 +460,34 @@ struct FinishAs {
     #[serde(default)]
     reason: Option<String>,
 }
+
+/// The body of `PUT /api/v1/journal-mode`, as it comes.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JournalMode {
+    journal_mode: String,
+}
+
+impl JournalMode {
+    /// There is one way to go while the service runs. The mode is not repeated in the answer: it
+    /// may be anything.
+    fn check(&self) -> Result<(), Refusal> {
+        if self.journal_mode == switch::WAL {
+            return Ok(());
+        }
+        let message = format!(
+            "journal_mode can be \"wal\" here and nothing else; to go back to a rollback \
+             journal, {}",
+            switch::THE_WAY_BACK
+        );
+        Err(Refusal::new(Code::BadBody, message))
+    }
+}
+
+/// The body of `DELETE /api/v1/journal-mode`: an empty object, or nothing.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Withdraw {}
 
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -486,14 +540,21 @@ fn admit(head: &Parts, access: &Access) -> Result<Route, Refusal> {
             wait: Duration::ZERO,
         },
         "/api/v1/status" => Route::Status,
+        "/api/v1/journal-mode" if head.method == Method::DELETE => {
+            Route::Command(CommandRoute::WithdrawWal)
+        }
+        "/api/v1/journal-mode" => Route::Command(CommandRoute::OrderWal),
         path => Route::Command(command_route(path).ok_or_else(not_found)?),
     };
     match (route, &head.method) {
-        (route @ Route::Command(_), &Method::POST) => {
+        (Route::Command(command), method) => {
+            let allowed = command.allowed();
+            if !allowed.split(", ").any(|it| it == method.as_str()) {
+                return Err(wrong_method(method, allowed));
+            }
             check_command(&head.headers, access.token.as_ref())?;
-            Ok(route)
+            Ok(Route::Command(command))
         }
-        (Route::Command(_), method) => Err(wrong_method(method, "POST")),
         (Route::Ready { .. }, &Method::GET | &Method::HEAD) => Ok(Route::Ready {
             wait: wait_of(head.uri.query().unwrap_or_default())?,
         }),
@@ -609,8 +670,8 @@ fn check_command(headers: &HeaderMap, token: Option<&Token>) -> Result<(), Refus
     if headers.contains_key(ORIGIN) {
         return Err(Refusal::new(
             Code::FromABrowser,
-            "requests with an Origin header come from web pages, which may not start or end a \
-             run; use torrust-maintenance or curl",
+            "requests with an Origin header come from web pages, which may change nothing here; use \
+             torrust-maintenance or curl",
         ));
     }
     if let Some(token) = token
@@ -710,6 +771,15 @@ fn status(status: &Status) -> Answer {
 
 fn started(run: &RunId) -> Answer {
     json(StatusCode::ACCEPTED, &json!({ "run": run }))
+}
+
+/// Accepted, unless there is nothing left to do.
+fn to_wal(ordered: &Ordered) -> Answer {
+    let status = match ordered.switch {
+        Some(_) => StatusCode::ACCEPTED,
+        None => StatusCode::OK,
+    };
+    json(status, ordered)
 }
 
 fn leased(run: &RunId, lease: &Nonce, granted: &Granted, now: DateTime<Utc>) -> Answer {

@@ -20,6 +20,7 @@ use crate::lease::{Holder, Terms};
 use crate::remote::Uploads;
 use crate::schedule::Interval;
 use crate::snapshot::{Progress, Watch};
+use crate::switch::Order;
 use crate::window::{Outcome, Phase, RunId, Trigger};
 
 /// How many ended runs a status carries.
@@ -336,6 +337,10 @@ pub struct RunReport {
     /// there was none.
     #[serde(default)]
     pub wal_bytes: Option<u64>,
+    /// The journal mode the database went over to in this run; `null` if it stayed in the one it
+    /// had.
+    #[serde(default)]
+    pub switched_to: Option<String>,
 }
 
 /// What became of a sidecar's copy.
@@ -476,6 +481,9 @@ pub struct DatabaseStatus {
     pub path: PathBuf,
     /// Journal mode found at the start or by the last run.
     pub journal_mode: String,
+    /// The order to go over to WAL in the next run; `null` if there is none.
+    #[serde(default)]
+    pub switch: Option<Order>,
 }
 
 impl GateStatus {

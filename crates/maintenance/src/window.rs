@@ -456,6 +456,9 @@ pub struct Run {
     pub ends: Instant,
     /// Which attempt at the pin this is, from 1.
     pub attempt: u32,
+    /// Whether the database is to go over to WAL in it, before the pin. The driver's to say: for
+    /// a window it makes no difference but for what the run then costs.
+    pub to_wal: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -627,6 +630,7 @@ impl Window {
                     began: now.utc,
                     ends: mono + lasts,
                     attempt: 1,
+                    to_wal: false,
                 };
                 State::Preparing { run }
             }

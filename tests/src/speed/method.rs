@@ -294,6 +294,7 @@ impl Bench<'_> {
             began: Utc::now(),
             ends: Instant::now() + Duration::from_secs(3_600),
             attempt: 1,
+            to_wal: false,
         };
         let failed = |failure| anyhow!("the run failed: {failure:?}");
         let (_, draft) = engine.prepare(&run, &watch).map_err(failed)?;

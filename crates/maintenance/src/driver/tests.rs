@@ -15,6 +15,7 @@ use crate::schedule::Schedule;
 use crate::status::Reader;
 
 mod sidecar;
+mod switch;
 
 /// What a step of the fake engine does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,8 @@ struct Script {
     too_long: Mutex<bool>,
     broken: Mutex<bool>,
     break_driver: Mutex<bool>,
+    /// Whether the database is on a rollback journal.
+    rollback: Mutex<bool>,
 }
 
 impl Script {
@@ -171,8 +174,11 @@ impl Engine for Fake {
     type Pin = Part;
     type Copy = Part;
 
-    fn prepare(&self, _run: &Run, watch: &Watch) -> Result<(Pause, Option<Part>), Failure> {
+    fn prepare(&self, run: &Run, watch: &Watch) -> Result<(Pause, Option<Part>), Failure> {
         let draft = self.part("draft");
+        if run.to_wal {
+            self.script.note("reckoned with WAL");
+        }
         self.act(Job::Prepare, watch)?;
         Ok((self.pause, Some(draft)))
     }
@@ -192,11 +198,14 @@ impl Engine for Fake {
         })
     }
 
-    fn pin(&self, _run: &Run, _limit: Duration, watch: &Watch) -> Result<Part, NotPinned> {
+    fn pin(&self, run: &Run, _limit: Duration, watch: &Watch) -> Result<Part, NotPinned> {
         assert!(!self.gate.is_open(), "flushed with the gate open");
         assert_eq!(self.gate.in_flight(), 0, "flushed with announces in flight");
         let pin = self.part("pin");
         self.script.act(Job::Pin, watch)?;
+        if run.to_wal {
+            *self.script.rollback.lock().expect("unpoisoned") = false;
+        }
         Ok(pin)
     }
 
@@ -258,7 +267,15 @@ impl Engine for Fake {
             !*self.script.break_driver.lock().expect("unpoisoned"),
             "as told"
         );
-        "wal".into()
+        if *self.script.rollback.lock().expect("unpoisoned") {
+            "delete".into()
+        } else {
+            "wal".into()
+        }
+    }
+
+    fn can_switch(&self) -> Result<(), NoSwitch> {
+        Ok(())
     }
 }
 
@@ -379,6 +396,13 @@ impl Bench {
             .send(Command::Start { reply })
             .await
             .expect("the driver lives");
+        answer.await.expect("the driver answers")
+    }
+
+    async fn tell<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> T {
+        let (reply, answer) = oneshot::channel();
+        let asked = self.commands.send(command(reply)).await;
+        asked.expect("the driver lives");
         answer.await.expect("the driver answers")
     }
 

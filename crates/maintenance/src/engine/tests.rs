@@ -24,6 +24,7 @@ use crate::window::{Outcome, Rules, RunId, Trigger};
 
 mod encryption;
 mod sidecar;
+mod switch;
 
 /// A database with some rows, and room for backups beside it.
 struct Bench {
@@ -210,6 +211,7 @@ fn run(second: u32) -> Run {
         #[expect(clippy::disallowed_methods, reason = "a test may look at the clock")]
         ends: Instant::now() + Duration::from_secs(60),
         attempt: 1,
+        to_wal: false,
     }
 }
 

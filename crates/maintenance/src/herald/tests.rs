@@ -115,6 +115,7 @@ fn ended(name: &str, outcome: Outcome) -> Ended {
             sidecar: None,
             warnings: Vec::new(),
             wal_bytes: None,
+            switched_to: None,
         },
         made: None,
     }

@@ -249,6 +249,29 @@ fn a_notice_says_it_in_a_line_and_in_fields() {
 }
 
 #[test]
+fn a_notice_says_that_the_journal_mode_was_switched() {
+    let origin = Origin {
+        service: "s".to_owned(),
+        host: "h".to_owned(),
+    };
+    for outcome in [
+        Outcome::Done,
+        Outcome::WouldNotFit {
+            message: "it".to_owned(),
+        },
+    ] {
+        let report = RunReport {
+            switched_to: Some("wal".to_owned()),
+            ..report(&outcome)
+        };
+        let notice = Notice::of_run(&origin, &report, None, false);
+        assert_eq!(notice.good, outcome == Outcome::Done);
+        let told = format!("; {}", switch::SWITCHED);
+        assert!(notice.text.ends_with(&told), "{}", notice.text);
+    }
+}
+
+#[test]
 fn a_good_run_with_a_hook_that_failed_is_not_good() {
     let origin = Origin {
         service: "s".to_owned(),

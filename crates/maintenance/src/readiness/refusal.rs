@@ -61,6 +61,8 @@ codes! {
     Stuck = CONFLICT, "stuck";
     /// [`driver::Refused::TooSoon`].
     TooSoon = CONFLICT, "too_soon";
+    /// [`driver::Refused::NoSwitch`].
+    NoSwitch = CONFLICT, "no_switch";
     /// [`lease::Refused::Taken`].
     Taken = CONFLICT, "taken";
     /// [`lease::Refused::TakenByTracker`].
@@ -175,6 +177,7 @@ impl From<driver::Refused> for Refusal {
             Refused::Busy { .. } => (Code::Busy, Besides::Nothing),
             Refused::Stuck { .. } => (Code::Stuck, Besides::Nothing),
             Refused::TooSoon { left, .. } => (Code::TooSoon, Besides::After(left)),
+            Refused::NoSwitch(_) => (Code::NoSwitch, Besides::Nothing),
             Refused::ShuttingDown => (Code::ShuttingDown, Besides::Nothing),
         };
         Self::new(code, refused.to_string()).with(besides)

@@ -14,6 +14,7 @@ use crate::disk::Disk;
 use crate::gate::{Gate, Keeper};
 use crate::lease::Terms;
 use crate::status::{CopyOf, Offer, PinnedFile, Published};
+use crate::switch::{NoSwitch, Order};
 
 mod document;
 mod slow;
@@ -192,6 +193,20 @@ fn every_route_and_nothing_else() {
         assert_eq!(admitted("POST", &path, &[HERE, JSON]), route);
         assert_eq!(admitted("GET", &path, &[HERE]), Err((405, "wrong_method")));
     }
+    let path = "/api/v1/journal-mode";
+    for (method, route) in [
+        ("PUT", CommandRoute::OrderWal),
+        ("DELETE", CommandRoute::WithdrawWal),
+    ] {
+        let route = Ok(Route::Command(route));
+        assert_eq!(admitted(method, path, &[HERE, JSON]), route);
+    }
+    for method in ["GET", "HEAD", "POST", "PATCH", "OPTIONS"] {
+        assert_eq!(
+            admitted(method, path, &[HERE, JSON]),
+            Err((405, "wrong_method"))
+        );
+    }
     // A run of a name that none has is a run that is not the current one, not a path.
     for odd in ["..", "%2e%2e", "a%2fb", "a_b", "%00", &"a".repeat(65)] {
         let path = format!("/api/v1/runs/{odd}/claim");
@@ -199,6 +214,8 @@ fn every_route_and_nothing_else() {
         assert_eq!(admitted("POST", &path, &[HERE, JSON]), route, "{path}");
     }
     for path in [
+        "/api/v1/journal-mode/",
+        "/api/v1/journal_mode",
         "/api/v1/runs/",
         "/api/v1/runs//claim",
         "/api/v1/runs/a",
@@ -231,6 +248,10 @@ fn a_refused_method_is_told_which_is_allowed() {
         .expect_err("GET is not a way to start")
         .answer();
     assert_eq!(answer.headers()[ALLOW], "POST");
+    let head = request("POST", "/api/v1/journal-mode", &[HERE]);
+    let refused = admit(&head.into_parts().0, &no_token());
+    let answer = refused.expect_err("POST does not set it").answer();
+    assert_eq!(answer.headers()[ALLOW], "PUT, DELETE");
     let head = request("POST", "/ready", &[HERE]).into_parts().0;
     let refused = admit(&head, &no_token());
     let answer = refused.expect_err("POST does not read").answer();
@@ -387,6 +408,51 @@ fn with_a_token_whoever_changes_something_needs_it() {
     }
     for path in ["/ready", "/api/v1/status", "/health_check", "/openapi.json"] {
         assert!(admitted_to(&access, "GET", path, &[HERE]).is_ok(), "{path}");
+    }
+}
+
+#[test]
+fn the_journal_mode_is_guarded_as_runs_are() {
+    let access = Access {
+        token: token(),
+        hosts: Vec::new(),
+    };
+    let right = ("authorization", "Bearer 0123456789abcdef");
+    for method in ["PUT", "DELETE"] {
+        let ask = |headers: &[(&str, &str)]| {
+            let headers = [&[HERE], headers].concat();
+            admitted_to(&access, method, "/api/v1/journal-mode", &headers).map(drop)
+        };
+        assert_eq!(ask(&[right, JSON]), Ok(()), "{method}");
+        assert_eq!(ask(&[JSON]), Err((401, "unauthorized")), "{method}");
+        assert_eq!(ask(&[right]), Err((415, "not_json")), "{method}");
+        let page = ("origin", "http://127.0.0.1:1414");
+        let refused = ask(&[right, JSON, page]);
+        assert_eq!(refused, Err((403, "from_a_browser")), "{method}");
+    }
+}
+
+#[test]
+fn only_wal_can_be_ordered() {
+    let order = |body: Value| {
+        let read = parse::<JournalMode>(body.to_string().as_bytes());
+        read.and_then(|mode| mode.check())
+    };
+    assert_eq!(order(json!({ "journal_mode": "wal" })), Ok(()));
+    for mode in ["delete", "WAL", "keep", "off", ""] {
+        let refused = order(json!({ "journal_mode": mode })).expect_err(mode);
+        assert_eq!(refused.code, Code::BadBody);
+        let way_back = "journal_mode = \"delete\" and restart";
+        assert!(refused.message.contains(way_back), "{}", refused.message);
+    }
+    for bad in [
+        json!({}),
+        json!({ "journal_mode": null }),
+        json!({ "journal_mode": "wal", "now": true }),
+        json!("wal"),
+    ] {
+        let refused = order(bad.clone()).map_err(|refusal| refusal.code);
+        assert_eq!(refused, Err(Code::BadBody), "{bad}");
     }
 }
 
@@ -634,6 +700,8 @@ fn every_refusal() -> Vec<Refusal> {
             held: Duration::from_secs(90),
             left: Duration::from_millis(1500),
         },
+        Refused::NoSwitch(NoSwitch::Configured),
+        Refused::NoSwitch(NoSwitch::Server),
         Refused::ShuttingDown,
     ];
     let expires = Duration::from_millis(1500);
@@ -672,6 +740,10 @@ fn every_refusal() -> Vec<Refusal> {
             &[HERE, known, JSON, ("content-length", "1000000000")],
         ),
         parse::<Renew>(b"{").expect_err("no JSON"),
+        parse::<JournalMode>(br#"{"journal_mode": "delete"}"#)
+            .expect("JSON")
+            .check()
+            .expect_err("there is no such way"),
         parse::<FinishAs>(failed)
             .expect("JSON")
             .check()
@@ -1013,6 +1085,62 @@ async fn leases_are_granted_refused_and_ended_by_the_driver() -> Result {
     let odd = ask("renew", lease).replace("20261122T025900Z-abcd", "..");
     let (head, _) = server.ask(&odd).await?;
     assert!(head.starts_with("HTTP/1.1 410 Gone"), "{head}");
+    assert!(server.commands.try_recv().is_err());
+    Ok(())
+}
+
+/// What is ordered of the driver and what it answers, over the wire.
+#[tokio::test]
+async fn the_switch_is_ordered_and_withdrawn_by_the_driver() -> Result {
+    let mut server = Server::start()?;
+    let ask = |method: &str, body: &str| {
+        format!(
+            "{method} /api/v1/journal-mode HTTP/1.1\r\nHost: 127.0.0.1\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let wal = r#"{"journal_mode": "wal"}"#;
+    let ordered = || Ordered::will_be("delete".to_owned(), Order::new(now()), None);
+    for (reply, code) in [
+        (Ok(ordered()), "202 Accepted"),
+        (Ok(Ordered::already()), "200 OK"),
+        (Err(Refused::NoSwitch(NoSwitch::Server)), "409 Conflict"),
+    ] {
+        let stream = server.connect().await?;
+        send(&stream, &ask("PUT", wal)).await?;
+        let Some(Command::OrderWal { reply: driver }) = server.commands.recv().await else {
+            return Err("no command came".into());
+        };
+        let expected = match &reply {
+            Ok(ordered) => serde_json::to_value(ordered)?,
+            Err(refused) => json!({ "error": "no_switch", "message": refused.to_string() }),
+        };
+        driver.send(reply).map_err(|_| "nobody waits")?;
+        let (head, body) = answer(&stream).await?;
+        assert!(head.contains(code), "{head}");
+        assert_eq!(body, expected);
+    }
+    for body in ["", "{}"] {
+        let stream = server.connect().await?;
+        send(&stream, &ask("DELETE", body)).await?;
+        let Some(Command::WithdrawWal { reply: driver }) = server.commands.recv().await else {
+            return Err("no command came".into());
+        };
+        let withdrawn = Ordered::withdrawn("delete".to_owned(), true);
+        driver.send(Ok(withdrawn)).map_err(|_| "nobody waits")?;
+        let (head, body) = answer(&stream).await?;
+        assert!(head.contains("200 OK"), "{head}");
+        assert_eq!(body["journal_mode"], "delete");
+        assert_eq!(body["switch"], Value::Null);
+    }
+    // What cannot be is answered without the driver.
+    let delete = r#"{"journal_mode": "delete"}"#;
+    for (method, body) in [("PUT", delete), ("PUT", ""), ("DELETE", wal)] {
+        let (head, body) = server.ask(&ask(method, body)).await?;
+        assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+        assert_eq!(body["error"], "bad_body");
+    }
     assert!(server.commands.try_recv().is_err());
     Ok(())
 }

@@ -44,13 +44,6 @@ impl Bench {
         run
     }
 
-    async fn tell<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> T {
-        let (reply, answer) = oneshot::channel();
-        let asked = self.commands.send(command(reply)).await;
-        asked.expect("the driver lives");
-        answer.await.expect("the driver answers")
-    }
-
     async fn claim(&self, run: &RunId, of: char) -> Result<Granted, Refused> {
         let run = run.clone();
         let (holder, nonce) = (holder(&of.to_string()), nonce(of));

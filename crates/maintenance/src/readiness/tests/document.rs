@@ -70,7 +70,7 @@ fn every_path_of_openapi_is_a_route_and_the_other_way_round() {
         }
     }
     // `Route` and `CommandRoute` have as many variants between them.
-    assert_eq!(routes, 9);
+    assert_eq!(routes, 11);
     assert!(
         paths
             .keys()
