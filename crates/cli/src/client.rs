@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use torrust_tracker_maintenance::status::Status;
+use torrust_tracker_maintenance::switch::Ordered;
 use torrust_tracker_maintenance::window::RunId;
 
 /// The whole exchange, once the tracker has no reason to wait any more. Longer than the
@@ -24,6 +25,9 @@ use torrust_tracker_maintenance::window::RunId;
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 /// Most bytes of an answer: a status has a few thousand.
 const ANSWER_LIMIT: usize = 4 << 20;
+
+/// Where the order to go over to WAL is given and withdrawn.
+const JOURNAL_MODE: &str = "/api/v1/journal-mode";
 
 /// Where a tracker's endpoint is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -235,6 +239,26 @@ impl Client {
         self.understand(begun["run"].take())
     }
 
+    /// `PUT /api/v1/journal-mode`: to WAL in the next run. Without an order in the answer the
+    /// database is there already.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for the command that compares the journal modes")
+    )]
+    pub async fn order_wal(&self) -> Result<Ordered, Error> {
+        let body = json!({ "journal_mode": "wal" });
+        self.understand(self.ask(Method::PUT, JOURNAL_MODE, &body).await?)
+    }
+
+    /// `DELETE /api/v1/journal-mode`.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for the command that compares the journal modes")
+    )]
+    pub async fn withdraw_wal(&self) -> Result<Ordered, Error> {
+        self.understand(self.ask(Method::DELETE, JOURNAL_MODE, &json!({})).await?)
+    }
+
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value, Error> {
         self.ask(Method::POST, path, body).await
     }
@@ -333,7 +357,7 @@ impl Client {
             .header(HOST, host)
             .header(CONTENT_TYPE, "application/json");
         // What only asks needs no token, and one that is not sent cannot be seen.
-        if let Some(Token(token)) = self.token.as_ref().filter(|_| method == Method::POST) {
+        if let Some(Token(token)) = self.token.as_ref().filter(|_| method != Method::GET) {
             request = request.header(AUTHORIZATION, token);
         }
         let request = request

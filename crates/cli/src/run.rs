@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 use torrust_tracker_maintenance::status::{RunReport, Status};
+use torrust_tracker_maintenance::switch::WAL;
 use torrust_tracker_maintenance::window::RunId;
 
 use crate::client::{Client, block_on};
@@ -125,7 +126,12 @@ fn would(
 ) -> Result<Answer, Failure> {
     let settings = configuration.settings()?;
     let database = &status.database;
-    let mode = &database.journal_mode;
+    let found = &database.journal_mode;
+    // A run that is to switch it is reckoned with what it is then.
+    let (mode, as_it_will_be) = match database.switch {
+        Some(_) => (WAL, format!("{found}, to {WAL} in that run")),
+        None => (found.as_str(), found.clone()),
+    };
     let forecast = Forecast::of(configuration, &settings, &database.path, mode);
     let (exit, verdict) = match (&status.run, forecast.objection()) {
         (Some(run), _) => (
@@ -146,7 +152,7 @@ fn would(
         ("announces", forecast.announces().to_owned()),
         (
             "database",
-            format!("{path}, {}, journal mode {mode}", forecast.size()),
+            format!("{path}, {}, journal mode {as_it_will_be}", forecast.size()),
         ),
         ("copy", forecast.copy()),
         ("check", forecast.check()),

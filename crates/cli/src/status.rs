@@ -6,8 +6,10 @@ use chrono::{DateTime, Utc};
 use torrust_tracker_maintenance::catalogue::Backup;
 use torrust_tracker_maintenance::snapshot::Progress;
 use torrust_tracker_maintenance::status::{
-    ChannelStatus, GateStatus, LeaseStatus, PerDoor, RemoteStatus, RunReport, RunStatus, Status,
+    ChannelStatus, DatabaseStatus, GateStatus, LeaseStatus, PerDoor, RemoteStatus, RunReport,
+    RunStatus, Status,
 };
+use torrust_tracker_maintenance::switch::{NotSwitched, Order};
 use torrust_tracker_maintenance::window::{Outcome, Trigger};
 
 use crate::client::{Client, block_on};
@@ -61,14 +63,7 @@ fn screen(status: &Status, newest: Option<&Backup>, now: DateTime<Utc>) -> Strin
         ),
         ("next", next(status, now)),
         ("backup", newest_line(status, newest, now)),
-        (
-            "database",
-            format!(
-                "{}, journal mode {}",
-                status.database.path.display(),
-                status.database.journal_mode
-            ),
-        ),
+        ("database", database(&status.database)),
         ("gate", counters(&status.gate)),
     ];
     if let Some(remote) = &status.remote {
@@ -88,6 +83,24 @@ fn screen(status: &Status, newest: Option<&Backup>, now: DateTime<Utc>) -> Strin
         Some(runs) => format!("{head}\n\n{runs}"),
         None => format!("{head}\n\nno run has ended since the service started"),
     }
+}
+
+/// Where it is, its journal mode, and whether that is going to change.
+fn database(database: &DatabaseStatus) -> String {
+    let DatabaseStatus {
+        path,
+        journal_mode,
+        switch,
+    } = database;
+    let switch = match switch {
+        None => String::new(),
+        Some(Order { failed: None, .. }) => ", to WAL in the next run".to_owned(),
+        Some(Order {
+            failed: Some(NotSwitched { run, reason }),
+            ..
+        }) => format!(", to WAL in the next run\n           NOT SWITCHED in run {run}: {reason}"),
+    };
+    format!("{}, journal mode {journal_mode}{switch}", path.display())
 }
 
 /// One line for each way of telling somebody.
@@ -337,7 +350,9 @@ pub fn result(run: &RunReport) -> String {
         .warnings
         .iter()
         .map(|warning| format!("warning: {warning}"));
-    let made = backup.into_iter().chain(sidecar);
+    let switched = run.switched_to.as_ref();
+    let switched = switched.map(|mode| format!("to journal mode {mode}"));
+    let made = backup.into_iter().chain(sidecar).chain(switched);
     let parts = made.chain(message).chain(warnings);
     parts.collect::<Vec<_>>().join("; ")
 }

@@ -22,7 +22,7 @@ fn answering(answer: &'static str) -> Result<(Client, JoinHandle<io::Result<Stri
 
 fn answer(mut stream: impl Read + Write, answer: &str) -> io::Result<String> {
     let mut request = Vec::new();
-    while !request.ends_with(b"{}") {
+    while !(request.ends_with(b"{}") || request.ends_with(b"\"}")) {
         let mut byte = [0];
         stream.read_exact(&mut byte)?;
         request.extend(byte);
@@ -62,6 +62,39 @@ fn asks_as_the_endpoint_wants_to_be_asked() -> Result {
         "{request}"
     );
     assert!(!format!("{client:?}").contains("a token"), "{client:?}");
+    Ok(())
+}
+
+#[test]
+fn the_switch_is_ordered_and_withdrawn() -> Result {
+    let (client, request) = answering(
+        "HTTP/1.1 202 Accepted\r\nContent-Length: 100\r\n\r\n{\"journal_mode\":\"delete\",\
+         \"switch\":{\"ordered\":\"2026-11-22T03:00:00Z\",\"failed\":null},\"message\":\"soon\"}",
+    )?;
+    let ordered = block_on(client.order_wal())?;
+    assert_eq!(ordered.journal_mode, "delete");
+    assert!(ordered.switch.is_some_and(|order| order.failed.is_none()));
+    let request = request.join().expect("no panic")?;
+    let first = "PUT /api/v1/journal-mode HTTP/1.1\r\n";
+    assert!(request.starts_with(first), "{request}");
+    assert!(request.ends_with(r#"{"journal_mode":"wal"}"#), "{request}");
+    assert!(
+        request.contains("authorization: Bearer a token\r\n"),
+        "{request}"
+    );
+
+    let (client, request) = answering(
+        "HTTP/1.1 200 OK\r\nContent-Length: 54\r\n\r\n{\"journal_mode\":\"delete\",\
+         \"switch\":null,\"message\":\"no\"}",
+    )?;
+    assert_eq!(block_on(client.withdraw_wal())?.switch, None);
+    let request = request.join().expect("no panic")?;
+    let first = "DELETE /api/v1/journal-mode HTTP/1.1\r\n";
+    assert!(request.starts_with(first), "{request}");
+    assert!(
+        request.contains("authorization: Bearer a token\r\n"),
+        "{request}"
+    );
     Ok(())
 }
 

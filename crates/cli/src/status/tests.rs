@@ -42,6 +42,36 @@ fn status(change: impl FnOnce(&mut Value)) -> Status {
 }
 
 #[test]
+fn a_switch_is_announced_and_what_kept_it_from_being_made_is_told() {
+    let line = |switch: Value| {
+        let status = status(|status| {
+            let mode = json!({ "path": "./db/sqlite3.db", "journal_mode": "delete" });
+            status["database"] = mode;
+            status["database"]["switch"] = switch;
+        });
+        database(&status.database)
+    };
+    let ordered = "2026-11-22T08:00:00Z";
+    assert_eq!(line(Value::Null), "./db/sqlite3.db, journal mode delete");
+    assert_eq!(
+        line(json!({ "ordered": ordered, "failed": null })),
+        "./db/sqlite3.db, journal mode delete, to WAL in the next run"
+    );
+    let failed = json!({ "run": "20261122T030000Z-abcd", "reason": "somebody reads" });
+    assert_eq!(
+        line(json!({ "ordered": ordered, "failed": failed })),
+        "./db/sqlite3.db, journal mode delete, to WAL in the next run\n           NOT SWITCHED in \
+         run 20261122T030000Z-abcd: somebody reads"
+    );
+    let done = status(|status| status["runs"][0]["switched_to"] = "wal".into());
+    let screen = screen(&done, None, now());
+    assert!(
+        screen.contains("20261122T030000Z; to journal mode wal"),
+        "{screen}"
+    );
+}
+
+#[test]
 fn a_quiet_night() {
     assert_eq!(
         screen(&status(|_| {}), None, now()),
