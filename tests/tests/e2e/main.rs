@@ -37,6 +37,7 @@ mod sidecar_users;
 mod soak;
 mod stop;
 mod support;
+mod switch;
 mod telling;
 mod upstream_clients;
 mod volume;
