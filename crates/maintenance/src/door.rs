@@ -38,6 +38,9 @@
 //! With a [`Lobby::durable`] the answer then waits, pass in hand, until what was written is
 //! durable; all that wait share a sync of the disk.
 //!
+//! How long answers took is counted where [`GateLayer::counting`] says what a request is; of
+//! those that go straight, too. A request that was refused here, as below, is none of them.
+//!
 //! # What is refused, and how
 //!
 //! At most `hold_at_most` requests wait for a gate, over all layers of one [`Lobby`].
@@ -68,8 +71,9 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
-use futures_util::future::Either;
+use futures_util::future::{self, Either, Join, Map, Ready};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use tokio::runtime::Handle;
@@ -79,7 +83,7 @@ use tower::{Layer, Service, ServiceExt as _};
 use tracing::Instrument as _;
 
 use crate::durability::Durability;
-use crate::gate::{Counters, Door, Gate};
+use crate::gate::{self, Counters, Door, Gate};
 
 /// How many held and, apart from these, how many fresh requests run at once. Enough to
 /// keep a database busy whose calls wait; few enough that where calls run one by one, a
@@ -103,13 +107,25 @@ pub enum Way {
 #[derive(Debug, Clone)]
 pub struct Lobby {
     shared: Arc<Shared>,
-    durability: Option<Durability>,
+    storing: Storing,
+}
+
+/// What becomes of what gated requests write.
+#[derive(Debug, Clone)]
+enum Storing {
+    /// They write nothing, or nobody asks what that takes.
+    Nothing,
+    /// It is committed when they are answered.
+    Committed,
+    /// It is durable when they are answered.
+    Durable(Durability),
 }
 
 /// Puts a [`GateService`] around a service.
 pub struct GateLayer<F> {
     lobby: Lobby,
     way: Arc<F>,
+    counted: Counted,
 }
 
 /// A service whose gated requests wait for the gate and run on the executor.
@@ -117,7 +133,25 @@ pub struct GateService<S, F> {
     inner: S,
     lobby: Lobby,
     way: Arc<F>,
+    counted: Counted,
 }
+
+/// As what a request is counted; `None`: not at all.
+type Counted = fn(&Parts) -> Option<gate::Request>;
+
+/// Takes the time of one request, from its arrival on.
+#[derive(Debug)]
+pub struct Stopwatch {
+    shared: Arc<Shared>,
+    request: gate::Request,
+    since: Instant,
+}
+
+/// The answer to a request that goes straight, whose time may be taken.
+type Straight<A, T> = Map<Join<A, Ready<Option<Stopwatch>>>, Arrived<T>>;
+
+/// Counts an answer that is there, and hands it on.
+type Arrived<T> = fn((T, Option<Stopwatch>)) -> T;
 
 /// The answer to a gated request. Dropping it does not stop the request.
 #[derive(Debug)]
@@ -157,7 +191,7 @@ impl Lobby {
                 fresh_lane: Semaphore::new(LANE),
                 order: Arc::default(),
             }),
-            durability: None,
+            storing: Storing::Nothing,
         }
     }
 
@@ -167,13 +201,24 @@ impl Lobby {
         &self.shared.gate
     }
 
+    /// The same lobby for layers whose gated requests write, and are answered when that is
+    /// committed: what that takes is counted.
+    #[must_use]
+    pub fn storing(&self) -> Self {
+        self.with(Storing::Committed)
+    }
+
     /// The same lobby for layers whose gated requests write: they are answered when what
     /// they wrote is durable.
     #[must_use]
     pub fn durable(&self, durability: Durability) -> Self {
+        self.with(Storing::Durable(durability))
+    }
+
+    fn with(&self, storing: Storing) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
-            durability: Some(durability),
+            storing,
         }
     }
 
@@ -183,8 +228,22 @@ impl Lobby {
         GateLayer {
             lobby: self.clone(),
             way: Arc::new(way),
+            counted: nothing,
         }
     }
+}
+
+impl<F> GateLayer<F> {
+    /// Counts how long answers take, by what each request is. It is asked once for each, on
+    /// arrival, and should cost little.
+    #[must_use]
+    pub fn counting(self, counted: fn(&Parts) -> Option<gate::Request>) -> Self {
+        Self { counted, ..self }
+    }
+}
+
+fn nothing(_: &Parts) -> Option<gate::Request> {
+    None
 }
 
 impl<S, F> Layer<S> for GateLayer<F> {
@@ -195,6 +254,7 @@ impl<S, F> Layer<S> for GateLayer<F> {
             inner,
             lobby: self.lobby.clone(),
             way: Arc::clone(&self.way),
+            counted: self.counted,
         }
     }
 }
@@ -210,7 +270,7 @@ where
 {
     type Response = Response<R>;
     type Error = S::Error;
-    type Future = Either<S::Future, Answer<R, S::Error>>;
+    type Future = Either<Straight<S::Future, Result<Response<R>, S::Error>>, Answer<R, S::Error>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
@@ -219,9 +279,14 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (parts, body) = request.into_parts();
         let way = (self.way)(&parts);
+        let watch = (self.counted)(&parts).map(|request| self.lobby.shared.watch(request));
         let request = Request::from_parts(parts, body);
         let key = match way {
-            Way::Straight => return Either::Left(self.inner.call(request)),
+            Way::Straight => {
+                let answer = future::join(self.inner.call(request), future::ready(watch));
+                let arrived: Arrived<Result<Response<R>, S::Error>> = arrived;
+                return Either::Left(future::FutureExt::map(answer, arrived));
+            }
             Way::Gated => None,
             Way::InOrder(key) => Some(key),
         };
@@ -229,8 +294,31 @@ where
         // clone asks for itself when its time has come.
         let inner = self.inner.clone();
         drop(std::mem::replace(&mut self.inner, inner.clone()));
-        Either::Right(Answer(self.lobby.admit(inner, request, key)))
+        Either::Right(Answer(self.lobby.admit(inner, request, key, watch)))
     }
+}
+
+impl Stopwatch {
+    /// The request has its answer.
+    fn stop(&self) {
+        let took = now().saturating_duration_since(self.since);
+        self.shared.counters().answer(self.request, took, 1);
+    }
+}
+
+fn arrived<T, E>((answer, watch): (Result<T, E>, Option<Stopwatch>)) -> Result<T, E> {
+    if let (Ok(_), Some(watch)) = (&answer, watch) {
+        watch.stop();
+    }
+    answer
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "measures how long something took; nothing hangs on it"
+)]
+fn now() -> Instant {
+    Instant::now()
 }
 
 impl Lobby {
@@ -239,6 +327,7 @@ impl Lobby {
         inner: S,
         request: Request<B>,
         key: Option<Vec<u8>>,
+        watch: Option<Stopwatch>,
     ) -> State<R, S::Error>
     where
         S: Service<Request<B>, Response = Response<R>> + Send + 'static,
@@ -257,7 +346,8 @@ impl Lobby {
             return State::TurnedAway;
         };
         let place = key.map(|key| shared.order.join(key));
-        let call = Arc::clone(shared).run(inner, request, place, held, self.durability.clone());
+        let storing = self.storing.clone();
+        let call = Arc::clone(shared).run(inner, request, place, held, storing, watch);
         State::Running(shared.executor.spawn(call.in_current_span()))
     }
 }
@@ -270,7 +360,8 @@ impl Shared {
         request: Request<B>,
         mut place: Option<Place>,
         mut held: Option<Held>,
-        durability: Option<Durability>,
+        storing: Storing,
+        watch: Option<Stopwatch>,
     ) -> Result<Response<R>, S::Error>
     where
         S: Service<Request<B>, Response = Response<R>>,
@@ -292,14 +383,31 @@ impl Shared {
             self.gate.enter().await
         };
         drop(held);
+        let began = now();
         let response = inner.oneshot(request).await?;
-        if let Some(durability) = durability
-            && durability.synced().await.is_err()
-        {
+        let stored = match &storing {
+            Storing::Nothing | Storing::Committed => true,
+            Storing::Durable(durability) => durability.synced().await.is_ok(),
+        };
+        if !matches!(storing, Storing::Nothing) {
+            self.counters().spend(began.elapsed());
+        }
+        if !stored {
             self.counters().leave_unconfirmed(1);
             return Ok(unavailable());
         }
+        if let Some(watch) = watch {
+            watch.stop();
+        }
         Ok(response)
+    }
+
+    fn watch(self: &Arc<Self>, request: gate::Request) -> Stopwatch {
+        Stopwatch {
+            shared: Arc::clone(self),
+            request,
+            since: now(),
+        }
     }
 
     fn hold_if_room(self: &Arc<Self>) -> Option<Held> {
@@ -445,6 +553,7 @@ impl<F> Clone for GateLayer<F> {
         Self {
             lobby: self.lobby.clone(),
             way: Arc::clone(&self.way),
+            counted: self.counted,
         }
     }
 }
@@ -455,6 +564,7 @@ impl<S: Clone, F> Clone for GateService<S, F> {
             inner: self.inner.clone(),
             lobby: self.lobby.clone(),
             way: Arc::clone(&self.way),
+            counted: self.counted,
         }
     }
 }

@@ -73,6 +73,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::catalogue::BackupId;
+use crate::consumption::Consumption;
 use crate::gate::{Gate, Keeper};
 use crate::herald::{Ended, Herald};
 use crate::lease::{self, Finished, Granted, Holder, Nonce, Verdict, Verdicts};
@@ -82,7 +83,7 @@ use crate::snapshot::Watch;
 use crate::status::{
     BackupStatus, CopyOf, DatabaseStatus, GateStatus, Offer, PerDoor, PinnedFile,
     Published as PublishedStatus, RUNS_KEPT, RunReport, RunStatus, SidecarReport, Status, Taker,
-    Totals, milliseconds,
+    Totals, Traffic, milliseconds,
 };
 use crate::switch::{self, NoSwitch, NotSwitched, Order, Ordered};
 use crate::touch_file::{self, Signal, TouchFile};
@@ -1530,6 +1531,7 @@ impl<E: Engine> Driver<E> {
                 path: self.database.clone(),
                 journal_mode: self.engine.journal_mode(),
                 switch: self.order.clone(),
+                wal_bytes: None,
             },
             started: Some(self.started),
             backup: self.newest.clone(),
@@ -1540,6 +1542,9 @@ impl<E: Engine> Driver<E> {
             notify: None,
             hooks_failed: BTreeMap::new(),
             remote: None,
+            // Read when the status is asked for, as the size of the log is.
+            traffic: Traffic::default(),
+            process: Consumption::default(),
         };
         let job = self.job.as_ref().map(|running| running.watch.clone());
         let offer = self.offer();
@@ -1905,6 +1910,7 @@ fn blank_status(
             path: parts.database.clone(),
             journal_mode: engine.journal_mode(),
             switch: None,
+            wal_bytes: None,
         },
         started: Some(started),
         backup: None,
@@ -1914,6 +1920,8 @@ fn blank_status(
         notify: None,
         hooks_failed: BTreeMap::new(),
         remote: None,
+        traffic: Traffic::default(),
+        process: Consumption::default(),
     }
 }
 

@@ -9,6 +9,7 @@
 
 pub mod catalogue;
 pub mod config;
+pub mod consumption;
 pub mod disk;
 pub mod door;
 pub mod driver;
@@ -22,6 +23,7 @@ pub mod gate;
 pub mod herald;
 pub mod hold;
 pub mod hook;
+pub mod latency;
 pub mod lease;
 pub mod maintenance;
 pub mod metrics;

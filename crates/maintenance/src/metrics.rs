@@ -3,6 +3,8 @@
 //!
 //! Pauses are no histogram. There is one a night, and a histogram answers how many of many;
 //! what alerts and people ask is how long the last one was, and how long all were together.
+//! Latencies are one: there are thousands a second, of which nobody asks for the last, but how
+//! many took how long; and only histograms of several doors and trackers can be put together.
 //!
 //! A figure that is not known is left out, never 0: no backup is not a backup of no bytes.
 //! Counters are there from the start, so that the first failure is an increase.
@@ -12,13 +14,17 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use crate::status::{GateStatus, PerDoor, RemoteStatus, RunReport, Status, Taker};
+use crate::consumption::Consumption;
+use crate::latency::Distribution;
+use crate::status::{
+    DatabaseStatus, GateStatus, PerDoor, RemoteStatus, RunReport, Status, Taker, Traffic,
+};
 use crate::window::{Cause, Outcome, Phase};
 
 /// What [`render`] renders.
@@ -50,12 +56,31 @@ struct Metric {
 enum Kind {
     Gauge,
     Counter,
+    Histogram,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 struct Sample {
     labels: Vec<(&'static str, String)>,
-    value: f64,
+    value: Value,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Value {
+    Number(f64),
+    Distribution(Distribution),
+}
+
+impl From<f64> for Value {
+    fn from(number: f64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<Distribution> for Value {
+    fn from(distribution: Distribution) -> Self {
+        Self::Distribution(distribution)
+    }
 }
 
 impl Metric {
@@ -68,9 +93,9 @@ impl Metric {
     }
 
     fn plain(name: &'static str, help: &'static str, kind: Kind, value: Option<f64>) -> Self {
-        let sample = |value| Sample {
+        let sample = |value: f64| Sample {
             labels: Vec::new(),
-            value,
+            value: value.into(),
         };
         Self {
             name,
@@ -85,14 +110,14 @@ impl Metric {
         help: &'static str,
         kind: Kind,
         labels: [&'static str; N],
-        samples: impl IntoIterator<Item = ([String; N], f64)>,
+        samples: impl IntoIterator<Item = ([String; N], impl Into<Value>)>,
     ) -> Self {
         let samples = samples.into_iter().map(|(values, value)| Sample {
             labels: labels
                 .into_iter()
                 .zip(values.map(|value| escaped(&value)))
                 .collect(),
-            value,
+            value: value.into(),
         });
         Self {
             name,
@@ -111,6 +136,9 @@ fn metrics(status: &Status) -> Vec<Metric> {
     metrics.extend(of_the_backup(status));
     metrics.extend(of_those_told(status));
     metrics.extend(of_uploads(status.remote.as_ref()));
+    metrics.extend(of_traffic(&status.traffic));
+    metrics.extend(of_the_database(&status.database));
+    metrics.extend(of_the_process(&status.process));
     metrics.retain(|metric| !metric.samples.is_empty());
     metrics
 }
@@ -190,6 +218,74 @@ fn of_uploads(remote: Option<&RemoteStatus>) -> Vec<Metric> {
             "torrust_maintenance_upload_replaced",
             "Backups that were broken in the second place and were replaced",
             number(remote.replaced),
+        ),
+    ]
+}
+
+fn of_traffic(traffic: &Traffic) -> Vec<Metric> {
+    let doors = [("udp", &traffic.udp), ("http", &traffic.http)];
+    let answered = doors.iter().flat_map(|(door, at)| {
+        [("announce", &at.announces), ("scrape", &at.scrapes)].map(|(request, took)| {
+            let labels = [(*door).to_owned(), request.to_owned()];
+            (labels, took.clone())
+        })
+    });
+    // A status from before it was measured has no buckets.
+    let answered = answered.filter(|(_, took)| !took.buckets.is_empty());
+    let spent = doors.map(|(door, at)| ([door.to_owned()], at.database_seconds));
+    vec![
+        Metric::labelled(
+            "torrust_maintenance_request_duration_seconds",
+            "How long requests took, from their arrival to their answer",
+            Kind::Histogram,
+            ["door", "request"],
+            answered,
+        ),
+        Metric::labelled(
+            "torrust_maintenance_database_seconds",
+            "Seconds spent on executing what is stored, and on making it durable",
+            Kind::Counter,
+            ["door"],
+            spent,
+        ),
+    ]
+}
+
+fn of_the_database(database: &DatabaseStatus) -> Vec<Metric> {
+    vec![
+        Metric::gauge(
+            "torrust_maintenance_wal_bytes",
+            "Bytes of the write-ahead log's file; not there without one",
+            database.wal_bytes.map(number),
+        ),
+        Metric::labelled(
+            "torrust_maintenance_journal_mode",
+            "The database's journal mode: always 1, the mode is the label",
+            Kind::Gauge,
+            ["mode"],
+            [([database.journal_mode.clone()], 1.0)],
+        ),
+    ]
+}
+
+/// Under the names that every Prometheus client has for them, where there are such.
+fn of_the_process(process: &Consumption) -> Vec<Metric> {
+    let counter = |name, help, value: Option<f64>| Metric::plain(name, help, Kind::Counter, value);
+    vec![
+        counter(
+            "process_cpu_seconds",
+            "Seconds of processor time, the kernel's for the process included",
+            process.cpu_seconds,
+        ),
+        Metric::gauge(
+            "process_resident_memory_bytes",
+            "Bytes of memory the process has resident",
+            process.resident_bytes.map(number),
+        ),
+        counter(
+            "torrust_maintenance_written_bytes",
+            "Bytes the process caused to be written to a disk",
+            process.written_bytes.map(number),
         ),
     ]
 }
@@ -481,13 +577,35 @@ impl Collector for Metrics {
             let kind = match metric.kind {
                 Kind::Gauge => MetricType::Gauge,
                 Kind::Counter => MetricType::Counter,
+                Kind::Histogram => MetricType::Histogram,
             };
             let mut of_metric = encoder.encode_descriptor(metric.name, metric.help, None, kind)?;
             for Sample { labels, value } in &metric.samples {
-                let of_sample = of_metric.encode_family(labels)?;
-                match metric.kind {
-                    Kind::Gauge => ConstGauge::new(*value).encode(of_sample)?,
-                    Kind::Counter => ConstCounter::new(*value).encode(of_sample)?,
+                let mut of_sample = of_metric.encode_family(labels)?;
+                match (value, metric.kind) {
+                    (Value::Number(number), Kind::Counter) => {
+                        ConstCounter::new(*number).encode(of_sample)?;
+                    }
+                    (Value::Number(number), Kind::Gauge | Kind::Histogram) => {
+                        ConstGauge::new(*number).encode(of_sample)?;
+                    }
+                    (
+                        Value::Distribution(Distribution {
+                            seconds,
+                            count,
+                            buckets,
+                        }),
+                        _,
+                    ) => {
+                        // What has no bound is the largest number there.
+                        let bound = |le: Option<f64>| le.unwrap_or(f64::MAX);
+                        let buckets: Vec<_> = buckets
+                            .iter()
+                            .map(|bucket| (bound(bucket.le), bucket.count))
+                            .collect();
+                        of_sample
+                            .encode_histogram::<NoLabelSet>(*seconds, *count, &buckets, None)?;
+                    }
                 }
             }
         }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -14,8 +14,10 @@ use tokio::sync::watch;
 
 use crate::catalogue::{Backup, BackupId, Manifest};
 use crate::config::Depth;
-use crate::gate::{Counters, Door, Gate};
+use crate::consumption::Consumption;
+use crate::gate::{Counters, Door, Gate, Request};
 use crate::hook::Hook;
+use crate::latency::Distribution;
 use crate::lease::{Holder, Terms};
 use crate::remote::Uploads;
 use crate::schedule::Interval;
@@ -76,6 +78,52 @@ pub struct Status {
     /// The second place of the backups; `null` if there is none.
     #[serde(default)]
     pub remote: Option<RemoteStatus>,
+    /// What was answered since the start, and how long that took.
+    #[serde(default)]
+    pub traffic: Traffic,
+    /// What the service's process has taken of the machine.
+    #[serde(default)]
+    pub process: Consumption,
+}
+
+/// What was answered since the start, as seen when the status was asked for.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// At the UDP door.
+    pub udp: DoorTraffic,
+    /// At the HTTP door.
+    pub http: DoorTraffic,
+}
+
+/// What was answered at a door.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct DoorTraffic {
+    /// Announces, by how long it took from arrival to answer.
+    pub announces: Distribution,
+    /// Scrapes.
+    pub scrapes: Distribution,
+    /// Seconds spent on executing what is stored, and on making it durable. What was done at
+    /// the same time counts each for itself.
+    pub database_seconds: f64,
+}
+
+impl Traffic {
+    /// Reads the gate's counters.
+    #[must_use]
+    pub fn of(gate: &Gate) -> Self {
+        let at = |door| {
+            let counters = gate.counters(door);
+            DoorTraffic {
+                announces: counters.answered(Request::Announce),
+                scrapes: counters.answered(Request::Scrape),
+                database_seconds: counters.spent().as_secs_f64(),
+            }
+        };
+        Self {
+            udp: at(Door::Udp),
+            http: at(Door::Http),
+        }
+    }
 }
 
 /// A published backup.
@@ -484,6 +532,17 @@ pub struct DatabaseStatus {
     /// The order to go over to WAL in the next run; `null` if there is none.
     #[serde(default)]
     pub switch: Option<Order>,
+    /// Bytes of the write-ahead log's file at this moment; `null` if there is none.
+    #[serde(default)]
+    pub wal_bytes: Option<u64>,
+}
+
+/// By its metadata: closing a descriptor of it is for SQLite alone. It lies beside the file itself,
+/// not beside a link to it.
+fn wal_bytes(database: &Path) -> Option<u64> {
+    let mut log = fs::canonicalize(database).ok()?.into_os_string();
+    log.push("-wal");
+    Some(fs::metadata(log).ok()?.len())
 }
 
 impl GateStatus {
@@ -528,8 +587,8 @@ fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// Reads the status as of now: what the driver published, with the gate and the
-/// progress of the running job read at this moment. Cheap to clone.
+/// Reads the status as of now: what the driver published, with the gate, the progress of the
+/// running job and what the process takes read at this moment. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Reader {
     published: watch::Receiver<Published>,
@@ -619,6 +678,9 @@ impl Reader {
             offer,
         } = self.published.borrow().clone();
         status.gate = GateStatus::of(&self.gate);
+        status.traffic = Traffic::of(&self.gate);
+        status.process = Consumption::now();
+        status.database.wal_bytes = wal_bytes(&status.database.path);
         status.remote = self.uploads.as_ref().map(Uploads::status);
         if let Some(run) = &mut status.run {
             run.progress = job.and_then(|job| job.progress());

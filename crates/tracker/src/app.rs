@@ -264,7 +264,7 @@ impl Starter<'_> {
     fn lobby(&self) -> Lobby {
         match self.writer.durability() {
             Some(durability) => self.lobby.durable(durability.clone()),
-            None => self.lobby.clone(),
+            None => self.lobby.storing(),
         }
     }
 

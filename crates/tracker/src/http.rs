@@ -16,7 +16,7 @@ use torrust_tracker::servers::http::percent_encoding::{
 };
 use torrust_tracker::servers::http::v1::routes;
 use torrust_tracker_maintenance::door::{Lobby, Way};
-use torrust_tracker_maintenance::gate::{Door, Gate};
+use torrust_tracker_maintenance::gate::{self, Door, Gate};
 use torrust_tracker_primitives::info_hash::InfoHash;
 use tower::Layer as _;
 
@@ -31,7 +31,9 @@ pub fn router(
     writer: Option<Writer>,
 ) -> Router {
     let on_reverse_proxy = tracker.is_behind_reverse_proxy();
-    let gate = lobby.layer(move |parts| way(parts, on_reverse_proxy));
+    let gate = lobby
+        .layer(move |parts| way(parts, on_reverse_proxy))
+        .counting(request);
     let mut routes = routes::router(Arc::clone(&tracker), address);
     if let Some(writer) = writer {
         let desk = Desk {
@@ -89,12 +91,28 @@ fn way(parts: &Parts, on_reverse_proxy: bool) -> Way {
     peer(parts, on_reverse_proxy).map_or(Way::Gated, Way::InOrder)
 }
 
-/// Whether upstream would execute an announce: `/announce`, or `/announce/` and a key.
-/// It does so for HEAD, too. Other methods are refused by its router, which need not wait.
+/// As what it is counted. A health check is neither.
+fn request(parts: &Parts) -> Option<gate::Request> {
+    if is_announce(parts) {
+        Some(gate::Request::Announce)
+    } else if is_of(parts, "/scrape") {
+        Some(gate::Request::Scrape)
+    } else {
+        None
+    }
+}
+
+/// Whether upstream would execute an announce.
 fn is_announce(parts: &Parts) -> bool {
-    let path = parts.uri.path();
+    is_of(parts, "/announce")
+}
+
+/// Whether it is what upstream answers at this path, or at this path and a key. It does so for
+/// HEAD, too. Other methods are refused by its router, which need not wait.
+fn is_of(parts: &Parts, path: &str) -> bool {
+    let below = parts.uri.path().strip_prefix(path);
     matches!(parts.method, Method::GET | Method::HEAD)
-        && (path == "/announce" || path.starts_with("/announce/"))
+        && below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
 }
 
 /// Whose announces keep their order: the client's address, the torrent and the peer id.

@@ -109,13 +109,22 @@ fn way(parts: &Parts) -> Way {
     }
 }
 
+/// What goes straight is a scrape, what is in order an announce, and the rest is not counted.
+fn counted(parts: &Parts) -> Option<gate::Request> {
+    match way(parts) {
+        Way::Straight => Some(gate::Request::Scrape),
+        Way::InOrder(_) => Some(gate::Request::Announce),
+        Way::Gated => None,
+    }
+}
+
 struct Bench {
     keeper: Keeper,
     lobby: Lobby,
     inner: Inner,
 }
 
-type Answered = Either<<Inner as Service<Request<String>>>::Future, Answer<String, Refusal>>;
+type Answered = <GateService<Inner, fn(&Parts) -> Way> as Service<Request<String>>>::Future;
 
 impl Bench {
     fn new(go: usize, hold_at_most: usize) -> Self {
@@ -129,7 +138,8 @@ impl Bench {
 
     /// Calls a service of a layer of its own, so whatever is shared is so by the lobby.
     fn call(&self, path: &str) -> Answered {
-        let mut service = self.lobby.layer(way).layer(self.inner.clone());
+        let layer = self.lobby.layer(way).counting(counted);
+        let mut service = layer.layer(self.inner.clone());
         let ready = service.poll_ready(&mut Context::from_waker(std::task::Waker::noop()));
         assert!(ready.is_ready());
         service.call(
@@ -150,6 +160,12 @@ impl Bench {
 
     fn counters(&self) -> &Counters {
         self.keeper.gate().counters(Door::Http)
+    }
+
+    /// Announces and scrapes that were answered.
+    fn answered(&self) -> [u64; 2] {
+        let count = |request| self.counters().answered(request).count;
+        [gate::Request::Announce, gate::Request::Scrape].map(count)
     }
 
     fn nothing_is_left_behind(&self) {
@@ -190,6 +206,52 @@ async fn an_open_gate_changes_nothing() {
     );
     assert_eq!(bench.counters().released(), 0);
     bench.nothing_is_left_behind();
+}
+
+#[tokio::test]
+async fn answers_are_counted_as_what_they_are_and_refusals_are_none() {
+    let bench = Bench::new(9, 1);
+    text(bench.call("/read")).await;
+    text(bench.call("/in-order/a")).await;
+    text(bench.call("/neither")).await;
+    assert_eq!(bench.answered(), [1, 1]);
+    let refused = bench.call("/in-order/a?refuse").await;
+    assert_eq!(refused.expect_err("its own error"), "refused");
+
+    bench.close();
+    let held = bench.call("/in-order/a");
+    let turned_away = bench.call("/in-order/b").await.expect("an answer");
+    assert_eq!(turned_away.status(), StatusCode::SERVICE_UNAVAILABLE);
+    settle().await;
+    assert_eq!(bench.answered(), [1, 1]);
+    bench.keeper.open();
+    text(held).await;
+    assert_eq!(bench.answered(), [2, 1]);
+    let announces = bench.counters().answered(gate::Request::Announce);
+    assert!(announces.seconds > 0.0, "{announces:?}");
+    bench.nothing_is_left_behind();
+}
+
+/// One whose client has hung up is executed all the same, and so counted.
+#[tokio::test]
+async fn what_a_client_does_not_wait_for_is_counted_if_it_is_executed() {
+    let bench = Bench::new(9, 9);
+    drop(bench.call("/in-order/a"));
+    drop(bench.call("/read"));
+    settle().await;
+    assert_eq!(bench.answered(), [1, 0]);
+}
+
+#[tokio::test]
+async fn what_is_stored_is_timed_where_something_is() {
+    let mut bench = Bench::new(9, 9);
+    text(bench.call("/a")).await;
+    assert_eq!(bench.counters().spent(), Duration::ZERO);
+    bench.lobby = bench.lobby.storing();
+    text(bench.call("/read")).await;
+    assert_eq!(bench.counters().spent(), Duration::ZERO);
+    text(bench.call("/a")).await;
+    assert!(bench.counters().spent() > Duration::ZERO);
 }
 
 #[tokio::test]

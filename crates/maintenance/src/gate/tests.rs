@@ -117,6 +117,38 @@ fn a_keeper_that_is_gone_leaves_the_gate_open_even_by_panic() {
     assert_eq!(gate.forced(), 0);
 }
 
+#[test]
+fn answers_are_counted_by_door_and_by_what_was_asked() {
+    let (gate, _keeper) = gate();
+    let udp = gate.counters(Door::Udp);
+    udp.answer(Request::Announce, Duration::from_millis(3), 64);
+    udp.answer(Request::Scrape, Duration::from_micros(40), 2);
+    udp.spend(Duration::from_millis(2));
+    udp.spend(Duration::from_millis(1));
+    let count = |door, request| gate.counters(door).answered(request).count;
+    assert_eq!(count(Door::Udp, Request::Announce), 64);
+    assert_eq!(count(Door::Udp, Request::Scrape), 2);
+    assert_eq!(udp.spent(), Duration::from_millis(3));
+    assert_eq!(count(Door::Http, Request::Announce), 0);
+    assert_eq!(gate.counters(Door::Http).spent(), Duration::ZERO);
+}
+
+/// Else every announce that is counted would take the line from whoever enters the gate.
+#[test]
+fn the_word_that_is_entered_by_shares_no_cache_line_with_what_is_counted() {
+    const LINE: usize = 128;
+    let (gate, _keeper) = gate();
+    let line_of = |address: usize| address / LINE;
+    let word = line_of(std::ptr::from_ref(&gate.inner.turnstile).addr());
+    for door in [Door::Udp, Door::Http] {
+        let counters = gate.counters(door);
+        let first = std::ptr::from_ref(counters).addr();
+        assert_eq!(first % LINE, 0);
+        let last = first + size_of_val(counters) - 1;
+        assert!(!(line_of(first)..=line_of(last)).contains(&word));
+    }
+}
+
 /// Many threads enter while one opens and closes: whenever the gate is drained nobody may
 /// be inside, which is what the flush relies on.
 #[test]

@@ -25,6 +25,12 @@ fn status() -> Status {
             "sidecar": null, "warnings": [], "wal_bytes": 4096,
         })
     };
+    let took = |fast: u64, slow: u64| {
+        json!({
+            "count": fast + slow, "seconds": 1.5,
+            "buckets": [{ "le": 0.0001, "count": fast }, { "le": 10.0, "count": 0 }, { "le": null, "count": slow }],
+        })
+    };
     let status = json!({
         "version": "0.1.0", "service": "service \"1\"", "alive": true, "state": "finishing",
         "ready": false,
@@ -39,7 +45,12 @@ fn status() -> Status {
             run("b", json!({ "kind": "deadline", "phase": "copying", "message": "late" })),
             run("a", json!({ "kind": "done" })),
         ],
-        "database": { "path": "/var/lib/db", "journal_mode": "wal" },
+        "database": { "path": "/var/lib/db", "journal_mode": "wal", "wal_bytes": 8192 },
+        "traffic": {
+            "udp": { "announces": took(70, 7), "scrapes": took(6, 0), "database_seconds": 2.25 },
+            "http": { "announces": took(5, 1), "scrapes": took(0, 0), "database_seconds": 0.5 },
+        },
+        "process": { "cpu_seconds": 12.5, "resident_bytes": 50_000_000, "written_bytes": 123 },
         "started": "2026-11-21T00:00:00Z",
         "backup": {
             "id": "20261122T030000Z", "pinned": time, "published": "2026-11-22T03:00:09Z",
@@ -133,11 +144,56 @@ fn every_figure_is_that_of_the_status() {
         ("upload_last_success_timestamp_seconds", 1_795_316_400.0),
         ("upload_broken", 1.0),
         ("upload_replaced_total", 3.0),
+        ("database_seconds_total{door=\"udp\"}", 2.25),
+        ("database_seconds_total{door=\"http\"}", 0.5),
+        ("wal_bytes", 8192.0),
+        ("journal_mode{mode=\"wal\"}", 1.0),
+        ("written_bytes_total", 123.0),
     ] {
         let found = samples.get(&format!("torrust_maintenance_{name}"));
         assert_eq!(found, Some(&value), "{name} of {samples:#?}");
     }
-    assert_eq!(samples.len(), 74, "no other: {samples:#?}");
+    for (name, value) in [
+        ("process_cpu_seconds_total", 12.5),
+        ("process_resident_memory_bytes", 50_000_000.0),
+    ] {
+        assert_eq!(samples.get(name), Some(&value), "{name} of {samples:#?}");
+    }
+    // Of each door's announces and scrapes three buckets, the sum and the count.
+    let of_latency = |name: &&String| name.contains("request_duration_seconds");
+    assert_eq!(samples.keys().filter(of_latency).count(), 4 * 5);
+    assert_eq!(samples.len(), 81 + 4 * 5, "no other: {samples:#?}");
+}
+
+/// Buckets count those before them, as Prometheus has it, and end with all.
+#[test]
+fn latencies_are_a_histogram() {
+    let samples = samples(&render(&status()));
+    let of = |suffix: &str, labels: [&str; 3]| {
+        let name = format!("torrust_maintenance_request_duration_seconds_{suffix}");
+        let named = |sample: &&String| {
+            let rest = sample.strip_prefix(&name);
+            rest.is_some_and(|rest| labels.iter().all(|label| rest.contains(label)))
+        };
+        let found: Vec<&String> = samples.keys().filter(named).collect();
+        assert_eq!(found.len(), 1, "{suffix} {labels:?}: {samples:#?}");
+        Some(samples[found[0]])
+    };
+    for (door, request, [fast, all]) in [
+        ("udp", "announce", [70.0, 77.0]),
+        ("udp", "scrape", [6.0, 6.0]),
+        ("http", "announce", [5.0, 6.0]),
+        ("http", "scrape", [0.0, 0.0]),
+    ] {
+        let (door, request) = (format!("door=\"{door}\""), format!("request=\"{request}\""));
+        let bucket = |le| of("bucket", [&door, &request, le]);
+        assert_eq!(
+            ["le=\"0.0001\"", "le=\"10.0\"", "le=\"+Inf\""].map(bucket),
+            [fast, fast, all].map(Some)
+        );
+        assert_eq!(of("count", [&door, &request, ""]), Some(all));
+        assert_eq!(of("sum", [&door, &request, ""]), Some(1.5));
+    }
 }
 
 #[test]
@@ -149,9 +205,24 @@ fn what_is_not_known_is_left_out() {
     status.notify = None;
     status.hooks_failed.clear();
     status.remote = None;
+    status.database.wal_bytes = None;
+    // As a version has it that did not measure this, on a machine that does not tell that.
+    status.traffic = Traffic::default();
+    status.process = Consumption::default();
     let text = render(&status);
+    assert!(!text.contains("process_"), "{text}");
     for absent in [
-        "last_", "backup_", "next_", "notices", "notify", "hook_", "pinned_", "upload_",
+        "last_",
+        "backup_",
+        "next_",
+        "notices",
+        "notify",
+        "hook_",
+        "pinned_",
+        "upload_",
+        "request_duration",
+        "wal_bytes",
+        "written_",
     ] {
         let name = format!("torrust_maintenance_{absent}");
         assert!(!text.contains(&name), "{absent} in {text}");
@@ -195,6 +266,11 @@ fn each_name_is_described_before_its_samples() {
     let text = render(&status());
     let mut described = BTreeMap::new();
     let mut current = "";
+    let of_histogram = |name: &str, described: &BTreeMap<&str, &str>, current: &str| {
+        let suffix = name.strip_prefix(current).unwrap_or_default();
+        described.get(current) == Some(&"histogram")
+            && ["_bucket", "_sum", "_count"].contains(&suffix)
+    };
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("# HELP ") {
             let (name, help) = rest.split_once(' ').expect("a help");
@@ -208,7 +284,10 @@ fn each_name_is_described_before_its_samples() {
             described.insert(name, kind);
         } else {
             let name = line.split(['{', ' ']).next().expect("a name");
-            assert_eq!(name, current, "{line}");
+            assert!(
+                name == current || of_histogram(name, &described, current),
+                "{line}"
+            );
             assert!(!line.contains("{}"), "{line}");
         }
     }
@@ -224,6 +303,10 @@ fn alerts_dashboard_and_documentation_name_what_there_is() {
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
         .collect();
+    let histograms: BTreeSet<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" histogram"))
+        .collect();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     for file in [
         "config/prometheus/alerts.yml",
@@ -235,7 +318,12 @@ fn alerts_dashboard_and_documentation_name_what_there_is() {
         let named = named(&contents);
         assert!(named.len() > 5, "{file} names few: {named:?}");
         for name in named {
-            assert!(known.contains(name), "{file}: there is no {name}");
+            let mut suffixes = ["_bucket", "_sum", "_count"].iter();
+            let whole = suffixes.find_map(|suffix| name.strip_suffix(suffix));
+            assert!(
+                known.contains(name) || whole.is_some_and(|whole| histograms.contains(whole)),
+                "{file}: there is no {name}"
+            );
         }
     }
     let documented = std::fs::read_to_string(root.join("docs/monitoring.md")).expect("it is there");

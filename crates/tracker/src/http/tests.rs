@@ -6,7 +6,7 @@ use axum::http::{Request, StatusCode};
 use tokio::runtime::Handle;
 use torrust_tracker::core::statistics::Repo;
 use torrust_tracker_configuration::Core;
-use torrust_tracker_maintenance::gate::{Gate, Keeper};
+use torrust_tracker_maintenance::gate::{self, Door, Gate, Keeper};
 use tower::ServiceExt as _;
 
 use super::*;
@@ -37,6 +37,29 @@ fn announces_pass_the_gate_and_nothing_else_does() {
     for (method, uri, expected) in cases {
         let way = way(&parts(method.clone(), uri, &[]), false);
         assert_eq!(way != Way::Straight, expected, "{method} {uri}");
+    }
+}
+
+#[test]
+fn announces_and_scrapes_are_counted_and_nothing_else_is() {
+    use torrust_tracker_maintenance::gate::Request::{Announce, Scrape};
+    let key = "/YZSl4lMZupRuOpSRC3krIKR5BPB14nrJ";
+    for (method, uri, expected) in [
+        (
+            Method::GET,
+            "/announce?info_hash=x".to_owned(),
+            Some(Announce),
+        ),
+        (Method::HEAD, format!("/announce{key}"), Some(Announce)),
+        (Method::GET, "/scrape?info_hash=x".to_owned(), Some(Scrape)),
+        (Method::GET, format!("/scrape{key}"), Some(Scrape)),
+        (Method::POST, "/scrape".to_owned(), None),
+        (Method::GET, "/scraper".to_owned(), None),
+        (Method::GET, "/health_check".to_owned(), None),
+        (Method::GET, "/".to_owned(), None),
+    ] {
+        let found = request(&parts(method.clone(), &uri, &[]));
+        assert_eq!(found, expected, "{method} {uri}");
     }
 }
 
@@ -77,6 +100,10 @@ fn a_peer_is_its_address_torrent_and_id() {
 #[tokio::test]
 async fn a_closed_gate_holds_an_announce_and_nothing_else() {
     let (app, keeper, _directory) = app();
+    let counted = |request| {
+        let counters = keeper.gate().counters(Door::Http);
+        counters.answered(request).count
+    };
     close(&keeper);
     let announce = tokio::spawn(get(
         &app,
@@ -88,10 +115,13 @@ async fn a_closed_gate_holds_an_announce_and_nothing_else() {
     assert_eq!(status, StatusCode::OK);
     assert!(body.contains("8:completei0e"), "{body}");
     assert!(!announce.is_finished());
+    assert_eq!(counted(gate::Request::Announce), 0);
     keeper.open();
     let (status, body) = announce.await.expect("no panic");
     assert_eq!(status, StatusCode::OK);
     assert!(body.contains("8:completei1e"), "{body}");
+    assert_eq!(counted(gate::Request::Announce), 1);
+    assert_eq!(counted(gate::Request::Scrape), 1);
 }
 
 /// As those over UDP, see `udp/tests.rs`.
