@@ -26,8 +26,11 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 /// Most bytes of an answer: a status has a few thousand.
 const ANSWER_LIMIT: usize = 4 << 20;
 
-/// Where the order to go over to WAL is given and withdrawn.
+/// Where the order to go over to WAL is given.
 const JOURNAL_MODE: &str = "/api/v1/journal-mode";
+
+/// The renewal of a run that cannot be.
+const NO_RUN: &str = "/api/v1/runs/none/renew";
 
 /// Where a tracker's endpoint is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -241,22 +244,20 @@ impl Client {
 
     /// `PUT /api/v1/journal-mode`: to WAL in the next run. Without an order in the answer the
     /// database is there already.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for the command that compares the journal modes")
-    )]
     pub async fn order_wal(&self) -> Result<Ordered, Error> {
         let body = json!({ "journal_mode": "wal" });
         self.understand(self.ask(Method::PUT, JOURNAL_MODE, &body).await?)
     }
 
-    /// `DELETE /api/v1/journal-mode`.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for the command that compares the journal modes")
-    )]
-    pub async fn withdraw_wal(&self) -> Result<Ordered, Error> {
-        self.understand(self.ask(Method::DELETE, JOURNAL_MODE, &json!({})).await?)
+    /// Whether whoever has this token may start and end something. It is asked with the renewal
+    /// of a run that cannot be: the token is looked at first, and then there is no such run.
+    pub async fn lets_in(&self) -> Result<(), Error> {
+        let body = json!({ "lease": "0000000000000000" });
+        match self.post(NO_RUN, &body).await {
+            Err(Error::Refused { status: 410, .. }) => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => Err(self.not_understood(&"a run that cannot be was renewed")),
+        }
     }
 
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value, Error> {

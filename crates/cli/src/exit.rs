@@ -28,7 +28,7 @@ pub enum Exit {
 pub const HELP: &str = "Exit codes: 0 done; 1 failed, the tracker serves; 2 configuration or usage; \
      3 not applicable (tracker not running, no backup, needs --force); 4 busy; \
      5 deadline passed; \
-     6 verification failed. Anything else is a failure. \
+     6 verification failed, or WAL does not pay (`evaluate-wal`). Anything else is a failure. \
      `monitor` has those of Nagios' plugins: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.";
 
 impl From<Exit> for ExitCode {

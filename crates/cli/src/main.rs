@@ -11,6 +11,7 @@ use crate::configuration::Configuration;
 mod check;
 mod client;
 mod configuration;
+mod evaluate_wal;
 mod exit;
 mod forecast;
 mod identity;
@@ -23,6 +24,7 @@ mod restore;
 mod run;
 mod selection;
 mod sidecar;
+mod signals;
 mod status;
 mod table;
 mod units;
@@ -50,6 +52,7 @@ enum Command {
     Sidecar(sidecar::Arguments),
     /// Show whether announces flow, what is being done, and how the last runs ended.
     Status,
+    EvaluateWal(evaluate_wal::Arguments),
     List(list::Arguments),
     Monitor(monitor::Arguments),
     Verify(verify::Arguments),
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Command::Run(run) => run.carry_out(&configuration, json, now()),
         Command::Sidecar(sidecar) => sidecar.carry_out(&configuration, json, now()),
         Command::Status => status::carry_out(&configuration, json, now()),
+        Command::EvaluateWal(evaluation) => evaluation.carry_out(&configuration, json),
         Command::List(list) => list.carry_out(&configuration, now()),
         Command::Verify(verify) => verify.carry_out(&configuration, json, now()),
         Command::Restore(restore) => restore.carry_out(&configuration, json, now()),

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use rustix::fs::{Access, access};
 use serde_json::{Value, json};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, sleep_until, timeout};
 use torrust_tracker_maintenance::catalogue::Catalogue;
@@ -33,6 +32,7 @@ use self::touch_file::TouchFile;
 use self::work::{Library, Product, Program, Published, Task, Work};
 use crate::configuration::Configuration;
 use crate::exit::{Answer, Exit, Failure};
+use crate::signals::Signals;
 use crate::verify::instant;
 
 mod contact;
@@ -117,12 +117,6 @@ struct Sidecar {
     database: Option<PathBuf>,
     rules: Rules,
     log: Log,
-}
-
-/// The signals that end it.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
 }
 
 /// How a run ended for this sidecar.
@@ -553,26 +547,6 @@ fn moment() -> Moment {
     Moment {
         now: instant(),
         chance: fastrand::f64(),
-    }
-}
-
-impl Signals {
-    fn listen() -> Result<Self, Failure> {
-        let listen = |kind| {
-            signal(kind)
-                .map_err(|error| Failure::new(Exit::Failed, "no_signals", error.to_string()))
-        };
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
-        }
     }
 }
 

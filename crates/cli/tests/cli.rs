@@ -38,6 +38,8 @@ use torrust_tracker_maintenance::{readiness, sqlite, verify};
 
 #[path = "cli/backups.rs"]
 mod backups;
+#[path = "cli/evaluate_wal.rs"]
+mod evaluate_wal;
 #[path = "cli/monitor.rs"]
 mod monitor;
 #[path = "cli/offsite.rs"]
@@ -217,6 +219,18 @@ struct Tracker {
 struct Idle {
     go_on: Option<Mutex<mpsc::Receiver<()>>>,
     end: std::result::Result<BackupId, Failure>,
+    journal_mode: &'static str,
+}
+
+/// At once, with a backup, in WAL mode.
+impl Default for Idle {
+    fn default() -> Self {
+        Self {
+            go_on: None,
+            end: Ok(published()),
+            journal_mode: "wal",
+        }
+    }
 }
 
 impl Engine for Idle {
@@ -286,17 +300,22 @@ impl Engine for Idle {
     }
 
     fn journal_mode(&self) -> String {
-        "wal".to_owned()
+        self.journal_mode.to_owned()
     }
 }
 
 impl Tracker {
     fn start(engine: Idle) -> Result<Self> {
+        Ok(Self::with_gate(engine)?.0)
+    }
+
+    /// With the gate its requests would pass.
+    fn with_gate(engine: Idle) -> Result<(Self, Gate)> {
         let listener = Listener::bind(&"127.0.0.1:0".parse()?, &Disk::default())?;
         let Address::Tcp(address) = listener.address()? else {
             return Err("a port was asked for".into());
         };
-        let (_, keeper) = Gate::new()?;
+        let (gate, keeper) = Gate::new()?;
         let parts = Parts {
             keeper,
             rules: Rules {
@@ -336,11 +355,12 @@ impl Tracker {
                 serving.abort();
             });
         });
-        Ok(Self {
+        let tracker = Self {
             address,
             stop: Some(stop),
             thread: Some(thread),
-        })
+        };
+        Ok((tracker, gate))
     }
 }
 
@@ -424,10 +444,7 @@ fn check_finds_nothing_wrong() -> Result {
 /// room for the other files, which lie there once more while they are stored.
 #[test]
 fn what_a_run_would_need_is_reckoned_as_the_tracker_does() -> Result {
-    let tracker = Tracker::start(Idle {
-        go_on: None,
-        end: Ok(published()),
-    })?;
+    let tracker = Tracker::start(Idle::default())?;
     let home = Home::at(tracker.address)?;
     let needed = |of: &Value| of["needed_bytes"].as_u64().ok_or("bytes");
     let dry_run = || home.run(&["run", "--dry-run", "--json"])?.json();
@@ -887,10 +904,7 @@ fn without_a_tracker_it_says_where_it_looked() -> Result {
 
 #[test]
 fn run_waits_for_the_end_and_tells_it() -> Result {
-    let tracker = Tracker::start(Idle {
-        go_on: None,
-        end: Ok(published()),
-    })?;
+    let tracker = Tracker::start(Idle::default())?;
     let home = Home::at(tracker.address)?;
     let output = home.run(&["run"])?;
     assert_eq!(output.code, 0, "{output:?}");
@@ -923,7 +937,7 @@ fn first_line(arguments: &[&str]) -> Result<String> {
     let (go_on, told) = mpsc::channel();
     let tracker = Tracker::start(Idle {
         go_on: Some(Mutex::new(told)),
-        end: Ok(published()),
+        ..Idle::default()
     })?;
     let home = Home::at(tracker.address)?;
     let mut running = home
@@ -971,8 +985,8 @@ fn run_exits_by_the_outcome() -> Result {
             message: "the copy is no good".to_owned(),
         };
         let tracker = Tracker::start(Idle {
-            go_on: None,
             end: Err(failure),
+            ..Idle::default()
         })?;
         let output = Home::at(tracker.address)?.run(&["run"])?;
         assert_eq!(output.code, code, "{output:?}");
@@ -992,7 +1006,7 @@ fn a_second_run_is_busy() -> Result {
     let (go_on, told) = mpsc::channel();
     let tracker = Tracker::start(Idle {
         go_on: Some(Mutex::new(told)),
-        end: Ok(published()),
+        ..Idle::default()
     })?;
     let home = Home::at(tracker.address)?;
     assert_eq!(home.run(&["run", "--dry-run"])?.code, 0);
@@ -1017,10 +1031,7 @@ fn a_second_run_is_busy() -> Result {
 
 #[test]
 fn an_endpoint_that_is_named_needs_no_configuration() -> Result {
-    let tracker = Tracker::start(Idle {
-        go_on: None,
-        end: Ok(published()),
-    })?;
+    let tracker = Tracker::start(Idle::default())?;
     let home = Home::new()?;
     fs::remove_file(home.path("tracker.toml"))?;
     let output = home.run(&["status", "--endpoint", &tracker.address.to_string()])?;

@@ -34,6 +34,8 @@ pub enum Good {
     Low,
     /// As rates are.
     High,
+    /// As what was asked is: it is shown beside the others, and not judged.
+    Neither,
 }
 
 /// What a figure that got worse means for the decision.
@@ -76,6 +78,8 @@ pub enum Verdict {
     Worse,
     /// One side has not been measured, or once only.
     Unknown,
+    /// It is good neither way.
+    NotJudged,
 }
 
 impl fmt::Display for Verdict {
@@ -85,6 +89,7 @@ impl fmt::Display for Verdict {
             Self::Same => "same",
             Self::Worse => "worse",
             Self::Unknown => "not known",
+            Self::NotJudged => "not judged",
         })
     }
 }
@@ -178,21 +183,14 @@ impl Figure {
             (before.abs() * NEGLIGIBLE).max(spread * CLEAR)
         });
         let enough = |side: &[f64]| side.iter().filter(|value| value.is_finite()).count() >= SLICES;
-        let verdict = match (before, after) {
-            (Some(before), Some(after)) if enough(&self.before) && enough(&self.after) => {
-                let gain = match self.good {
-                    Good::Low => before - after,
-                    Good::High => after - before,
-                };
-                if gain > noise {
-                    Verdict::Better
-                } else if -gain > noise {
-                    Verdict::Worse
-                } else {
-                    Verdict::Same
-                }
-            }
-            _ => Verdict::Unknown,
+        let both = before
+            .zip(after)
+            .filter(|_| enough(&self.before) && enough(&self.after));
+        let verdict = match (self.good, both) {
+            (Good::Neither, _) => Verdict::NotJudged,
+            (Good::Low, Some((before, after))) => verdict(before - after, noise),
+            (Good::High, Some((before, after))) => verdict(after - before, noise),
+            (_, None) => Verdict::Unknown,
         };
         Difference {
             name: self.name.clone(),
@@ -202,6 +200,17 @@ impl Figure {
             noise,
             verdict,
         }
+    }
+}
+
+/// Of a figure that got so much better, or by a negative gain worse.
+fn verdict(gain: f64, noise: f64) -> Verdict {
+    if gain > noise {
+        Verdict::Better
+    } else if -gain > noise {
+        Verdict::Worse
+    } else {
+        Verdict::Same
     }
 }
 
@@ -246,7 +255,7 @@ mod tests {
         }
     }
 
-    fn verdict(good: Good, before: &[f64], after: &[f64]) -> Verdict {
+    fn found(good: Good, before: &[f64], after: &[f64]) -> Verdict {
         figure(Weight::Told, good, before, after).compare().verdict
     }
 
@@ -273,7 +282,7 @@ mod tests {
         ];
         for (before, after, wanted) in table {
             assert_eq!(
-                verdict(Good::Low, before, after),
+                found(Good::Low, before, after),
                 *wanted,
                 "{before:?} {after:?}"
             );
@@ -283,10 +292,12 @@ mod tests {
                 other => *other,
             };
             assert_eq!(
-                verdict(Good::High, before, after),
+                found(Good::High, before, after),
                 mirrored,
                 "{before:?} {after:?}"
             );
+            let shown = found(Good::Neither, before, after);
+            assert_eq!(shown, Verdict::NotJudged, "{before:?} {after:?}");
         }
     }
 
@@ -320,6 +331,21 @@ mod tests {
             }
         }
         assert_eq!(evaluate(&[]).decision, Decision::Undecided);
+    }
+
+    /// Twice the requests are neither a reason to keep nor to go back.
+    #[test]
+    fn what_is_not_judged_decides_nothing() {
+        let essential = figure(Weight::Essential, Good::Low, &[1.0, 1.0], &[1.0, 1.0]);
+        for (before, after) in [(1.0, 2.0), (2.0, 1.0)] {
+            let shown = figure(Weight::Told, Good::Neither, &[before; 3], &[after; 3]);
+            let found = evaluate(&[essential.clone(), shown]);
+            assert_eq!(found.decision, Decision::Keep);
+            assert!(found.because.starts_with("no clear"), "{found:#?}");
+            assert_eq!(found.differences[1].after, Some(after));
+        }
+        let alone = figure(Weight::Essential, Good::Neither, &[1.0, 1.0], &[9.0, 9.0]);
+        assert_eq!(evaluate(&[alone]).decision, Decision::Keep);
     }
 
     #[test]

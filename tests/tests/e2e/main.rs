@@ -16,6 +16,7 @@ mod deadline;
 mod disaster;
 mod drop_in;
 mod durable;
+mod evaluate_wal;
 mod experiments;
 mod failures;
 mod foreign;

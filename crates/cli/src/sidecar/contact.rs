@@ -33,9 +33,6 @@ pub const LOOK_FOR: Duration = Duration::from_secs(10);
 /// for runs.
 const LET_IN_WITHIN: Duration = Duration::from_secs(3);
 
-/// What no run is called, so that nothing comes of what is asked of it.
-const NO_RUN: &str = "none";
-
 /// How long one's own pin waits for locks.
 const PIN_WITHIN: Duration = Duration::from_secs(20);
 
@@ -164,18 +161,9 @@ impl Http {
         Ok(Reply::Ready(Box::new(ready)))
     }
 
-    /// Whether whoever has this token may take runs. It is asked with the renewal of a run
-    /// that cannot be: the token is looked at first, and then there is no such run.
+    /// Whether whoever has this token may take runs.
     pub async fn lets_in(&self) -> Result<(), client::Error> {
-        let path = format!("/api/v1/runs/{NO_RUN}/renew");
-        let body = json!({ "lease": "0000000000000000" });
-        match self.client.post(&path, &body).await {
-            Err(client::Error::Refused { status: 410, .. }) => Ok(()),
-            Err(error) => Err(error),
-            Ok(_) => Err(self
-                .client
-                .not_understood(&"a run that cannot be was renewed")),
-        }
+        self.client.lets_in().await
     }
 
     async fn lease(&self, run: &RunId, what: &str, body: &Value) -> Result<Reply, client::Error> {

@@ -80,11 +80,11 @@ fn what_could_not_look_is_unknown() -> Result {
 #[test]
 fn a_failing_tracker_is_a_warning_beside_a_good_backup() -> Result {
     let tracker = Tracker::start(Idle {
-        go_on: None,
         end: Err(Failure {
             cause: Cause::Other,
             message: "the disk is gone".to_owned(),
         }),
+        ..Idle::default()
     })?;
     let home = Home::at(tracker.address)?;
     home.publish(&ago(1))?;
