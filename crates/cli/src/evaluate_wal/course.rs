@@ -297,7 +297,7 @@ impl Kept {
     /// How far it is, as in `baseline, 3 of 168 slices`.
     pub fn extent(&self) -> String {
         let [baseline, comparison] = self.plan.slices();
-        let of = |side: &Side, needed| {
+        let of = |side: &Side, needed: u64| {
             format!("{}, {} of {needed} slices", self.phase, side.slices.len())
         };
         match self.phase {
