@@ -214,7 +214,7 @@ mod tests {
     fn what_lies_between_two_readings_is_had_unless_the_counters_began_anew() {
         let latencies = recorded(&[(300, 10), (3_000, 1)]);
         let earlier = latencies.read();
-        latencies.record(Duration::from_micros(3_000), 5);
+        latencies.record(Duration::from_millis(3), 5);
         let later = latencies.read();
         let between = later.since(&earlier).expect("the same counters");
         assert_eq!(counts(&between), [(Some(0.005), 5)]);

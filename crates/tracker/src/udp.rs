@@ -60,6 +60,7 @@ mod answer;
 mod execute;
 mod queue;
 mod receive;
+mod replies;
 mod wire;
 
 use std::io;

@@ -83,6 +83,10 @@ pub struct Tracker {
 /// For how long what is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "they are keys of a file, and say their unit"
+)]
 pub struct Plan {
     pub slice_seconds: u64,
     pub baseline_seconds: u64,

@@ -16,12 +16,13 @@ use std::time::{Duration, Instant};
 use aquatic_udp_protocol::{AnnounceEvent, AnnounceRequest};
 use torrust_tracker::servers::udp::connection_cookie::{into_connection_id, make};
 use torrust_tracker::servers::udp::handlers;
+use torrust_tracker_maintenance::gate;
 use torrust_tracker_primitives::info_hash::InfoHash;
 
 use super::queue::{Announce, Turn};
-use super::wire::Outbox;
+use super::replies::Replies;
 use super::{Shared, Storage, answer, survive};
-use crate::writer::{self, Turn as Writing};
+use crate::writer::{self, Turn as Writing, Writer};
 
 /// Announces executed in one turn.
 const TURN: usize = 256;
@@ -30,11 +31,27 @@ const TURN: usize = 256;
 const TURN_TIME: Duration = Duration::from_millis(5);
 
 /// Executes until the queue is finished and empty.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the turn is ended by what it does, not by when somebody asks"
+)]
 pub fn run(shared: &Shared) {
-    let mut outbox = Outbox::default();
+    let mut replies = Replies::default();
     while let Some(turn) = shared.queue.turn(&shared.runtime) {
-        shared.execute_turn(&turn, &mut outbox);
-        shared.send_durably(&mut outbox);
+        match &shared.storage {
+            Storage::Memory => {
+                shared.execute_turn(&turn, None, &mut replies);
+                replies.send(&shared.socket, shared.queue.counters());
+            }
+            Storage::Database(writer) => {
+                let writing = writer.blocking_turn();
+                let began = Instant::now();
+                shared.execute_turn(&turn, Some(&writing), &mut replies);
+                drop(writing);
+                shared.send_durably(writer, &mut replies);
+                shared.queue.counters().spend(began.elapsed());
+            }
+        }
         drop(turn);
     }
 }
@@ -44,20 +61,16 @@ impl Shared {
         clippy::disallowed_methods,
         reason = "the turn is ended by what it does, not by when somebody asks"
     )]
-    fn execute_turn(&self, turn: &Turn<'_>, outbox: &mut Outbox) {
-        let writing = match &self.storage {
-            Storage::Memory => None,
-            Storage::Database(writer) => Some(writer.blocking_turn()),
-        };
+    fn execute_turn(&self, turn: &Turn<'_>, writing: Option<&Writing<'_>>, replies: &mut Replies) {
         let began = Instant::now();
-        while outbox.len() < TURN && began.elapsed() < TURN_TIME {
+        while replies.len() < TURN && began.elapsed() < TURN_TIME {
             let batch = turn.take();
             if batch.is_empty() {
                 break;
             }
             for announce in batch.fresh.into_iter().chain(batch.held) {
                 survive("executing an announce", || {
-                    self.execute(announce, writing.as_ref(), outbox);
+                    self.execute(announce, writing, replies);
                 });
             }
         }
@@ -68,10 +81,12 @@ impl Shared {
         &self,
         announce: Announce,
         writing: Option<&Writing<'_>>,
-        outbox: &mut Outbox,
+        replies: &mut Replies,
     ) {
         let Announce {
-            from, mut request, ..
+            from,
+            mut request,
+            arrived,
         } = announce;
         // It arrived minutes ago, perhaps.
         request.connection_id = into_connection_id(&make(&from));
@@ -80,7 +95,7 @@ impl Shared {
             Err(error) => answer::refusal(&error, request.transaction_id),
         };
         if writing.is_none_or(|writing| self.is_stored(&request, writing)) {
-            outbox.push(&answer, from);
+            replies.push_timed(&answer, from, gate::Request::Announce, arrived);
         }
     }
 
@@ -97,14 +112,13 @@ impl Shared {
 
     /// Sends the answers once what was executed cannot be lost any more. If that cannot be
     /// had, none is sent: a client that gets no answer says it again.
-    fn send_durably(&self, outbox: &mut Outbox) {
-        if let Storage::Database(writer) = &self.storage
-            && let Some(durability) = writer.durability()
-            && durability.sync().is_err()
-        {
-            self.queue.counters().leave_unconfirmed(outbox.len() as u64);
-            outbox.clear();
+    fn send_durably(&self, writer: &Writer, replies: &mut Replies) {
+        let counters = self.queue.counters();
+        let durability = writer.durability();
+        if durability.is_some_and(|durability| durability.sync().is_err()) {
+            counters.leave_unconfirmed(replies.len() as u64);
+            replies.clear();
         }
-        outbox.send(&self.socket);
+        replies.send(&self.socket, counters);
     }
 }

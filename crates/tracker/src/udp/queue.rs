@@ -118,6 +118,27 @@ impl Queue {
         }
     }
 
+    /// Takes over what has been taken in by whoever passes by, in the order of its arrival. It
+    /// counts as what waited here: a closed gate holds it, however many it holds.
+    pub fn take_over(&self, announces: impl IntoIterator<Item = Announce>) {
+        let counters = self.counters();
+        let mut state = self.lock();
+        for announce in announces {
+            let event = announce.request.event;
+            match state.hold.arrive(announce.peer(), event, announce, true) {
+                Arrival::Queued => {}
+                Arrival::Held => counters.hold(),
+                Arrival::Merged(_) => counters.merge(),
+                Arrival::TurnedAway(_) => counters.turn_away(),
+            }
+        }
+        if !self.gate.is_open() {
+            self.close(&mut state);
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
     /// A pass for announces that need not wait: the gate is open, nothing waits, and nothing
     /// that has waited is being executed, so there is nothing to overtake. To be asked by
     /// the thread that lets announces arrive, which is the only one that could change that.
@@ -202,7 +223,14 @@ impl Turn<'_> {
             }
             let mut batch = state.hold.take(&self.pass, AT_ONCE);
             batch.held.iter().for_each(|_| counters.release());
-            drop_stale(&mut batch.fresh, || counters.turn_away());
+            let now = now();
+            batch.fresh.retain(|announce| {
+                let in_time = !announce.is_stale(now);
+                if !in_time {
+                    counters.turn_away();
+                }
+                in_time
+            });
             if !batch.is_empty() {
                 return batch;
             }
@@ -216,24 +244,22 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// Drops those for whose answer nobody waits any more. In the order of their arrival the
-/// old ones come first, so a queue that fell behind is caught up with at once.
+/// For [`Announce::is_stale`].
 #[expect(
     clippy::disallowed_methods,
     reason = "the wait for something to take has just ended"
 )]
-fn drop_stale(fresh: &mut Vec<Announce>, dropped: impl Fn()) {
-    let now = Instant::now();
-    fresh.retain(|announce| {
-        let in_time = now.saturating_duration_since(announce.arrived) <= PATIENCE;
-        if !in_time {
-            dropped();
-        }
-        in_time
-    });
+pub fn now() -> Instant {
+    Instant::now()
 }
 
 impl Announce {
+    /// Whether nobody waits for its answer any more. In the order of their arrival the old ones
+    /// come first, so a queue that fell behind is caught up with at once.
+    pub fn is_stale(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.arrived) > PATIENCE
+    }
+
     fn peer(&self) -> Peer {
         Peer {
             address: self.from,

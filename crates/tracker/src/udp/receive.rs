@@ -5,13 +5,13 @@
 //!
 //! Announces that touch memory alone are executed here as well, but after whatever has arrived
 //! since: the socket is emptied first, connects and scrapes are answered on the way, and then
-//! a batch of the announces that wait is executed. So a connect is answered within a batch, a
-//! millisecond or less, however many announces there are. With less than the thread can do
+//! some of the announces that wait are executed. So a connect is answered within some two
+//! milliseconds, however many announces there are. With less than the thread can do
 //! there is nothing to empty, and an announce is executed as soon as it is read.
 //!
 //! The kernel's buffer, which holds a few hundred packets unless the operator allows more, would
-//! drop connects and announces alike. Here only announces are, beyond the same bound as in the
-//! queue, and counted.
+//! drop connects and announces alike. Here only announces are, beyond the same bounds as in the
+//! queue in number and in time, and counted.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -23,10 +23,11 @@ use aquatic_udp_protocol::{AnnounceRequest, Request, Response};
 use torrust_tracker::servers::udp::connection_cookie::{check, from_connection_id};
 use torrust_tracker::servers::udp::{UDP_TRACKER_LOG_TARGET, handlers};
 use torrust_tracker::shared::bit_torrent::common::MAX_SCRAPE_TORRENTS;
-use torrust_tracker_maintenance::gate::Pass;
+use torrust_tracker_maintenance::gate::{self, Pass};
 
-use super::queue::Announce;
-use super::wire::{BATCH, Inbox, Outbox};
+use super::queue::{self, Announce};
+use super::replies::Replies;
+use super::wire::{BATCH, Inbox};
 use super::{Shared, Storage, answer, survive};
 
 /// The pause after a failed receive, should the failure be there to stay.
@@ -35,6 +36,10 @@ const RETRY_AFTER: Duration = Duration::from_millis(10);
 /// Batches that are received one after the other while announces wait: as many packets as a
 /// socket holds by default, and half as many again.
 const AHEAD: usize = 8;
+
+/// Announces that are executed before the socket is emptied again: about as many as arrive
+/// meanwhile when several times as many arrive as can be executed.
+const AT_ONCE: usize = 2 * BATCH;
 
 /// Receives until the server is told to stop.
 pub fn run(shared: &Shared) {
@@ -72,13 +77,13 @@ pub fn run(shared: &Shared) {
         }
         shared.execute_some(&mut desk);
     }
-    shared.queue.arrive(desk.announces.drain(..));
+    shared.queue.take_over(desk.announces.drain(..));
 }
 
 /// What becomes of the packets.
 #[derive(Default)]
 struct Desk {
-    answers: Outbox,
+    replies: Replies,
     /// In the order of their arrival: for this thread, or for the queue.
     announces: VecDeque<Announce>,
 }
@@ -109,20 +114,22 @@ impl Shared {
             reason = "this is when they arrive; the queue is handed it"
         )]
         let arrived = Instant::now();
+        let waited = desk.announces.len();
         for (packet, from) in inbox.packets() {
             survive("receiving a packet", || {
-                let announce = self.receive(packet, from, arrived, &mut desk.answers);
+                let announce = self.receive(packet, from, arrived, &mut desk.replies);
                 desk.announces.extend(announce);
             });
         }
         if !desk.announces.is_empty() && self.pass_by().is_none() {
+            self.queue.take_over(desk.announces.drain(..waited));
             self.queue.arrive(desk.announces.drain(..));
         }
         for _ in self.waiting_at_most..desk.announces.len() {
             desk.announces.pop_back();
             self.queue.counters().turn_away();
         }
-        desk.answers.send(&self.socket);
+        desk.replies.send(&self.socket, self.queue.counters());
     }
 
     /// A pass for announces that are executed here. What is not stored has nothing to wait for
@@ -134,23 +141,29 @@ impl Shared {
         }
     }
 
-    /// Executes a batch of the announces that wait, under one pass; or queues them all.
+    /// Executes some of the announces that wait, under one pass; or queues them all.
     fn execute_some(&self, desk: &mut Desk) {
         if desk.announces.is_empty() {
             return;
         }
         let Some(pass) = self.pass_by() else {
-            self.queue.arrive(desk.announces.drain(..));
+            self.queue.take_over(desk.announces.drain(..));
             return;
         };
-        let batch = desk.announces.len().min(BATCH);
-        for announce in desk.announces.drain(..batch) {
+        let counters = self.queue.counters();
+        let now = queue::now();
+        while desk.announces.front().is_some_and(|one| one.is_stale(now)) {
+            desk.announces.pop_front();
+            counters.turn_away();
+        }
+        let some = desk.announces.len().min(AT_ONCE);
+        for announce in desk.announces.drain(..some) {
             survive("executing an announce", || {
-                self.execute(announce, None, &mut desk.answers);
+                self.execute(announce, None, &mut desk.replies);
             });
         }
         drop(pass);
-        desk.answers.send(&self.socket);
+        desk.replies.send(&self.socket, counters);
     }
 
     /// Answers a packet, unless it is an announce that is to be executed.
@@ -159,7 +172,7 @@ impl Shared {
         packet: &[u8],
         from: SocketAddr,
         arrived: Instant,
-        answers: &mut Outbox,
+        replies: &mut Replies,
     ) -> Option<Announce> {
         let answer = match Request::parse_bytes(packet, MAX_SCRAPE_TORRENTS) {
             Ok(Request::Announce(request)) => match refuse(&request, from) {
@@ -172,10 +185,15 @@ impl Shared {
                 }
                 Some(refusal) => refusal,
             },
+            Ok(request @ Request::Scrape(_)) => {
+                let answer = self.read(request, from);
+                replies.push_timed(&answer, from, gate::Request::Scrape, arrived);
+                return None;
+            }
             Ok(request) => self.read(request, from),
             Err(error) => answer::bad_packet(&error),
         };
-        answers.push(&answer, from);
+        replies.push(&answer, from);
         None
     }
 

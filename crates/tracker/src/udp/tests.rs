@@ -28,7 +28,7 @@ use tokio::sync::mpsc::error::SendError;
 use torrust_tracker::core::statistics::{Event, EventSender, Repo};
 use torrust_tracker::servers::udp::connection_cookie::{into_connection_id, make};
 use torrust_tracker_configuration::Core;
-use torrust_tracker_maintenance::gate::{Door, Keeper};
+use torrust_tracker_maintenance::gate::{Door, Keeper, Request as Asked};
 
 use torrust_tracker_maintenance::durability::Durability;
 
@@ -126,6 +126,46 @@ fn beyond_the_bound_announces_are_dropped_and_counted() {
     assert_eq!(first.announced(), 1);
     second.announce(3, AnnounceEvent::Started);
     assert_eq!(second.announced(), 3);
+}
+
+#[test]
+fn what_was_taken_in_at_an_open_gate_is_held_beyond_the_bound() {
+    let tracker = Tested::bounded(Bounds { held: 1, queued: 8 });
+    let clients = [(); 5].map(|()| tracker.client());
+    tracker.close();
+    let announces = clients.iter().map(|client| Announce {
+        from: client.socket.local_addr().expect("an address"),
+        request: client.request(1, AnnounceEvent::Started),
+        arrived: Instant::now(),
+    });
+    tracker.server.shared.queue.take_over(announces);
+    let counters = tracker.counters();
+    assert_eq!((counters.held(), counters.turned_away()), (5, 0));
+    tracker.keeper.open();
+    for client in &clients {
+        assert_eq!(client.announced(), 1);
+    }
+    assert_eq!((counters.held(), counters.released()), (0, 5));
+}
+
+#[test]
+fn how_long_requests_took_is_counted_once_they_are_answered() {
+    for tracker in Tested::both() {
+        let client = tracker.client();
+        let answered = |request| tracker.counters().answered(request).count;
+        assert_eq!((answered(Asked::Announce), answered(Asked::Scrape)), (0, 0));
+        client.announce(1, AnnounceEvent::Started);
+        client.announced();
+        client.scraped();
+        // It is counted after the answer, by the thread that answers this one.
+        client.connect();
+        assert_eq!(answered(Asked::Scrape), 1);
+        tracker.close();
+        tracker.runtime.block_on(tracker.keeper.drained());
+        assert_eq!(answered(Asked::Announce), 1);
+        let stores = matches!(tracker.server.shared.storage, Storage::Database(_));
+        assert_eq!(tracker.counters().spent() > Duration::ZERO, stores);
+    }
 }
 
 /// All of it has arrived when the server starts, the connect last and behind more than two
