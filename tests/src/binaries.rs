@@ -35,6 +35,34 @@ pub fn path(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Upstream's tracker as its own users build it: without what `.cargo/config.toml` compiles
+/// into `SQLite` for ours, so in a target directory of its own. Cargo decides what of it is
+/// to be built.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn upstream_apart() -> Result<PathBuf> {
+    let programs = directory()?;
+    let target = programs.parent().context("a target directory")?;
+    let target = target.join("upstream");
+    eprintln!("building {UPSTREAM}; the first time that takes minutes");
+    let mut build = cargo_build()?;
+    build
+        .args(["-p", "end-to-end", "--bin", UPSTREAM, "--target-dir"])
+        .arg(&target)
+        // To nothing: what is not set, cargo sets.
+        .env("LIBSQLITE3_FLAGS", "");
+    finish(build, "upstream's tracker")?;
+    let profile = if cfg!(debug_assertions) {
+        "debug"
+    } else {
+        "release"
+    };
+    let path = target.join(profile).join(UPSTREAM);
+    ensure!(path.exists(), "{} was not built", path.display());
+    Ok(path)
+}
+
 /// Cargo puts test binaries into `deps`, below the directory of the programs.
 fn directory() -> Result<PathBuf> {
     let this = std::env::current_exe().context("finding the running test binary")?;
@@ -50,9 +78,7 @@ fn directory() -> Result<PathBuf> {
 /// `cargo test -p end-to-end` builds neither program, and an old one would be tested in
 /// silence.
 fn build_if_stale(directory: &Path) -> Result<()> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .context("the workspace above this package")?;
+    let workspace = workspace()?;
     let changed = newest(&workspace.join("crates"))?.max(modified(&workspace.join("Cargo.lock"))?);
     let fresh = [TRACKER, TOOL]
         .iter()
@@ -62,17 +88,34 @@ fn build_if_stale(directory: &Path) -> Result<()> {
     }
     // The same selection as in `tests/run`: another would resolve other features and
     // build half the tree again.
-    let profile = (!cfg!(debug_assertions)).then_some("--release");
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--locked", "--workspace", "--all-targets"])
-        .args(profile)
-        .current_dir(workspace)
-        .status()
-        .context("starting cargo build")?;
+    let mut build = cargo_build()?;
+    build.args(["--workspace", "--all-targets"]);
+    finish(build, "the programs under test")
+}
+
+/// A build in the profile of this program.
+fn cargo_build() -> Result<Command> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    build.args(["build", "--locked"]).current_dir(workspace()?);
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    Ok(build)
+}
+
+fn finish(mut build: Command, what: &str) -> Result<()> {
+    let status = build.status().context("starting cargo build")?;
     if !status.success() {
-        bail!("cargo build of the programs under test: {status}");
+        bail!("cargo build of {what}: {status}");
     }
     Ok(())
+}
+
+fn workspace() -> Result<&'static Path> {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("the workspace above this package")
 }
 
 fn modified(path: &Path) -> Result<SystemTime> {

@@ -4,6 +4,7 @@
 pub mod capacity;
 pub mod machine;
 pub mod prose;
+pub mod rates;
 mod reading;
 pub mod wal;
 pub mod window;
@@ -74,10 +75,12 @@ pub fn command(program: &str) -> String {
         match argument.as_str() {
             // Paths of the machine; the file system is told.
             "--directory" | "--docs" | "--json" => drop(arguments.next()),
-            "--full" => {
+            // What they are for, the page says.
+            "--full" | "--tracker" | "--upstream" | "--load-test" => {
                 arguments.next();
-                text += " --full TRACKER";
+                text = format!("{text} {argument} PROGRAM");
             }
+            other if other.contains(' ') => text = format!("{text} '{other}'"),
             other => text = format!("{text} {other}"),
         }
     }

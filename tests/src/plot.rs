@@ -1,4 +1,5 @@
-//! Lines over time as SVG: one panel above the other, with vertical lines for what happened.
+//! Drawings as SVG: lines over time, one panel above the other, with vertical lines for what
+//! happened; and bars, with a dot for each time something was measured.
 
 use anyhow::{Result, anyhow};
 use plotters::backend::SVGBackend;
@@ -8,10 +9,11 @@ use plotters::coord::cartesian::Cartesian2d;
 use plotters::coord::ranged1d::{Ranged, ValueFormatter};
 use plotters::coord::types::RangedCoordf64;
 use plotters::drawing::{DrawingArea, IntoDrawingArea};
-use plotters::element::{PathElement, Text};
+use plotters::element::{Circle, PathElement, Rectangle, Text};
 use plotters::prelude::IntoLogRange;
 use plotters::series::LineSeries;
 use plotters::style::{BLACK, Color, IntoFont, RGBColor, ShapeStyle, WHITE};
+use torrust_tracker_maintenance::evaluation::median;
 
 use crate::generator::Mark;
 
@@ -32,6 +34,15 @@ const COLOURS: [RGBColor; 4] = [
 /// Where the names of marks stand, as parts of the height, one after the other: marks are
 /// often close together.
 const LEVELS: [f64; 5] = [0.96, 0.89, 0.82, 0.75, 0.68];
+
+/// Height of a bar with the space below it.
+const ROW: i32 = 34;
+
+/// Where bars begin: the names stand before.
+const NAMES: i32 = 220;
+
+/// How long the longest is; the numbers stand behind.
+const BARS: f64 = 640.0;
 
 /// One line of a panel.
 #[derive(Debug, Clone, PartialEq)]
@@ -103,6 +114,82 @@ pub fn svg(title: &str, panels: &[Panel], marks: &[Mark]) -> Result<String> {
         root.present().map_err(told)?;
     }
     Ok(drawn)
+}
+
+/// One bar: what was measured, several times.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bar {
+    name: String,
+    values: Vec<f64>,
+}
+
+impl Bar {
+    /// Of these values, none of them below 0.
+    #[must_use]
+    pub fn new(name: &str, values: Vec<f64>) -> Self {
+        Self {
+            name: name.to_owned(),
+            values,
+        }
+    }
+}
+
+/// Draws the bars one below the other on one scale from 0 on, each as long as the median of
+/// its values, with a dot for every value.
+///
+/// # Errors
+/// When the drawing library refuses.
+pub fn bars(title: &str, bars: &[Bar]) -> Result<String> {
+    let mut drawn = String::new();
+    let values = bars.iter().flat_map(|bar| &bar.values);
+    let longest = values.copied().fold(0.0, f64::max);
+    let height = ROW * i32::try_from(bars.len())? + 2 * ROW;
+    {
+        let size = (SIZE.0, u32::try_from(height)?);
+        let root = SVGBackend::with_string(&mut drawn, size).into_drawing_area();
+        root.fill(&WHITE).map_err(told)?;
+        let below = root
+            .titled(title, ("sans-serif", 18).into_font())
+            .map_err(told)?;
+        let mut top = 8;
+        for (bar, colour) in bars.iter().zip(COLOURS.iter().cycle()) {
+            draw_bar(bar, &below, longest, top, *colour)?;
+            top += ROW;
+        }
+        root.present().map_err(told)?;
+    }
+    Ok(drawn)
+}
+
+/// One row, this far from the top.
+fn draw_bar(bar: &Bar, area: &Area<'_>, longest: f64, top: i32, colour: RGBColor) -> Result<()> {
+    let font = ("sans-serif", 13);
+    let name = Text::new(bar.name.clone(), (8, top + 5), font);
+    area.draw(&name).map_err(told)?;
+    let Some(middle) = median(&bar.values) else {
+        return Ok(());
+    };
+    let end = NAMES + along(middle, longest);
+    let body = [(NAMES, top), (end, top + ROW - 10)];
+    let body = Rectangle::new(body, colour.mix(0.6).filled());
+    area.draw(&body).map_err(told)?;
+    for value in &bar.values {
+        let place = (NAMES + along(*value, longest), top + (ROW - 10) / 2);
+        area.draw(&Circle::new(place, 3, BLACK.mix(0.7).filled()))
+            .map_err(told)?;
+    }
+    // Behind the last dot.
+    let last = bar.values.iter().copied().fold(0.0, f64::max);
+    let place = (NAMES + along(last, longest) + 10, top + 5);
+    let number = Text::new(format!("{middle:.0}"), place, font);
+    area.draw(&number).map_err(told)
+}
+
+/// How many pixels a value is long.
+fn along(value: f64, longest: f64) -> i32 {
+    #[expect(clippy::cast_possible_truncation, reason = "at most the width")]
+    let pixels = (value / longest.max(f64::MIN_POSITIVE) * BARS).round() as i32;
+    pixels
 }
 
 /// The drawing library's errors hold what is not `Send`.
@@ -227,6 +314,26 @@ mod tests {
             assert!(drawn.contains("gate closed") && drawn.contains("a &lt;title&gt;"));
             assert!(drawn.contains("<polyline"));
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_bar_has_a_dot_for_each_value_and_the_longest_is_as_long_as_can_be() -> Result<()> {
+        let long = Bar::new("ours & <others>", vec![90_000.0, 100_000.0, 80_000.0]);
+        let silent = Bar::new("upstream", vec![0.0, 0.0]);
+        let drawn = bars(
+            "announces/s",
+            &[long, silent, Bar::new("not measured", Vec::new())],
+        )?;
+        assert_eq!(drawn.matches("<circle").count(), 5);
+        assert!(drawn.contains("ours &amp; &lt;others&gt;") && drawn.contains("not measured"));
+        assert!(drawn.contains("90000"), "{drawn}");
+        assert_eq!(
+            (along(100_000.0, 100_000.0), along(0.0, 100_000.0)),
+            (640, 0)
+        );
+        assert_eq!(along(0.0, 0.0), 0);
+        bars("nothing", &[])?;
         Ok(())
     }
 

@@ -2,8 +2,13 @@
 
 use std::fmt::Write;
 
+use torrust_tracker_maintenance::evaluation::median;
+
 use super::capacity::{PROMPT_MS, Try};
 use super::machine::Machine;
+
+/// Others that keep more than this of a processor busy have a part in the figures.
+pub const DISTURBED: f64 = 0.2;
 
 /// A table of Markdown.
 #[derive(Debug, Clone, Default)]
@@ -160,6 +165,23 @@ pub fn ms(value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), digits)
 }
 
+/// `median (least to most)` of what several rounds showed; a dash for none.
+#[must_use]
+pub fn spread(values: &[f64]) -> String {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match (median(&sorted), sorted.as_slice()) {
+        (Some(middle), [least, .., most]) => format!(
+            "{} ({} to {})",
+            digits(middle),
+            digits(*least),
+            digits(*most)
+        ),
+        (Some(only), _) => digits(only),
+        (None, _) => "-".to_owned(),
+    }
+}
+
 /// A number with at least three digits, and no more behind the point than that needs.
 #[must_use]
 pub fn digits(value: f64) -> String {
@@ -223,6 +245,19 @@ mod tests {
             (1_234_567, "1,234,567"),
         ] {
             assert_eq!(count(value), text);
+        }
+    }
+
+    #[test]
+    fn rounds_are_told_by_their_median_and_their_ends() {
+        let table: [(&[f64], &str); 4] = [
+            (&[], "-"),
+            (&[2.5], "2.50"),
+            (&[300.0, 100.0], "200 (100 to 300)"),
+            (&[9.0, 1.0, 2.0], "2 (1 to 9)"),
+        ];
+        for (values, text) in table {
+            assert_eq!(spread(values), text);
         }
     }
 

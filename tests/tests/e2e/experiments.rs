@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use end_to_end::binaries;
 use end_to_end::experiment::wal::Mode::{Committed, Durable, Rollback};
-use end_to_end::experiment::{read, wal, window};
+use end_to_end::experiment::{rates, read, wal, window};
 use end_to_end::generator::Report;
 use end_to_end::tracker::Setup;
 use serde_json::Value;
@@ -190,5 +191,85 @@ async fn the_wal_experiment_measures_both_journal_modes_and_decides() -> Result<
     })?;
     let changed = written_again("wal_experiment", &result).await?;
     assert!(changed["wal.md"].contains("a word of the test"));
+    Ok(())
+}
+
+/// The public load tester, played: what it says, without a load. The real one would have to be
+/// built for the tests; how its words are read is tested beside what reads them.
+const TESTER: &str = "#!/bin/sh
+if [ \"$1\" = --version ]; then echo 0.9.0; exit; fi
+echo 'Peers per info hash:'
+echo 'Test ran for 1 seconds'
+echo 'Average responses per second: 2500.00'
+echo '  - Announce responses: 1234.00'
+";
+
+fn tester_in(directory: &Path) -> Result<PathBuf> {
+    let path = directory.join("load_test");
+    fs::write(&path, TESTER)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(path)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rates_experiment_compares_two_trackers_and_writes_of_them() -> Result<()> {
+    let _alone = alone().await;
+    let (place, docs) = (Setup::new()?, tempfile::tempdir()?);
+    let result = place.home().join("result.json");
+    // Memory may be mounted so that nothing in it can be executed.
+    let programs = tempfile::tempdir()?;
+    let tester = tester_in(programs.path())?;
+    let (ours, upstream) = (
+        binaries::path(binaries::TRACKER)?,
+        binaries::path(binaries::UPSTREAM)?,
+    );
+    let short = "--rounds 2 --seconds 1 --own-seconds 1 --moderate 200 --write-docs";
+    let paths = [
+        ("--directory", place.home()),
+        ("--tracker", &ours),
+        ("--upstream", &upstream),
+        ("--load-test", &tester),
+        ("--only", Path::new("memory, error")),
+        ("--json", &result),
+        ("--docs", docs.path()),
+    ];
+    run("announce_rates", short, &paths).await?;
+    let outcome: rates::Outcome = read(&result)?;
+
+    let cases: Vec<_> = outcome.cases.iter().map(|one| one.case).collect();
+    let names: Vec<_> = cases.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["upstream, memory, error", "ours, memory, error"]);
+    for measured in &outcome.cases {
+        assert_eq!(measured.rounds.len(), 2);
+        for round in &measured.rounds {
+            let own = &round.own;
+            assert!(own.all.add_up() && own.announces.add_up(), "{own:#?}");
+            assert!(own.announces.answered > 0 && own.all.sent > own.announces.sent);
+            assert!(own.processors > 0.0 && own.seconds >= 1.0, "{own:#?}");
+            // Three times what the tester said it was answered.
+            assert_eq!(own.offered, 7_500);
+            let (connects, moderate) = (&round.tester.connects, &round.moderate);
+            assert!(connects.answered > 0 && connects.sent >= connects.answered);
+            assert!(
+                moderate.sent >= 200 && moderate.answered > 0,
+                "{moderate:?}"
+            );
+            assert!(moderate.p50_ms <= moderate.p99_ms, "{moderate:?}");
+        }
+    }
+    let written = files(docs.path())?;
+    drawings_are_those_of_the_page(&written, "rates.md");
+    let page = &written["rates.md"];
+    assert!(page.contains("--only 'memory, error'") && page.contains("--upstream PROGRAM"));
+    assert!(
+        page.contains("Left out: *upstream, memory, info*; "),
+        "{page}"
+    );
+    assert_eq!(written_again("announce_rates", &result).await?, written);
+    change(&result, |value| {
+        value["cases"][0]["rounds"][0]["tester"]["announces"] = 987_654.0.into();
+    })?;
+    let changed = written_again("announce_rates", &result).await?;
+    assert!(changed["rates.md"].contains("987654"));
     Ok(())
 }

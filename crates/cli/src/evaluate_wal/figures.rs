@@ -267,6 +267,9 @@ mod tests {
         assert_eq!(figures(&[found], &[]).len(), 10);
     }
 
+    /// What happened between two looks.
+    type Change = dyn Fn(&mut Value);
+
     #[test]
     fn what_cannot_be_compared_is_left_out() {
         let earlier = Played::new("delete");
@@ -277,7 +280,7 @@ mod tests {
             slice(&earlier, &later).map(|_| ())
         };
         assert_eq!(busy(&|_| {}), Ok(()));
-        let changes: [(LeftOut, &dyn Fn(&mut Value)); 6] = [
+        let changes: [(LeftOut, &Change); 6] = [
             (LeftOut::Restart, &|status| {
                 status["started"] = json!("2026-11-22T04:00:00Z");
             }),

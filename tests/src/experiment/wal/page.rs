@@ -1,15 +1,12 @@
 //! `docs/wal.md` and its drawings, from what was measured.
 
 use anyhow::Result;
-use torrust_tracker_maintenance::evaluation::{Decision, Evaluation, Weight, median};
+use torrust_tracker_maintenance::evaluation::{Decision, Evaluation, Weight};
 
 use super::{Measured, Mode, Outcome, Round};
 use crate::experiment::Document;
-use crate::experiment::prose::{self, Table, bytes, count, digits, ms};
+use crate::experiment::prose::{self, DISTURBED, Table, bytes, count, digits, ms};
 use crate::plot;
-
-/// Others that keep more than this of a processor busy have a part in the figures.
-const DISTURBED: f64 = 0.2;
 
 const WAL_PAYS: &str = "WAL rather than the rollback journal";
 
@@ -196,7 +193,10 @@ fn comparison(modes: &[Measured]) -> String {
     let mut table = Table::new(&columns);
     for (name, value) in rows {
         let mut cells = vec![name.to_owned()];
-        cells.extend(modes.iter().map(|measured| spread(&measured.rounds, value)));
+        cells.extend(modes.iter().map(|measured| {
+            let values: Vec<f64> = measured.rounds.iter().filter_map(value).collect();
+            prose::spread(&values)
+        }));
         table.row(&cells);
     }
     table.text().to_owned()
@@ -205,24 +205,6 @@ fn comparison(modes: &[Measured]) -> String {
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
 fn whole(value: u64) -> f64 {
     value as f64
-}
-
-/// `median (least to most)`.
-fn spread(rounds: &[Round], value: Value) -> String {
-    let mut values: Vec<f64> = rounds.iter().filter_map(value).collect();
-    values.sort_by(f64::total_cmp);
-    match (median(&values), values.as_slice()) {
-        (Some(middle), [least, .., most]) => {
-            format!(
-                "{} ({} to {})",
-                digits(middle),
-                digits(*least),
-                digits(*most)
-            )
-        }
-        (Some(only), _) => digits(only),
-        (None, _) => "-".to_owned(),
-    }
 }
 
 fn syncs(modes: &[Measured]) -> String {

@@ -6,12 +6,9 @@ use torrust_tracker_maintenance::evaluation::median;
 
 use super::{Case, Interruption, Outcome, Phase, Repeated};
 use crate::experiment::Document;
-use crate::experiment::prose::{self, Table, bytes, count, digits, ms};
+use crate::experiment::prose::{self, DISTURBED, Table, bytes, count, digits, ms};
 use crate::generator::Summary;
 use crate::plot;
-
-/// Others that keep more than this of a processor busy have a part in the figures.
-const DISTURBED: f64 = 0.2;
 
 /// What must hold of windows in turn: no announce fails, half of the pauses are shorter, and
 /// the 99th of 100 announces takes no more than so many times what it took before.

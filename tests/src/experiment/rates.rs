@@ -1,0 +1,540 @@
+//! How fast the tracker and upstream's answer announces: rates, processor time and latency,
+//! each beside upstream's in the same round, because a machine's speed drifts.
+//!
+//! ```text
+//!   round    upstream, memory │ ours, memory │ upstream, stored │ ours, stored │ ...   in turn, then again
+//!
+//!   case     a tracker, an empty database:   a moderate load that waits for nobody ─▶ latency
+//!            another, another:               the public tester ─▶ rate, processor time
+//!                                              └ a connect every 10 ms ─▶ latency
+//!            another, another:               more than it answered, of our own load ─▶ rate
+//! ```
+//!
+//! Upstream is built apart, without what `.cargo/config.toml` compiles into `SQLite` for us
+//! ([`binaries::upstream_apart`](crate::binaries::upstream_apart)). Trackers are configured
+//! alike, so neither has a `[maintenance]`: the gate is there, and open.
+
+pub mod case;
+mod page;
+mod tester;
+mod verdict;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use chrono::{DateTime, Utc};
+use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use tokio::time::{MissedTickBehavior, interval};
+
+use self::case::{Case, Program};
+pub use self::page::document;
+use super::machine::Machine;
+use super::reading::Reading;
+use crate::generator::{Counts, Generator, Kind, Plan};
+use crate::load::{self, Load};
+use crate::tracker::{Setup, Tracker};
+use crate::udp::UdpClient;
+use crate::usage::{Usage, flushes};
+use crate::{PATIENCE, binaries};
+
+/// How long answers are waited for when the moderate load has ended.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How long a connect is waited for.
+const CONNECT: Duration = Duration::from_secs(1);
+
+/// How often there is one.
+const CONNECT_EVERY: Duration = Duration::from_millis(10);
+
+/// Of what the public tester was answered, what our own load offers: more than can be
+/// answered.
+const TIMES: f64 = 3.0;
+
+/// And at least this, requests a second.
+const LEAST: f64 = 1_000.0;
+
+/// Answered more than this of what was sent: the tracker could have answered more.
+const NEARLY_ALL: f64 = 0.95;
+
+/// Answers lost on their way, in parts of those that arrived, above which as much can be said
+/// of the load.
+const LOST: f64 = 0.05;
+
+/// What a case takes besides its loads: three starts, the answers waited for, and the
+/// tester's making up a million torrents.
+const BESIDE: Duration = Duration::from_secs(9);
+
+/// What to measure.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where databases are put for the while: on a disk, or syncs cost nothing.
+    pub directory: PathBuf,
+    /// The tracker; `None`: the one beside this program, built if it is older than its source.
+    pub tracker: Option<PathBuf>,
+    /// Upstream's; `None`: it is built.
+    pub upstream: Option<PathBuf>,
+    /// The public load tester.
+    pub load_test: PathBuf,
+    /// Only cases whose name contains this.
+    pub only: String,
+    /// How long and how much.
+    pub loads: Loads,
+}
+
+/// How long and how much the loads are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loads {
+    /// How often each case is measured.
+    pub rounds: usize,
+    /// Seconds of the public tester, in fives.
+    pub tester_seconds: u64,
+    /// Seconds of each of our own two.
+    pub own_seconds: u64,
+    /// Announces per second of the moderate one.
+    pub moderate: u32,
+}
+
+impl Default for Loads {
+    fn default() -> Self {
+        Self {
+            rounds: 3,
+            tester_seconds: 10,
+            own_seconds: 6,
+            moderate: 1_000,
+        }
+    }
+}
+
+impl Loads {
+    /// About how long measuring so many cases takes.
+    #[must_use]
+    pub fn estimate(&self, cases: usize) -> Duration {
+        let case = Duration::from_secs(self.tester_seconds + 2 * self.own_seconds) + BESIDE;
+        let times = u32::try_from(cases * self.rounds).unwrap_or(u32::MAX);
+        case.saturating_mul(times)
+    }
+}
+
+/// Everything that was measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The command that measured it.
+    pub command: String,
+    /// When it began.
+    pub date: DateTime<Utc>,
+    /// How long it took, without what had to be built.
+    pub seconds: f64,
+    /// On what.
+    pub machine: Machine,
+    /// Version of `SQLite` in both trackers: of the lock file they share.
+    pub sqlite: String,
+    /// What the public tester says of its version.
+    pub tester: String,
+    /// Whether the command was given upstream's tracker, and did not build it.
+    pub upstream_given: bool,
+    /// How long and how much.
+    pub loads: Loads,
+    /// What our own load sends, but for its rate, which each round has.
+    pub plan: Plan,
+    /// In the order they were measured in.
+    pub cases: Vec<Measured>,
+}
+
+impl Outcome {
+    /// The rounds of a case; none if it was left out.
+    #[must_use]
+    pub fn rounds(&self, case: Case) -> &[Round] {
+        let measured = self.cases.iter().find(|measured| measured.case == case);
+        match measured {
+            Some(measured) => &measured.rounds,
+            None => &[],
+        }
+    }
+}
+
+/// One case.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// Which.
+    pub case: Case,
+    /// Each measurement.
+    pub rounds: Vec<Round>,
+}
+
+/// What was measured of a case in a round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Round {
+    /// Saturated by the public tester.
+    pub tester: Tested,
+    /// Saturated by our own load.
+    pub own: Own,
+    /// Announces at the moderate rate.
+    pub moderate: Latencies,
+}
+
+/// A tracker under the public tester, which sends as fast as it is answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tested {
+    /// Announces answered per second.
+    pub announces: f64,
+    /// All requests answered per second.
+    pub responses: f64,
+    /// Processor time of the tracker for each of those, in microseconds; `None` if there were
+    /// none.
+    pub processor_us: Option<f64>,
+    /// Connects of a client beside it.
+    pub connects: Latencies,
+}
+
+/// Latencies of requests, of which each that was not answered counts as long as it was waited
+/// for.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Latencies {
+    /// Requests sent.
+    pub sent: usize,
+    /// Answered as they should be.
+    pub answered: usize,
+    /// Milliseconds that half of them did not exceed; `None` if none was sent.
+    pub p50_ms: Option<f64>,
+    /// The same of 99 in 100.
+    pub p99_ms: Option<f64>,
+}
+
+impl Latencies {
+    /// Of all that were sent, of which so many were answered.
+    fn of(mut all: Vec<Duration>, answered: usize) -> Self {
+        all.sort_unstable();
+        Self {
+            sent: all.len(),
+            answered,
+            p50_ms: quantile(&all, 0.5),
+            p99_ms: quantile(&all, 0.99),
+        }
+    }
+}
+
+/// In milliseconds.
+fn quantile(sorted: &[Duration], share: f64) -> Option<f64> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an index"
+    )]
+    let index = (share * sorted.len().saturating_sub(1) as f64).round() as usize;
+    let found = sorted.get(index)?;
+    Some(found.as_secs_f64() * 1_000.0)
+}
+
+/// A tracker under our own load, which offers more than it can answer and does not wait.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Own {
+    /// UDP requests per second that were to be sent.
+    pub offered: u32,
+    /// How long.
+    pub seconds: f64,
+    /// What became of all requests until then.
+    pub all: Counts,
+    /// And of the announces.
+    pub announces: Counts,
+    /// Answers that arrived and were dropped, since the load did not read them in time.
+    pub dropped: u64,
+    /// Processor time of the tracker for each answer, in microseconds; `None` if there were
+    /// none.
+    pub processor_us: Option<f64>,
+    /// Processors the tracker kept busy.
+    pub processors: f64,
+    /// Processors that something else than the tracker and the load kept busy.
+    pub others: f64,
+    /// Flushes the disk did for whomever, for each announce answered; `None` where it counts
+    /// none, or there was no answer.
+    pub flushes: Option<f64>,
+}
+
+impl Own {
+    /// Requests sent per second.
+    #[must_use]
+    pub fn sent_per_second(&self) -> f64 {
+        whole(self.all.sent) / self.seconds.max(f64::MIN_POSITIVE)
+    }
+
+    /// Announces answered per second.
+    #[must_use]
+    pub fn announces_per_second(&self) -> f64 {
+        whole(self.announces.answered) / self.seconds.max(f64::MIN_POSITIVE)
+    }
+
+    /// Whether the load, and not the tracker, decided how many were answered: it sent little
+    /// more than that, or did not read what came.
+    #[must_use]
+    pub fn is_bound_by_the_load(&self) -> bool {
+        let answered = whole(self.all.answered);
+        let sent_all_there_was = answered > 0.0 && answered >= NEARLY_ALL * whole(self.all.sent);
+        sent_all_there_was || whole(self.dropped) > LOST * answered.max(1.0)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+fn whole(value: u64) -> f64 {
+    value as f64
+}
+
+/// Measures everything.
+///
+/// # Errors
+/// When something cannot be measured.
+pub async fn run(options: &Options, command: String) -> Result<Outcome> {
+    let cases: Vec<Case> = Case::ALL
+        .into_iter()
+        .filter(|case| case.to_string().contains(&options.only))
+        .collect();
+    ensure!(
+        !cases.is_empty(),
+        "--only {:?}: no case has that in its name; they are: {}",
+        options.only,
+        Case::ALL.map(|case| case.to_string()).join("; ")
+    );
+    let tester = tester::version(&options.load_test).await?;
+    let programs = Programs::find(options)?;
+    let (date, began) = (Utc::now(), Instant::now());
+    let machine = Machine::this(&options.directory)?;
+    let loads = options.loads;
+    eprintln!(
+        "{} cases, {} rounds: about {} min",
+        cases.len(),
+        loads.rounds,
+        loads.estimate(cases.len()).as_secs().div_ceil(60)
+    );
+    let mut measured: Vec<Measured> = cases
+        .into_iter()
+        .map(|case| Measured {
+            case,
+            rounds: Vec::new(),
+        })
+        .collect();
+    for round in 1..=loads.rounds {
+        for Measured { case, rounds } in &mut measured {
+            eprintln!("round {round} of {}: {case}", loads.rounds);
+            let found = measure(options, &programs, *case).await;
+            rounds.push(found.with_context(|| format!("measuring {case}"))?);
+        }
+    }
+    Ok(Outcome {
+        command,
+        date,
+        seconds: began.elapsed().as_secs_f64(),
+        machine,
+        sqlite: rusqlite::version().to_owned(),
+        tester,
+        upstream_given: options.upstream.is_some(),
+        loads,
+        plan: plan(0),
+        cases: measured,
+    })
+}
+
+/// Where the two trackers are.
+struct Programs {
+    ours: PathBuf,
+    upstream: PathBuf,
+}
+
+impl Programs {
+    /// Builds what is not given.
+    fn find(options: &Options) -> Result<Self> {
+        Ok(Self {
+            ours: match &options.tracker {
+                Some(given) => given.clone(),
+                None => binaries::path(binaries::TRACKER)?,
+            },
+            upstream: match &options.upstream {
+                Some(given) => given.clone(),
+                None => binaries::upstream_apart()?,
+            },
+        })
+    }
+}
+
+async fn measure(options: &Options, programs: &Programs, case: Case) -> Result<Round> {
+    let moderate = {
+        let tracker = start(options, programs, case).await?;
+        moderate(options.loads, &tracker).await?
+    };
+    // Another process and database each time, as the load before has left torrents behind.
+    let tested = {
+        let tracker = start(options, programs, case).await?;
+        tested(options, &tracker).await?
+    };
+    let tracker = start(options, programs, case).await?;
+    let own = saturated(options, &tracker, offer(tested.responses)).await?;
+    Ok(Round {
+        tester: tested,
+        own,
+        moderate,
+    })
+}
+
+async fn start(options: &Options, programs: &Programs, case: Case) -> Result<Tracker> {
+    let (program, path) = match case.program {
+        Program::Upstream => (binaries::UPSTREAM, &programs.upstream),
+        Program::Ours => (binaries::TRACKER, &programs.ours),
+    };
+    // As upstream's own benchmarking configuration, but for what the case is about.
+    let setup = Setup::without_maintenance_in(program, &options.directory)?
+        .program_at(path)
+        .set(
+            "logging",
+            "threshold",
+            &format!("\"{}\"", case.threshold.name()),
+        )
+        .set("core", "tracker_usage_statistics", "false")
+        .set("core.tracker_policy", "remove_peerless_torrents", "false")
+        .set(
+            "core.tracker_policy",
+            "persistent_torrent_completed_stat",
+            &case.storage.persists().to_string(),
+        );
+    // Before the tracker has it open.
+    Connection::open(setup.database())?.execute_batch(&format!(
+        "PRAGMA journal_mode = {}; VACUUM",
+        case.storage.journal()
+    ))?;
+    setup.start_quiet().await
+}
+
+/// Announces at the moderate rate, from the load that waits for nobody.
+async fn moderate(loads: Loads, tracker: &Tracker) -> Result<Latencies> {
+    let plan = load::Plan {
+        udp_per_second: loads.moderate,
+        http_per_second: 0,
+        ..load::Plan::default()
+    };
+    let load = Load::start(plan, tracker.addresses.udp, tracker.addresses.http).await?;
+    let wanted = usize::try_from(u64::from(loads.moderate) * loads.own_seconds)?;
+    let within = PATIENCE + Duration::from_secs(loads.own_seconds);
+    load.until(within, |counts| counts.sent >= wanted).await?;
+    let account = load.stop(GRACE).await?;
+    let answered = account.answered();
+    // Of an announce without an answer, how long it was waited for.
+    let all = account.records.iter().map(|record| record.latency);
+    Ok(Latencies::of(all.collect(), answered))
+}
+
+async fn tested(options: &Options, tracker: &Tracker) -> Result<Tested> {
+    let seconds = options.loads.tester_seconds;
+    let address = tracker.addresses.udp;
+    let before = processor_time(tracker)?;
+    let (loaded, load) = oneshot::channel();
+    let (report, connects) = tokio::try_join!(
+        tester::run(&options.load_test, address, seconds, loaded),
+        connects(address, load, Duration::from_secs(seconds)),
+    )?;
+    let spent = processor_time(tracker)?.saturating_sub(before);
+    let answered = report.responses * report.seconds;
+    Ok(Tested {
+        announces: report.announces,
+        responses: report.responses,
+        processor_us: (answered > 0.0).then(|| spent.as_secs_f64() * 1e6 / answered),
+        connects,
+    })
+}
+
+/// Of the tracker, since it started.
+fn processor_time(tracker: &Tracker) -> Result<Duration> {
+    let process = u32::try_from(tracker.pid()?.as_raw_nonzero().get())?;
+    Ok(Usage::of(process)?.cpu)
+}
+
+/// Connects, one after the other, once there is load.
+async fn connects(
+    tracker: SocketAddr,
+    load: oneshot::Receiver<()>,
+    during: Duration,
+) -> Result<Latencies> {
+    let mut client = UdpClient::connect(tracker).await?;
+    load.await.context("the load tester did not begin")?;
+    let began = Instant::now();
+    client.patience = CONNECT;
+    let (mut taken, mut answered) = (Vec::new(), 0);
+    let mut ticks = interval(CONNECT_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    while began.elapsed() < during {
+        ticks.tick().await;
+        let sent = Instant::now();
+        if client.reconnect().await.is_ok() {
+            taken.push(sent.elapsed());
+            answered += 1;
+        } else {
+            taken.push(CONNECT);
+        }
+    }
+    Ok(Latencies::of(taken, answered))
+}
+
+/// What our own load offers a tracker that answered the public tester so many requests a
+/// second.
+fn offer(responses: f64) -> u32 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rate of at least 1,000; more than fit would be none"
+    )]
+    let offered = (responses * TIMES).max(LEAST) as u32;
+    offered
+}
+
+fn plan(udp_per_second: u32) -> Plan {
+    Plan {
+        udp_per_second,
+        http_per_second: 0,
+        ..Plan::default()
+    }
+}
+
+/// Counts what is answered until the end, and not what comes after: a second that is planned
+/// is no second where the load cannot send all that was to be sent in it.
+async fn saturated(options: &Options, tracker: &Tracker, offered: u32) -> Result<Own> {
+    let addresses = tracker.addresses;
+    let generator =
+        Generator::start(plan(offered), addresses.udp, addresses.http, Duration::ZERO).await?;
+    let read = || -> Result<_> {
+        let reading = Reading::now(&generator.clock, tracker)?;
+        Ok((reading, flushes(&options.directory)))
+    };
+    let (before, flushed_before) = read()?;
+    generator
+        .until(Duration::from_secs(options.loads.own_seconds))
+        .await?;
+    let (after, flushed_after) = read()?;
+    let seconds = generator.clock.elapsed().as_secs_f64();
+    let found = generator.stop().await?;
+
+    let spent = after.since(&before);
+    let cpu = spent.tracker.context("one process was measured")?;
+    let all = found.tally.total(&Kind::ALL).counts;
+    let announces = found.tally.total(&[Kind::UdpAnnounce]).counts;
+    let per = |amount: f64, count: u64| (count > 0).then(|| amount / whole(count));
+    // A disk that counts none has counted none in all its life.
+    let flushed = flushed_after
+        .filter(|count| *count > 0)
+        .zip(flushed_before)
+        .map(|(after, before)| whole(after.saturating_sub(before)));
+    Ok(Own {
+        offered,
+        seconds,
+        all,
+        announces,
+        dropped: found.health.dropped,
+        processor_us: per(cpu.as_secs_f64() * 1e6, all.answered),
+        processors: spent.processors.context("one process was measured")?,
+        others: spent.others,
+        flushes: flushed.and_then(|flushed| per(flushed, announces.answered)),
+    })
+}
+
+#[cfg(test)]
+mod tests;
