@@ -14,6 +14,8 @@ pub const TRACKER: &str = "torrust-tracker";
 pub const TOOL: &str = "torrust-maintenance";
 /// The tracker as upstream starts it.
 pub const UPSTREAM: &str = "upstream_tracker";
+/// The tracker as upstream publishes it.
+pub const UPSTREAM_PACKAGE: &str = "torrust-tracker@3.0.0";
 
 /// Path of a program of this workspace, `name` being one of the constants above or one of
 /// upstream's clients.
@@ -35,32 +37,28 @@ pub fn path(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Upstream's tracker as its own users build it: without what `.cargo/config.toml` compiles
-/// into `SQLite` for ours, so in a target directory of its own. Cargo decides what of it is
-/// to be built.
+/// Upstream's tracker as its own users install it: the published package, with the dependencies
+/// and the profile it comes with, and without what `.cargo/config.toml` compiles into `SQLite`
+/// for ours. Built once, below the target directory.
 ///
 /// # Errors
 /// When it cannot be built.
 pub fn upstream_apart() -> Result<PathBuf> {
     let programs = directory()?;
     let target = programs.parent().context("a target directory")?;
-    let target = target.join("upstream");
-    eprintln!("building {UPSTREAM}; the first time that takes minutes");
-    let mut build = cargo_build()?;
-    build
-        .args(["-p", "end-to-end", "--bin", UPSTREAM, "--target-dir"])
-        .arg(&target)
+    let root = target.join("upstream");
+    eprintln!("installing {UPSTREAM_PACKAGE}; the first time that takes minutes");
+    let mut install = cargo();
+    install
+        .args(["install", "--locked", UPSTREAM_PACKAGE, "--bin", TRACKER])
+        .arg("--root")
+        .arg(&root)
+        .arg("--target-dir")
+        .arg(root.join("target"))
         // To nothing: what is not set, cargo sets.
         .env("LIBSQLITE3_FLAGS", "");
-    finish(build, "upstream's tracker")?;
-    let profile = if cfg!(debug_assertions) {
-        "debug"
-    } else {
-        "release"
-    };
-    let path = target.join(profile).join(UPSTREAM);
-    ensure!(path.exists(), "{} was not built", path.display());
-    Ok(path)
+    finish(install, "upstream's tracker")?;
+    Ok(root.join("bin").join(TRACKER))
 }
 
 /// Cargo puts test binaries into `deps`, below the directory of the programs.
@@ -94,9 +92,12 @@ fn build_if_stale(directory: &Path) -> Result<()> {
 }
 
 /// A build in the profile of this program.
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
 fn cargo_build() -> Result<Command> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut build = Command::new(cargo);
+    let mut build = cargo();
     build.args(["build", "--locked"]).current_dir(workspace()?);
     if !cfg!(debug_assertions) {
         build.arg("--release");
@@ -105,9 +106,9 @@ fn cargo_build() -> Result<Command> {
 }
 
 fn finish(mut build: Command, what: &str) -> Result<()> {
-    let status = build.status().context("starting cargo build")?;
+    let status = build.status().context("starting cargo")?;
     if !status.success() {
-        bail!("cargo build of {what}: {status}");
+        bail!("cargo could not build {what}: {status}");
     }
     Ok(())
 }

@@ -71,6 +71,16 @@ impl UdpClient {
         }
     }
 
+    /// Asks for a connection id and does not wait; its transaction id.
+    ///
+    /// # Errors
+    /// When it cannot be sent.
+    pub async fn post_connect(&mut self) -> Result<TransactionId> {
+        let transaction_id = self.next_transaction();
+        self.write(&ConnectRequest { transaction_id }.into()).await?;
+        Ok(transaction_id)
+    }
+
     /// Announces and waits for the answer, which may be an error.
     ///
     /// # Errors
@@ -96,7 +106,7 @@ impl UdpClient {
     ///
     /// # Errors
     /// When none comes.
-    pub async fn reply(&mut self) -> Result<Response> {
+    pub async fn reply(&self) -> Result<Response> {
         timeout(self.patience, self.read())
             .await
             .with_context(|| format!("no reply within {:?}", self.patience))?

@@ -24,7 +24,7 @@ struct Arguments {
     /// The tracker; built if it is not given and older than its source.
     #[arg(long)]
     tracker: Option<PathBuf>,
-    /// Upstream's tracker: `upstream_tracker`, built without `LIBSQLITE3_FLAGS`. Built so if it
+    /// Upstream's tracker as it is published, built without `LIBSQLITE3_FLAGS`. Built so if it
     /// is not given.
     #[arg(long)]
     upstream: Option<PathBuf>,

@@ -19,16 +19,18 @@ mod page;
 mod tester;
 mod verdict;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use aquatic_udp_protocol::Response;
 use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::timeout_at;
 
 use self::case::{Case, Program};
 pub use self::page::document;
@@ -449,7 +451,7 @@ fn processor_time(tracker: &Tracker) -> Result<Duration> {
     Ok(Usage::of(process)?.cpu)
 }
 
-/// Connects, one after the other, once there is load.
+/// Connects once there is load, one every [`CONNECT_EVERY`] whatever comes back.
 async fn connects(
     tracker: SocketAddr,
     load: oneshot::Receiver<()>,
@@ -457,22 +459,39 @@ async fn connects(
 ) -> Result<Latencies> {
     let mut client = UdpClient::connect(tracker).await?;
     load.await.context("the load tester did not begin")?;
-    let began = Instant::now();
     client.patience = CONNECT;
-    let (mut taken, mut answered) = (Vec::new(), 0);
-    let mut ticks = interval(CONNECT_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    while began.elapsed() < during {
-        ticks.tick().await;
-        let sent = Instant::now();
-        if client.reconnect().await.is_ok() {
-            taken.push(sent.elapsed());
-            answered += 1;
-        } else {
-            taken.push(CONNECT);
+    let began = Instant::now();
+    let (mut sent, mut taken) = (HashMap::new(), Vec::new());
+    let mut next = began;
+    while next.duration_since(began) < during {
+        answers_until(next, &client, &mut sent, &mut taken).await;
+        let transaction = client.post_connect().await?;
+        sent.insert(transaction.0.get(), Instant::now());
+        next += CONNECT_EVERY;
+    }
+    answers_until(next + CONNECT, &client, &mut sent, &mut taken).await;
+    let answered = taken.len();
+    taken.extend(sent.values().map(|_| CONNECT));
+    Ok(Latencies::of(taken, answered))
+}
+
+/// Takes answers in until an instant.
+async fn answers_until(
+    until: Instant,
+    client: &UdpClient,
+    sent: &mut HashMap<i32, Instant>,
+    taken: &mut Vec<Duration>,
+) {
+    loop {
+        let Ok(reply) = timeout_at(until.into(), client.reply()).await else {
+            return;
+        };
+        if let Ok(Response::Connect(reply)) = reply
+            && let Some(at) = sent.remove(&reply.transaction_id.0.get())
+        {
+            taken.push(at.elapsed());
         }
     }
-    Ok(Latencies::of(taken, answered))
 }
 
 /// What our own load offers a tracker that answered the public tester so many requests a

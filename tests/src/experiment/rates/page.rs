@@ -10,8 +10,8 @@ use crate::experiment::prose::{self, DISTURBED, Table, count, digits, spread};
 use crate::plot::{self, Bar};
 
 /// How upstream's tracker is built, if not by the command itself.
-const APART: &str = "LIBSQLITE3_FLAGS= cargo build --release --locked -p end-to-end \
-                     --bin upstream_tracker --target-dir target/upstream";
+const APART: &str = "LIBSQLITE3_FLAGS= cargo install --locked torrust-tracker@3.0.0 \
+                     --bin torrust-tracker --root target/upstream";
 
 /// The page, and a drawing for what is in memory and for what is stored.
 ///
@@ -121,10 +121,9 @@ fn compared(outcome: &Outcome) -> String {
     let mixed = |part: u32| percent(f64::from(part) / of_all);
     format!(
         "## What was compared, and how\n\n\
-         - **Upstream** is the published crate torrust-tracker 3.0.0, started as upstream starts \
-         it. It has this workspace's lock file (SQLite {sqlite} in both trackers, where \
-         upstream's own has 3.46), and not the `LIBSQLITE3_FLAGS` that `.cargo/config.toml` sets \
-         for ours. {upstream}\n\
+         - **Upstream** is the program of the published crate torrust-tracker 3.0.0, with its own \
+         lock file (SQLite 3.46; ours has {sqlite}) and its own release profile, which optimises \
+         across crates as ours does not. {upstream}\n\
          - **The configuration** is the same for both: no statistics of usage, torrents without \
          peers stay, no `[maintenance]`, so that the gate is there and open. *Memory*: \
          `persistent_torrent_completed_stat = false`, at two log thresholds. *Stored*: `true`, at \
@@ -135,7 +134,8 @@ fn compared(outcome: &Outcome) -> String {
          empty database. All took {} min.\n\
          - **The public tester**, `aquatic_udp_load_test` {tester}, for {} s: as many connects as \
          announces, and few scrapes, as fast as answers come. Beside it a client connects every \
-         {} ms; a connect that is not answered within {} s counts as so long.\n\
+         {} ms, whatever comes back; a connect that is not answered within {} s counts as so \
+         long.\n\
          - **Our own load**, the one of `announce_load`, for {} s at a rate that waits for nobody: \
          {TIMES} times what the public tester was answered. {} % are connects, {} % of the rest \
          scrapes. Of the announces {} % start, {} % complete, {} % come back and {} % leave, as \
