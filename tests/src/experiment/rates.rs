@@ -15,6 +15,7 @@
 //! alike, so neither has a `[maintenance]`: the gate is there, and open.
 
 pub mod case;
+mod gate;
 mod page;
 mod tester;
 mod verdict;
@@ -33,6 +34,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
 use self::case::{Case, Program};
+pub use self::gate::Entering;
 pub use self::page::document;
 use super::machine::Machine;
 use super::reading::Reading;
@@ -142,6 +144,8 @@ pub struct Outcome {
     pub loads: Loads,
     /// What our own load sends, but for its rate, which each round has.
     pub plan: Plan,
+    /// A pass of the gate; `None` where only some cases were asked for.
+    pub entering: Option<Entering>,
     /// In the order they were measured in.
     pub cases: Vec<Measured>,
 }
@@ -318,8 +322,19 @@ pub async fn run(options: &Options, command: String) -> Result<Outcome> {
             rounds: Vec::new(),
         })
         .collect();
+    let entering = if options.only.is_empty() {
+        Some(tokio::task::spawn_blocking(Entering::measure).await??)
+    } else {
+        None
+    };
     for round in 1..=loads.rounds {
-        for Measured { case, rounds } in &mut measured {
+        // There and back, so that none always follows the same.
+        let in_turn: Box<dyn Iterator<Item = &mut Measured>> = if round % 2 == 1 {
+            Box::new(measured.iter_mut())
+        } else {
+            Box::new(measured.iter_mut().rev())
+        };
+        for Measured { case, rounds } in in_turn {
             eprintln!("round {round} of {}: {case}", loads.rounds);
             let found = measure(options, &programs, *case).await;
             rounds.push(found.with_context(|| format!("measuring {case}"))?);
@@ -335,6 +350,7 @@ pub async fn run(options: &Options, command: String) -> Result<Outcome> {
         upstream_given: options.upstream.is_some(),
         loads,
         plan: plan(0),
+        entering,
         cases: measured,
     })
 }

@@ -76,6 +76,7 @@ pub(super) fn outcome() -> Outcome {
         sqlite: "3.53.0".to_owned(),
         tester: "0.9.0".to_owned(),
         upstream_given: false,
+        entering: None,
         loads: Loads {
             rounds: 2,
             ..Loads::default()

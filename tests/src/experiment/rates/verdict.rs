@@ -10,11 +10,19 @@ use std::fmt;
 use torrust_tracker_maintenance::evaluation::{self, Figure, Good, Weight, evaluate, median};
 
 use super::case::{Case, Program, Storage, Threshold};
+use super::gate::{Entering, THREADS};
 use super::{Outcome, Round};
-use crate::experiment::prose::{digits, ms};
+use crate::experiment::prose::{digits, ms, spread};
 
 /// Milliseconds that 99 of 100 connects must not reach while the tracker is saturated.
 const CONNECT_MS: f64 = 5.0;
+
+/// Nanoseconds that a pass of the open gate must not reach, if nobody else enters.
+const PASS_NS: f64 = 50.0;
+
+/// Times as long that a pass may take while many threads enter: one word of memory goes from
+/// processor to processor.
+const CROWDED: f64 = 10.0;
 
 /// Who asked for more than the tracker could answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,7 +171,42 @@ pub(super) fn verdicts(outcome: &Outcome) -> Vec<Verdict> {
     let mut all: Vec<Verdict> = by(Asker::Tester).chain(by(Asker::Own)).collect();
     all.extend(of_ours().map(|case| connects(outcome, case)));
     all.extend(of_ours().map(|case| announces(outcome, case)));
+    all.extend(outcome.entering.iter().flat_map(entering));
     all
+}
+
+/// A pass of the open gate, for one thread and for many at once.
+fn entering(found: &Entering) -> [Verdict; 2] {
+    let (alone, together) = (median(&found.alone), median(&found.together));
+    let verdict = |who: String, must: String, seen: &[f64], holds: Option<bool>| Verdict {
+        what: format!("a pass of the open gate: {who}"),
+        must,
+        seen: format!("{} ns", spread(seen)),
+        holds: match holds {
+            Some(true) => Holds::Met,
+            Some(false) => Holds::NotMet,
+            None => Holds::Untold("not measured"),
+        },
+        alone: None,
+        aim: None,
+    };
+    let times = together
+        .zip(alone)
+        .map(|(together, alone)| together / alone);
+    [
+        verdict(
+            "one thread".to_owned(),
+            format!("below {PASS_NS} ns"),
+            &found.alone,
+            alone.map(|pass| pass < PASS_NS),
+        ),
+        verdict(
+            format!("{THREADS} threads at once"),
+            format!("at most {CROWDED} times that of one thread"),
+            &found.together,
+            times.map(|times| times <= CROWDED),
+        ),
+    ]
 }
 
 fn ratio(outcome: &Outcome, ratio: &Ratio, asker: Asker) -> Verdict {
@@ -500,5 +543,20 @@ mod tests {
             let found = verdict(&outcome, "moderate rate: ours, memory, error");
             assert_eq!(found.holds, holds, "{found:#?}");
         }
+    }
+
+    #[test]
+    fn a_pass_of_the_gate_is_judged_alone_and_in_a_crowd() {
+        let holds = |alone: &[f64], together: &[f64]| {
+            entering(&Entering {
+                alone: alone.to_vec(),
+                together: together.to_vec(),
+            })
+            .map(|verdict| verdict.holds)
+        };
+        assert_eq!(holds(&[9.0, 10.0, 90.0], &[100.0]), [Holds::Met; 2]);
+        assert_eq!(holds(&[50.0], &[501.0]), [Holds::NotMet; 2]);
+        let untold = Holds::Untold("not measured");
+        assert_eq!(holds(&[], &[]), [untold; 2]);
     }
 }
