@@ -13,6 +13,12 @@ use torrust_tracker_maintenance::status::{PerDoor, Status, Traffic};
 /// Fewest announces of a slice: of fewer the slowest in a hundred is one that happened to be.
 pub const FEWEST: u64 = 100;
 
+/// The figure that has a least difference.
+const REFUSED: &str = "turned away or unconfirmed, of 1,000 requests";
+
+/// Of 1,000: a difference that is no larger is none.
+const FEWEST_REFUSED: f64 = 0.1;
+
 /// Figures of one slice. `None`: not known, or there was nothing to measure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Slice {
@@ -179,12 +185,7 @@ pub fn figures(before: &[Slice], after: &[Slice]) -> Vec<Figure> {
         ("announce p99, ms", Essential, Low, |slice| {
             slice.announce_p99_ms
         }),
-        (
-            "turned away or unconfirmed, of 1,000 requests",
-            Essential,
-            Low,
-            |slice| Some(slice.refused),
-        ),
+        (REFUSED, Essential, Low, |slice| Some(slice.refused)),
         ("announce p50, ms", Told, Low, |slice| slice.announce_p50_ms),
         ("scrape p99, ms", Told, Low, |slice| slice.scrape_p99_ms),
         ("processor, ms for 1,000 answers", Told, Low, |slice| {
@@ -211,6 +212,7 @@ pub fn figures(before: &[Slice], after: &[Slice]) -> Vec<Figure> {
             name: name.to_owned(),
             good,
             weight,
+            least: if name == REFUSED { FEWEST_REFUSED } else { 0.0 },
             before: values(before, value),
             after: values(after, value),
         })
