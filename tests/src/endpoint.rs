@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use http::{Method, StatusCode};
 use serde_json::Value;
 
-use crate::PATIENCE;
 use crate::http1::{self, Answer};
+use crate::{ASK_EVERY, PATIENCE};
 
 /// Client of one tracker's endpoint.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +43,16 @@ impl Endpoint {
     /// # Errors
     /// When it is refused, with the reason.
     pub async fn start_run(&self) -> Result<String> {
-        let (answer, body) = crate::until("a run may begin again", PATIENCE, async || {
+        self.start_run_asking(ASK_EVERY).await
+    }
+
+    /// As [`Endpoint::start_run`], asking no more often than this.
+    ///
+    /// # Errors
+    /// When it is refused, with the reason.
+    pub async fn start_run_asking(&self, every: Duration) -> Result<String> {
+        let what = "a run may begin again";
+        let (answer, body) = crate::until_asking(every, what, PATIENCE, async || {
             let answer = self.post_run().await?;
             let body = answer.json()?;
             Ok((body["error"] != "too_soon").then_some((answer, body)))

@@ -55,10 +55,24 @@ const ASK_EVERY: Duration = Duration::from_millis(5);
 pub async fn until<T>(
     what: &str,
     within: Duration,
+    ask: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    until_asking(ASK_EVERY, what, within, ask).await
+}
+
+/// As [`until`], asking no more often than `every` so long: where what is measured must not
+/// bear it.
+///
+/// # Errors
+/// When asking fails, or none came `within` this time.
+pub async fn until_asking<T>(
+    every: Duration,
+    what: &str,
+    within: Duration,
     mut ask: impl AsyncFnMut() -> Result<Option<T>>,
 ) -> Result<T> {
     let asking = async {
-        let mut ticks = interval(ASK_EVERY);
+        let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             ticks.tick().await;

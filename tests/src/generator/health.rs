@@ -4,11 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::tally::{Kind, Tally};
+use super::tally::{Kind, LATE_MS, Tally};
 use crate::usage::{Processors, Turns};
-
-/// A request that leaves later than this after its planned instant was not sent as planned.
-const LATE_MS: f64 = 5.0;
 
 /// A thread this busy has no room for more.
 const BUSY: f64 = 0.9;
@@ -28,7 +25,7 @@ pub struct Health {
     pub processors: f64,
     /// Processors everything on the machine kept busy, on average.
     pub machine: f64,
-    /// Of its time, the share the UDP thread was running.
+    /// Of the time of the load, the share the UDP thread was running.
     pub running: f64,
     /// And the share it wanted to, but waited for a processor.
     pub waiting: f64,

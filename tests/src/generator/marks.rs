@@ -5,12 +5,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::Clock;
-use crate::endpoint::Endpoint;
+use crate::PATIENCE;
+use crate::endpoint::{self, Endpoint};
 
 /// How often the status is asked for. A gate that closes and opens between two looks is
 /// seen by what the run says of itself.
@@ -110,6 +111,8 @@ fn ended(status: &Value) -> impl Iterator<Item = (String, f64)> {
 pub struct Marks {
     stop: oneshot::Sender<()>,
     watching: JoinHandle<Vec<Mark>>,
+    /// The status as last seen; null before the first look.
+    last: watch::Receiver<Value>,
 }
 
 /// The status before a load. What is new after it is a mark, however soon it happens.
@@ -131,28 +134,58 @@ impl Before {
     /// Begins to watch.
     #[must_use]
     pub fn watch(self, clock: Clock) -> Marks {
+        self.watch_every(LOOK, clock)
+    }
+
+    /// Begins to watch, and asks for the status this often: each time costs the tracker a
+    /// connection and an answer.
+    #[must_use]
+    pub fn watch_every(self, every: Duration, clock: Clock) -> Marks {
         let Self { endpoint, mut seen } = self;
         let (stop, mut stopped) = oneshot::channel();
+        let (told, last) = watch::channel(Value::Null);
         let watching = tokio::spawn(async move {
-            let mut looks = interval(LOOK);
+            let mut looks = interval(every);
             looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
             loop {
                 tokio::select! {
                     _ = &mut stopped => return seen.marks,
                     _ = looks.tick() => {
                         // A tracker that does not answer is seen by the load.
-                        if let Ok(status) = endpoint.status().await {
+                        if let Ok(Ok(status)) = timeout(PATIENCE, endpoint.status()).await {
                             seen.look(clock.elapsed().as_secs_f64(), &status);
+                            told.send_replace(status);
                         }
                     }
                 }
             }
         });
-        Marks { stop, watching }
+        Marks {
+            stop,
+            watching,
+            last,
+        }
     }
 }
 
 impl Marks {
+    /// The entry of a run once it has ended, as seen by the looks that are taken anyhow:
+    /// nothing more is asked of the tracker.
+    ///
+    /// # Errors
+    /// When it has not ended `within` this time.
+    pub async fn ended(&self, run: &str, within: Duration) -> Result<Value> {
+        let mut last = self.last.clone();
+        let over = |status: &Value| endpoint::ended(status, run).is_some();
+        let seen = timeout(within, last.wait_for(over))
+            .await
+            .with_context(|| format!("run {run} has not ended within {within:?}"))?
+            .context("watching the status")?;
+        endpoint::ended(&seen, run)
+            .cloned()
+            .context("the run just seen")
+    }
+
     /// What was seen, in order.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! What a load has found, as a file another program can read.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,9 @@ pub struct Second {
     pub all: Summary,
     /// The announces planned for it, of both doors.
     pub announces: Summary,
+    /// Each kind that was planned for it.
+    #[serde(default)]
+    pub kinds: BTreeMap<Kind, Summary>,
 }
 
 /// A load, accounted for.
@@ -45,22 +49,25 @@ impl Report {
     #[must_use]
     pub fn new(plan: Plan, found: &Found, marks: Vec<Mark>) -> Self {
         let tally = &found.tally;
-        let kinds = Kind::ALL
-            .into_iter()
-            .map(|kind| (kind, tally.total(&[kind])))
-            .filter(|(_, summary)| summary.counts.sent > 0)
-            .collect();
+        let kinds = |seconds: Range<usize>| -> BTreeMap<Kind, Summary> {
+            Kind::ALL
+                .into_iter()
+                .map(|kind| (kind, tally.over(&[kind], seconds.clone())))
+                .filter(|(_, summary)| summary.counts.sent > 0)
+                .collect()
+        };
         let series = (0..tally.seconds())
             .map(|second| Second {
                 second,
                 all: tally.over(&Kind::ALL, second..second + 1),
                 announces: tally.over(&ANNOUNCES, second..second + 1),
+                kinds: kinds(second..second + 1),
             })
             .collect();
         Self {
             plan,
             all: tally.total(&Kind::ALL),
-            kinds,
+            kinds: kinds(0..tally.seconds()),
             errors: tally.errors().clone(),
             series,
             marks,

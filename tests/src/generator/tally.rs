@@ -10,6 +10,13 @@ use serde::{Deserialize, Serialize};
 /// Significant decimal digits a histogram keeps of a latency.
 const DIGITS: u8 = 3;
 
+/// A request that leaves later than this after its planned instant was not sent as planned.
+pub const LATE_MS: f64 = 5.0;
+
+/// Lateness is in a latency, which counts from the planned instant: past this part of it, the
+/// latency says more of the generator than of the tracker.
+const BLUR: f64 = 0.25;
+
 /// Longer latencies count as this long: an hour, in microseconds.
 const LONGEST: u64 = 3_600_000_000;
 
@@ -102,14 +109,35 @@ pub struct Summary {
     pub p99_ms: Option<f64>,
     /// The longest.
     pub max_ms: Option<f64>,
+    /// Milliseconds after its planned instant that 99 in 100 requests had left; `None` if none
+    /// was sent.
+    pub late_p99_ms: Option<f64>,
+}
+
+impl Summary {
+    /// Whether the requests did not leave as planned: the generator or the machine did not
+    /// keep up, so that what came of them says nothing of the tracker.
+    #[must_use]
+    pub fn late(&self) -> bool {
+        self.late_p99_ms.is_some_and(|late| late > LATE_MS)
+    }
+
+    /// Whether more than a quarter of the longest latencies may be lateness of the generator.
+    #[must_use]
+    pub fn blurred(&self) -> bool {
+        let both = self.late_p99_ms.zip(self.p99_ms);
+        both.is_some_and(|(late, latency)| late > latency * BLUR)
+    }
 }
 
 /// One kind in one second.
 #[derive(Debug, Clone)]
 struct Cell {
     counts: Counts,
-    /// Microseconds.
+    /// Microseconds from the planned instant to the answer.
     latencies: Histogram<u32>,
+    /// Microseconds from the planned instant to the sending.
+    lateness: Histogram<u32>,
 }
 
 impl Cell {
@@ -117,12 +145,14 @@ impl Cell {
         Self {
             counts: Counts::default(),
             latencies: histogram(),
+            lateness: histogram(),
         }
     }
 
     fn add(&mut self, other: &Self) {
         self.counts.add(&other.counts);
         add(&mut self.latencies, &other.latencies);
+        add(&mut self.lateness, &other.lateness);
     }
 }
 
@@ -137,23 +167,11 @@ fn add(to: &mut Histogram<u32>, other: &Histogram<u32>) {
 }
 
 /// The counts and latencies of a load.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Tally {
     /// By second; each kind's cell is made when there is something to put in.
     seconds: Vec<[Option<Box<Cell>>; Kind::ALL.len()]>,
     errors: BTreeMap<String, u64>,
-    /// Microseconds a request left after the instant it was planned for.
-    lateness: Histogram<u32>,
-}
-
-impl Default for Tally {
-    fn default() -> Self {
-        Self {
-            seconds: Vec::new(),
-            errors: BTreeMap::new(),
-            lateness: histogram(),
-        }
-    }
 }
 
 impl Tally {
@@ -167,8 +185,9 @@ impl Tally {
 
     /// A request was sent, this long after the instant it was planned for.
     pub fn sent(&mut self, kind: Kind, planned: Duration, late: Duration) {
-        self.cell(kind, planned).counts.sent += 1;
-        record(&mut self.lateness, late);
+        let cell = self.cell(kind, planned);
+        cell.counts.sent += 1;
+        record(&mut cell.lateness, late);
     }
 
     /// Its answer came, this long after the planned instant.
@@ -210,7 +229,6 @@ impl Tally {
         for (what, count) in other.errors {
             *self.errors.entry(what).or_default() += count;
         }
-        add(&mut self.lateness, &other.lateness);
     }
 
     /// How many seconds there are, the last perhaps not whole.
@@ -233,10 +251,11 @@ impl Tally {
                 }
             }
         }
-        let latency = |share: f64| {
-            let found = sum.latencies.value_at_quantile(share);
-            (!sum.latencies.is_empty()).then(|| milliseconds(found))
+        let of = |histogram: &Histogram<u32>, share: f64| {
+            let found = histogram.value_at_quantile(share);
+            (!histogram.is_empty()).then(|| milliseconds(found))
         };
+        let latency = |share: f64| of(&sum.latencies, share);
         #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
         let answered_per_second = sum.counts.answered as f64 / length.max(1) as f64;
         Summary {
@@ -245,6 +264,7 @@ impl Tally {
             p50_ms: latency(0.5),
             p99_ms: latency(0.99),
             max_ms: latency(1.0),
+            late_p99_ms: of(&sum.lateness, 0.99),
         }
     }
 
@@ -264,7 +284,11 @@ impl Tally {
     /// left.
     #[must_use]
     pub fn lateness_ms(&self, share: f64) -> f64 {
-        milliseconds(self.lateness.value_at_quantile(share))
+        let mut all = histogram();
+        for cell in self.seconds.iter().flatten().flatten() {
+            add(&mut all, &cell.lateness);
+        }
+        milliseconds(all.value_at_quantile(share))
     }
 }
 
@@ -330,6 +354,42 @@ mod tests {
             assert_eq!(tally.errors()["UDP connect: no"], 4);
             assert!((2.9..3.1).contains(&tally.lateness_ms(1.0)));
         }
+    }
+
+    #[test]
+    fn a_second_in_which_requests_left_late_is_told_from_the_others() {
+        let mut tally = Tally::default();
+        for second in 0..3 {
+            for request in 0..100 {
+                let planned = ms(second * 1_000 + request);
+                let late = if second == 1 { ms(20) } else { ms(0) };
+                tally.sent(Kind::UdpAnnounce, planned, late);
+                tally.answered(Kind::UdpAnnounce, planned, ms(40));
+            }
+        }
+        let over = |seconds| tally.over(&Kind::ALL, seconds);
+        for (seconds, late) in [(0..1, false), (1..2, true), (2..3, false), (0..3, true)] {
+            let found = over(seconds.clone());
+            assert_eq!((found.late(), found.blurred()), (late, late), "{seconds:?}");
+        }
+        assert!((tally.lateness_ms(1.0) - 20.0).abs() < 0.1);
+    }
+
+    /// What is late is flagged by the part of the latency it is, not by its length alone.
+    #[test]
+    fn lateness_blurs_short_latencies_and_not_long_ones() {
+        let of = |late, latency| Summary {
+            late_p99_ms: late,
+            p99_ms: latency,
+            ..Summary::default()
+        };
+        assert!(of(Some(1.0), Some(2.0)).blurred());
+        assert!(!of(Some(1.0), Some(4.0)).blurred());
+        assert!(!of(Some(4.9), Some(100.0)).blurred());
+        for unknown in [of(None, Some(1.0)), of(Some(1.0), None), of(None, None)] {
+            assert!(!unknown.blurred());
+        }
+        assert!(of(Some(5.1), None).late() && !of(Some(5.0), None).late());
     }
 
     #[test]

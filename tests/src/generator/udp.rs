@@ -164,15 +164,16 @@ impl Sender {
     /// When the kernel refuses what it should not.
     pub(super) fn run(mut self, clock: Clock, stop: &AtomicBool, grace: Duration) -> Result<Sent> {
         let mut pace = Pace::new(self.orders.per_second);
-        let mut stopped: Option<Duration> = None;
-        loop {
+        let mut stopped: Option<(Duration, Turns)> = None;
+        let turns = loop {
             let now = clock.elapsed();
             if stopped.is_none() && stop.load(Ordering::Relaxed) {
-                stopped = Some(now);
+                // What it reads after the end was no part of the load.
+                stopped = Some((now, Turns::of_this_thread()?));
             }
-            let wait = if let Some(since) = stopped {
+            let wait = if let Some((since, turns)) = stopped {
                 if self.pending.is_empty() || now.saturating_sub(since) >= grace {
-                    break;
+                    break turns;
                 }
                 LOOK
             } else {
@@ -186,7 +187,7 @@ impl Sender {
                 LOOK.min(next.saturating_sub(clock.elapsed()))
             };
             self.receive(wait, &clock)?;
-        }
+        };
         for pending in std::mem::take(&mut self.pending).into_values() {
             self.tally.unanswered(pending.what.kind(), pending.planned);
             self.note(&pending, None);
@@ -195,7 +196,7 @@ impl Sender {
             dropped: self.dropped()?,
             tally: self.tally,
             completions: self.completions,
-            turns: Turns::of_this_thread()?,
+            turns,
         })
     }
 

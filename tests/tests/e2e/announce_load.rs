@@ -75,6 +75,10 @@ async fn every_request_is_accounted_for_while_a_run_goes_on() -> Result<()> {
     }
     let seconds = report.series.iter().map(|second| second.all.counts.sent);
     assert_eq!(seconds.sum::<u64>(), report.all.counts.sent);
+    for second in &report.series {
+        let kinds = second.kinds.values().map(|summary| summary.counts.sent);
+        assert_eq!(kinds.sum::<u64>(), second.all.counts.sent, "{second:?}");
+    }
     assert!(report.completions.sent > 0);
     assert_eq!(report.completions.sent, report.completions.acknowledged);
     // What was marked is what the run says of itself.
