@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 
+/// Where the documentation has a tracker built that commits with `synchronous = FULL`.
+const FULL: &str = "target/full/release/torrust-tracker";
+
 /// A page and its drawings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
@@ -43,6 +46,39 @@ impl Document {
     }
 }
 
+/// What an outcome shows of what must hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Judgement {
+    /// What must hold and does not, each a sentence.
+    pub broken: Vec<String>,
+    /// What is not known, because the generator was the limit.
+    pub unknown: Vec<String>,
+}
+
+impl Judgement {
+    /// Of a program: 0 if all holds, 1 if something does not, 3 if nothing is broken but
+    /// something is not known.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match (self.broken.is_empty(), self.unknown.is_empty()) {
+            (false, _) => 1,
+            (true, false) => 3,
+            (true, true) => 0,
+        }
+    }
+
+    /// One line for each, for who waits for the program.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let broken = self
+            .broken
+            .iter()
+            .map(|one| format!("DOES NOT HOLD: {one}"));
+        let unknown = self.unknown.iter().map(|one| format!("NOT KNOWN: {one}"));
+        broken.chain(unknown).collect()
+    }
+}
+
 /// Writes a file that is no database.
 ///
 /// # Errors
@@ -64,25 +100,36 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
 /// it writes.
 #[must_use]
 pub fn command(program: &str) -> String {
-    let release = if cfg!(debug_assertions) {
-        ""
-    } else {
-        " --release"
-    };
+    command_of(program, !cfg!(debug_assertions), std::env::args().skip(1))
+}
+
+fn command_of(program: &str, release: bool, arguments: impl Iterator<Item = String>) -> String {
+    let release = if release { " --release" } else { "" };
     let mut text = format!("cargo run{release} -p end-to-end --bin {program} --");
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = arguments;
     while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            // Paths of the machine; the file system is told.
-            "--directory" | "--docs" | "--json" => drop(arguments.next()),
+        let (option, value) = match argument.split_once('=') {
+            Some((option, value)) => (option, Some(value)),
+            None => (argument.as_str(), None),
+        };
+        // Paths of the machine; the file system is told. Each has a value.
+        let in_its_place = match option {
+            "--directory" | "--docs" | "--json" => Some(String::new()),
+            "--full" => Some(format!(" --full {FULL}")),
             // What they are for, the page says.
-            "--full" | "--tracker" | "--upstream" | "--load-test" => {
-                arguments.next();
-                text = format!("{text} {argument} PROGRAM");
-            }
-            other if other.contains(' ') => text = format!("{text} '{other}'"),
-            other => text = format!("{text} {other}"),
+            "--tracker" | "--upstream" | "--load-test" => Some(format!(" {option} PROGRAM")),
+            _ => None,
+        };
+        if in_its_place.is_some() && value.is_none() {
+            arguments.next();
         }
+        text += &in_its_place.unwrap_or_else(|| {
+            if argument.contains(' ') {
+                format!(" '{argument}'")
+            } else {
+                format!(" {argument}")
+            }
+        });
     }
     text
 }
@@ -91,4 +138,57 @@ pub fn command(program: &str) -> String {
 #[must_use]
 pub fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_broken_counts_for_more_than_what_is_not_known() {
+        for (broken, unknown, wanted) in [(0, 0, 0), (0, 1, 3), (1, 0, 1), (2, 1, 1)] {
+            let judgement = Judgement {
+                broken: vec!["a".to_owned(); broken],
+                unknown: vec!["b".to_owned(); unknown],
+            };
+            assert_eq!(judgement.exit_code(), wanted);
+            assert_eq!(judgement.lines().len(), broken + unknown);
+        }
+    }
+
+    /// However an argument is written, no path of the machine gets into a page, and the
+    /// command can be run as it stands there.
+    #[test]
+    fn a_command_has_no_path_of_the_machine() {
+        let here = "cargo run --release -p end-to-end --bin it --";
+        for (given, wanted) in [
+            ("", ""),
+            ("--write-docs", " --write-docs"),
+            ("--directory /x --write-docs", " --write-docs"),
+            ("--directory=/x --write-docs", " --write-docs"),
+            ("--json /x/y.json --docs /x --udp 5", " --udp 5"),
+            ("--json=/x/y.json --docs=/x --udp=5", " --udp=5"),
+            (
+                "--full /x/tracker --rounds 2",
+                " --full target/full/release/torrust-tracker --rounds 2",
+            ),
+            (
+                "--tracker /x --upstream=/y --rounds 2",
+                " --tracker PROGRAM --upstream PROGRAM --rounds 2",
+            ),
+            (
+                "--full=/x/tracker",
+                " --full target/full/release/torrust-tracker",
+            ),
+        ] {
+            let arguments = given.split_whitespace().map(str::to_owned);
+            let found = command_of("it", true, arguments);
+            assert_eq!(found, format!("{here}{wanted}"), "{given}");
+        }
+        let spaced = ["--only", "memory, error"].map(str::to_owned);
+        let found = command_of("it", true, spaced.into_iter());
+        assert_eq!(found, format!("{here} --only 'memory, error'"));
+        let debug = command_of("it", false, std::iter::empty());
+        assert_eq!(debug, "cargo run -p end-to-end --bin it --");
+    }
 }

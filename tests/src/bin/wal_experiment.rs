@@ -12,6 +12,7 @@
 //! ```
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
@@ -19,6 +20,10 @@ use end_to_end::experiment::{self, wal};
 use end_to_end::generator::Plan;
 
 /// Measures the journal modes of the database under load, and decides.
+///
+/// Exit code 0: everything was measured, whatever was decided. 1: a mode held no rate, or
+/// something could not be measured. 3: this program, or the machine, was the limit, so that it
+/// is not known which rate a mode holds. The result and the page are written in each case.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Where databases are put for the while: on the disk to be measured.
@@ -37,7 +42,7 @@ struct Arguments {
     #[arg(long, default_value_t = 300)]
     http: u32,
     /// How often each mode is measured, at least twice.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 4)]
     rounds: usize,
     /// Seconds of load before anything is measured.
     #[arg(long, default_value_t = 4)]
@@ -63,7 +68,7 @@ struct Arguments {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     let outcome = outcome(&arguments).await?;
     if let Some(path) = &arguments.json {
@@ -75,7 +80,11 @@ async fn main() -> Result<()> {
     } else {
         print!("{}", document.text);
     }
-    Ok(())
+    let judgement = wal::judge(&outcome);
+    for line in judgement.lines() {
+        eprintln!("{line}");
+    }
+    Ok(ExitCode::from(judgement.exit_code()))
 }
 
 async fn outcome(arguments: &Arguments) -> Result<wal::Outcome> {

@@ -6,6 +6,7 @@
 //! ```
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
@@ -13,6 +14,10 @@ use end_to_end::experiment::{self, window};
 use end_to_end::generator::Plan;
 
 /// Measures a window under load, and beside it: stop, cp, start.
+///
+/// Exit code 0: what must hold does. 1: something does not, or could not be measured. 3: for
+/// something this program, or the machine, was the limit, so that it is not known. The result
+/// and the page are written in each case.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Where databases and backups are put for the while: on the disk to be measured.
@@ -45,7 +50,7 @@ struct Arguments {
     /// Seconds before the first of these that all are compared with.
     #[arg(long, default_value_t = 60)]
     windows_before: u64,
-    /// Where the result is written as JSON.
+    /// Where the result is written as JSON, after each case what there is by then.
     #[arg(long)]
     json: Option<PathBuf>,
     /// Measures nothing: writes the documents of such a result.
@@ -60,19 +65,20 @@ struct Arguments {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     let outcome = outcome(&arguments).await?;
-    if let Some(path) = &arguments.json {
-        experiment::write(path, &format!("{:#}\n", serde_json::to_value(&outcome)?))?;
-    }
     let document = window::document(&outcome)?;
     if arguments.write_docs {
         document.write(&arguments.docs)?;
     } else {
         print!("{}", document.text);
     }
-    Ok(())
+    let judgement = window::judge(&outcome);
+    for line in judgement.lines() {
+        eprintln!("{line}");
+    }
+    Ok(ExitCode::from(judgement.exit_code()))
 }
 
 async fn outcome(arguments: &Arguments) -> Result<window::Outcome> {
@@ -96,5 +102,12 @@ async fn outcome(arguments: &Arguments) -> Result<window::Outcome> {
             before: arguments.windows_before,
         }),
     };
-    window::run(&options, experiment::command("window_experiment")).await
+    let keep = |outcome: &window::Outcome| match &arguments.json {
+        Some(path) => {
+            let text = format!("{:#}\n", serde_json::to_value(outcome)?);
+            experiment::write(path, &text)
+        }
+        None => Ok(()),
+    };
+    window::run(&options, experiment::command("window_experiment"), keep).await
 }

@@ -105,8 +105,20 @@ fn median(sorted: &[Duration]) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    pub(in crate::experiment) fn machine() -> Machine {
+        Machine {
+            processor: "a processor".to_owned(),
+            processors: 2,
+            memory: 1_000_000_000,
+            kernel: "6".to_owned(),
+            file_system: "ext4".to_owned(),
+            flush_us: 100,
+            build: "release profile".to_owned(),
+        }
+    }
 
     #[test]
     fn the_nearest_mount_is_the_file_system() {

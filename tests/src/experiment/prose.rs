@@ -4,8 +4,12 @@ use std::fmt::Write;
 
 use torrust_tracker_maintenance::evaluation::median;
 
-use super::capacity::{PROMPT_MS, Try};
+use super::capacity::{PROMPT_MS, Try, Verdict};
 use super::machine::Machine;
+use crate::generator::{LATE_MS, MOST, Summary};
+
+/// What an experiment is meant to take at most, in minutes.
+const MINUTES: f64 = 15.0;
 
 /// Others that keep more than this of a processor busy have a part in the figures.
 pub const DISTURBED: f64 = 0.2;
@@ -84,17 +88,51 @@ pub fn rates<'a>(what: &str, tried: impl Iterator<Item = (&'a str, &'a [Try])>) 
                 count(one.all.counts.failed()),
                 ms(one.announces.p50_ms),
                 ms(one.announces.p99_ms),
-                if one.held() { "yes" } else { "no" }.to_owned(),
+                match one.verdict() {
+                    Verdict::Held => "yes",
+                    Verdict::NotHeld => "no",
+                    Verdict::Unknown => "not known",
+                }
+                .to_owned(),
             ]);
         }
     }
     format!(
         "Tried from the highest down, until every request was answered and 99 in 100 UDP \
-         announces within {PROMPT_MS} ms; rates far above what was answered before are left out. \
-         Of the UDP requests some are connects and scrapes. A latency counts from the instant a \
-         request was planned for.\n\n{}",
+         announces within {PROMPT_MS} ms; rates far above what was answered before are left out, \
+         and those above {} UDP requests a second, which the generator is meant for. *Not known*: \
+         1 request in 100 left more than {LATE_MS} ms late, or answers were dropped before the \
+         generator read them, so that the tracker was not what was tried. Of the UDP requests \
+         some are connects and scrapes. A latency counts from the instant a request was planned \
+         for.\n\n{}",
+        count(MOST.into()),
         table.text()
     )
+}
+
+/// How long a measurement took, in bold if that was too long.
+#[must_use]
+pub fn took(seconds: f64) -> String {
+    let minutes = seconds / 60.0;
+    let said = format!("The measurement took {} min.", digits(minutes));
+    if minutes > MINUTES {
+        format!("{said} **That is more than the {MINUTES} min it is meant to take.**")
+    } else {
+        said
+    }
+}
+
+/// That the latencies of a phase may be the generator's, if so.
+#[must_use]
+pub fn blurred(phase: &str, announces: &Summary) -> Option<String> {
+    announces.blurred().then(|| {
+        format!(
+            "**The generator's own lateness:** in {phase}, 1 request in 100 left {} ms or more \
+             after its planned instant, more than a quarter of the p99 of {} ms",
+            ms(announces.late_p99_ms),
+            ms(announces.p99_ms)
+        )
+    })
 }
 
 /// A list, with an empty line after it; nothing for nothing.
@@ -246,6 +284,33 @@ mod tests {
         ] {
             assert_eq!(count(value), text);
         }
+    }
+
+    #[test]
+    fn what_took_too_long_is_said_in_bold() {
+        assert_eq!(took(90.0), "The measurement took 1.50 min.");
+        assert!(!took(900.0).contains("**"));
+        assert!(took(901.0).contains("**That is more than the 15 min"));
+    }
+
+    #[test]
+    fn a_try_that_shows_nothing_is_neither_held_nor_not() {
+        use crate::experiment::capacity::tests::tried;
+        let tries = [
+            tried(400, 1_000, 1.0, 2.0 * LATE_MS),
+            tried(200, 900, 1.0, 0.0),
+            tried(100, 1_000, 1.0, 0.0),
+        ];
+        let text = rates("mode", [("wal", tries.as_slice())].into_iter());
+        let last = |line: &str| {
+            line.trim_end_matches(" |")
+                .rsplit("| ")
+                .next()
+                .map(str::to_owned)
+        };
+        let rows = text.lines().filter(|line| line.starts_with("| wal"));
+        let said: Vec<_> = rows.filter_map(last).collect();
+        assert_eq!(said, ["not known", "no", "yes"]);
     }
 
     #[test]

@@ -2,15 +2,21 @@
 //! replaces: stop, copy, start.
 //!
 //! ```text
-//!   window    warm up │ before │ run ... its end │ after
-//!   stop      warm up │ before │ SIGTERM, cp, start ... it answers │ after
+//!   window    warm up │ before │ (peers) │ run ... its end │ (peers) │ after
+//!   stop      warm up │ before │ (peers) │ SIGTERM, cp, start ... it answers, peers │ after
 //!   repeated  warm up │ before │ run ... its end │ run ... its end │ ...
 //! ```
+//!
+//! The tracker bears nothing in one phase that it does not in the others: its status is asked
+//! for as often in all of them, and peers are counted in seconds that belong to none.
+//!
+//! What goes wrong with one case is a result of it, and the others are measured all the same.
 //!
 //! Requests go on at one rate all along: the highest at which the tracker, when it does
 //! nothing else, answers all. The rate is found first, in each journal mode.
 
 mod page;
+mod verdict;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -24,22 +30,28 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::page::document;
+pub use self::verdict::{Holds, Verdict, judge, verdicts};
 use super::capacity::{self, Try};
 use super::machine::Machine;
-use super::reading::Reading;
+use super::reading::{Reading, Spent};
 use crate::announce::Torrent;
 use crate::completions::Shown;
 use crate::database::{self, Seeds};
+use crate::endpoint::Endpoint;
 use crate::generator::{
-    ANNOUNCES, Before, Clock, Found, Generator, Kind, Mark, Plan, Report, Summary,
+    ANNOUNCES, Before, Clock, Found, Generator, Kind, Mark, Marks, Plan, Report, Summary,
 };
-use crate::tracker::{Setup, Tracker};
+use crate::tracker::{Addresses, Setup, Tracker};
 use crate::udp::UdpClient;
 use crate::usage::dropped_datagrams;
-use crate::{PATIENCE, backups, session};
+use crate::{PATIENCE, backups};
 
 /// Longest a run may take, verifying and compressing included.
 const A_RUN: Duration = Duration::from_secs(900);
+
+/// How often the status is asked for, whether a run goes on or not: seldom enough to cost the
+/// tracker nothing beside the load.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Size of the database on which the rate is found.
 const SMALL: u64 = 30_000_000;
@@ -91,6 +103,36 @@ pub struct Outcome {
     pub cases: Vec<Case>,
     /// Windows one after the other.
     pub repeated: Option<Repeated>,
+    /// What could not be measured.
+    #[serde(default)]
+    pub lost: Vec<Lost>,
+}
+
+impl Outcome {
+    fn enter(&mut self, what: &str, case: Result<Case>) {
+        match case {
+            Ok(case) => self.cases.push(case),
+            Err(error) => self.lose(what, &error),
+        }
+    }
+
+    fn lose(&mut self, what: &str, error: &anyhow::Error) {
+        let why = format!("{error:#}");
+        eprintln!("{what}: not measured: {why}");
+        self.lost.push(Lost {
+            what: what.to_owned(),
+            why,
+        });
+    }
+}
+
+/// A measurement that came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// Which.
+    pub what: String,
+    /// Why.
+    pub why: String,
 }
 
 /// Windows one after the other, in WAL, in one load.
@@ -113,15 +155,18 @@ pub struct Repeated {
 /// One of several windows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Window {
-    /// Milliseconds the gate was closed in all.
-    pub pause_ms: f64,
+    /// Milliseconds the gate was closed in all; `None` if the run does not say.
+    pub pause_ms: Option<f64>,
     /// Seconds from the beginning of the run until the backup was published.
-    pub backup_seconds: f64,
+    pub backup_seconds: Option<f64>,
+    /// Why it is no window as it should be.
+    #[serde(default)]
+    pub flaw: Option<String>,
     /// Announces from the second it began in to the one it ended in.
     pub announces: Summary,
 }
 
-/// The rates a journal mode was tried with; the last was held.
+/// The rates a journal mode was tried with; [`capacity::held`] is the one that was held.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rate {
     /// `wal` or `delete`.
@@ -141,8 +186,13 @@ pub struct Case {
     pub phases: Vec<Phase>,
     /// What was done to the tracker.
     pub interruption: Interruption,
-    /// Peers that scrapes counted just before the interruption and just after.
-    pub peers: [i64; 2],
+    /// Peers that scrapes counted just before the interruption and just after; `None` of a
+    /// tracker that is gone.
+    pub peers: [Option<i64>; 2],
+    /// What must not be: a run that is not done, a backup that does not show its instant, a
+    /// tracker that does not start again.
+    #[serde(default)]
+    pub flaws: Vec<String>,
     /// Datagrams dropped at the full buffer of the tracker's socket.
     pub dropped_at_tracker: u64,
     /// The whole load.
@@ -172,16 +222,17 @@ pub struct Phase {
 pub enum Interruption {
     /// A maintenance run.
     Window {
-        /// Milliseconds the gate was closed in all.
-        pause_ms: f64,
+        /// Milliseconds the gate was closed in all; `None`, as all of these, of a run that has
+        /// a flaw and does not say.
+        pause_ms: Option<f64>,
         /// Seconds from ready until the raw copy was durable.
-        copy_seconds: f64,
+        copy_seconds: Option<f64>,
         /// Seconds from the beginning of the run until the backup was published.
-        backup_seconds: f64,
+        backup_seconds: Option<f64>,
         /// Bytes of the backup.
-        stored: u64,
+        stored: Option<u64>,
         /// What the backup shows of the load.
-        shown: Backed,
+        shown: Option<Backed>,
     },
     /// SIGTERM, `cp`, start.
     Stop {
@@ -189,8 +240,8 @@ pub enum Interruption {
         stop_seconds: f64,
         /// Seconds of `cp`, which syncs nothing.
         copy_seconds: f64,
-        /// Seconds from the start until a connect was answered.
-        start_seconds: f64,
+        /// Seconds from the start until a connect was answered; `None` if none was.
+        start_seconds: Option<f64>,
     },
 }
 
@@ -215,59 +266,95 @@ impl From<Shown> for Backed {
     }
 }
 
-/// Measures everything.
+/// Measures everything, and hands over what there is after each case.
 ///
 /// # Errors
-/// When something cannot be measured: a run that is not done, a backup that does not show
-/// its instant, a tracker that does not start again.
-pub async fn run(options: &Options, command: String) -> Result<Outcome> {
-    let (date, began) = (Utc::now(), Instant::now());
-    let machine = Machine::this(&options.directory)?;
+/// When nothing can be measured, or what there is cannot be kept. What goes wrong with one
+/// case is in the outcome.
+pub async fn run(
+    options: &Options,
+    command: String,
+    keep: impl Fn(&Outcome) -> Result<()>,
+) -> Result<Outcome> {
+    let began = Instant::now();
+    let mut outcome = Outcome {
+        command,
+        date: Utc::now(),
+        seconds: 0.0,
+        machine: Machine::this(&options.directory)?,
+        rates: Vec::new(),
+        cases: Vec::new(),
+        repeated: None,
+        lost: Vec::new(),
+    };
     let seeds = Seeds::new(&options.directory)?;
-    let mut rates = Vec::new();
-    let mut cases = Vec::new();
-    let mut repeated = None;
+    let kept = |outcome: &mut Outcome| {
+        outcome.seconds = began.elapsed().as_secs_f64();
+        keep(outcome)
+    };
     for journal in ["wal", "delete"] {
-        eprintln!("{journal}: the highest rate at which everything is answered");
-        let tries = find_rate(options, &seeds, journal).await?;
-        let held = tries.last().context("a rate was held")?;
-        let plan = Plan {
-            udp_per_second: held.udp_per_second,
-            http_per_second: held.http_per_second,
-            ..options.plan
+        let Some(plan) = rate(options, &seeds, journal, &mut outcome).await else {
+            kept(&mut outcome)?;
+            continue;
         };
         for megabytes in &options.megabytes {
-            let bytes = megabytes * 1_000_000;
-            eprintln!("{journal}: {megabytes} MB, a window");
-            cases.push(window(options, &seeds, plan, bytes, journal).await?);
+            let what = format!("{journal}: {megabytes} MB, a window");
+            eprintln!("{what}");
+            let case = window(options, &seeds, plan, megabytes * 1_000_000, journal).await;
+            outcome.enter(&what, case);
+            kept(&mut outcome)?;
         }
         // The procedure it replaces, on what upstream sets up.
         if journal == "delete" {
             for megabytes in &options.megabytes {
-                eprintln!("{journal}: {megabytes} MB, stop, cp, start");
-                cases.push(stop(options, &seeds, plan, megabytes * 1_000_000, journal).await?);
+                let what = format!("{journal}: {megabytes} MB, stop, cp, start");
+                eprintln!("{what}");
+                let case = stop(options, &seeds, plan, megabytes * 1_000_000, journal).await;
+                outcome.enter(&what, case);
+                kept(&mut outcome)?;
             }
         } else if let Some(repeat) = options.repeat {
             let Repeat {
                 megabytes, windows, ..
             } = repeat;
-            eprintln!("{journal}: {megabytes} MB, {windows} windows");
-            repeated = Some(windows_in_turn(options, &seeds, repeat, plan, journal).await?);
+            let what = format!("{journal}: {megabytes} MB, {windows} windows");
+            eprintln!("{what}");
+            match windows_in_turn(options, &seeds, repeat, plan, journal).await {
+                Ok(repeated) => outcome.repeated = Some(repeated),
+                Err(error) => outcome.lose(&what, &error),
+            }
+            kept(&mut outcome)?;
         }
-        rates.push(Rate {
-            journal: journal.to_owned(),
-            tries,
-        });
     }
-    Ok(Outcome {
-        command,
-        date,
-        seconds: began.elapsed().as_secs_f64(),
-        machine,
-        rates,
-        cases,
-        repeated,
-    })
+    Ok(outcome)
+}
+
+/// The load of a journal mode: the highest rate that was held, if one was.
+async fn rate(
+    options: &Options,
+    seeds: &Seeds,
+    journal: &str,
+    outcome: &mut Outcome,
+) -> Option<Plan> {
+    let what = format!("{journal}: the highest rate at which everything is answered");
+    eprintln!("{what}");
+    let tries = match find_rate(options, seeds, journal).await {
+        Ok(tries) => tries,
+        Err(error) => {
+            outcome.lose(&what, &error);
+            return None;
+        }
+    };
+    let plan = capacity::held(&tries).map(|held| Plan {
+        udp_per_second: held.udp_per_second,
+        http_per_second: held.http_per_second,
+        ..options.plan
+    });
+    outcome.rates.push(Rate {
+        journal: journal.to_owned(),
+        tries,
+    });
+    plan
 }
 
 async fn find_rate(options: &Options, seeds: &Seeds, journal: &str) -> Result<Vec<Try>> {
@@ -285,12 +372,24 @@ fn setup(directory: &Path, journal: &str) -> Result<Setup> {
         .set("maintenance.gate", "hold_for", "\"90s\""))
 }
 
-/// A load, and what was read of the machine at its boundaries.
+/// A whole second, and what was read of the machine when it began.
+struct Boundary {
+    second: u64,
+    reading: Reading,
+}
+
+/// What lies between two boundaries.
+struct Span {
+    name: &'static str,
+    seconds: Range<usize>,
+    spent: Spent,
+}
+
+/// A load, and what the machine did in each of its phases.
 struct Session {
     generator: Generator,
     marks: Vec<Mark>,
-    /// Each with the second it was taken at.
-    readings: Vec<(usize, Reading)>,
+    spans: Vec<Span>,
 }
 
 impl Session {
@@ -299,7 +398,7 @@ impl Session {
         Ok(Self {
             generator: Generator::start(plan, addresses.udp, addresses.http, grace).await?,
             marks: Vec::new(),
-            readings: Vec::new(),
+            spans: Vec::new(),
         })
     }
 
@@ -311,41 +410,54 @@ impl Session {
         self.marks.push(Mark::new(self.clock().elapsed(), what));
     }
 
-    /// Waits until a whole second, a phase beginning with it, and reads the machine.
-    async fn boundary(&mut self, second: u64, tracker: &Tracker) -> Result<()> {
+    /// Waits until a whole second, and reads the machine.
+    async fn boundary(&self, second: u64, tracker: &Tracker) -> Result<Boundary> {
         self.generator.until(Duration::from_secs(second)).await?;
         let reading = Reading::now(&self.clock(), tracker)?;
-        self.readings.push((usize::try_from(second)?, reading));
-        Ok(())
+        Ok(Boundary { second, reading })
     }
 
     /// The next whole second.
     fn next_second(&self) -> u64 {
         self.clock().elapsed().as_secs() + 1
     }
-}
 
-/// What was found between each two readings.
-fn phases(readings: &[(usize, Reading)], found: &Found) -> Vec<Phase> {
-    let mut phases = Vec::new();
-    for (name, pair) in ["before", "during", "after"]
-        .iter()
-        .zip(readings.windows(2))
-    {
-        let [(from, earlier), (to, later)] = pair else {
-            continue;
-        };
-        let spent = later.since(earlier);
-        phases.push(Phase {
-            name: (*name).to_owned(),
-            seconds: to - from,
-            all: found.tally.over(&Kind::ALL, *from..*to),
-            announces: found.tally.over(&ANNOUNCES, *from..*to),
-            tracker: spent.processors,
-            others: spent.others,
+    fn span(&mut self, name: &'static str, from: &Boundary, to: &Boundary) -> Result<()> {
+        self.spans.push(Span {
+            name,
+            seconds: usize::try_from(from.second)?..usize::try_from(to.second)?,
+            spent: to.reading.since(&from.reading),
         });
+        Ok(())
     }
-    phases
+
+    /// A phase in which nothing is done, from this second on.
+    async fn phase(
+        &mut self,
+        name: &'static str,
+        from: u64,
+        seconds: u64,
+        tracker: &Tracker,
+    ) -> Result<()> {
+        let begins = self.boundary(from, tracker).await?;
+        let ends = self.boundary(from + seconds, tracker).await?;
+        self.span(name, &begins, &ends)
+    }
+
+    /// Ends the load: what was found in each phase, and in all of it.
+    async fn finish(self, plan: Plan) -> Result<(Vec<Phase>, Found, Report)> {
+        let found = self.generator.stop().await?;
+        let report = Report::new(plan, &found, self.marks);
+        let phases = self.spans.iter().map(|span| Phase {
+            name: span.name.to_owned(),
+            seconds: span.seconds.len(),
+            all: found.tally.over(&Kind::ALL, span.seconds.clone()),
+            announces: found.tally.over(&ANNOUNCES, span.seconds.clone()),
+            tracker: span.spent.processors,
+            others: span.spent.others,
+        });
+        Ok((phases.collect(), found, report))
+    }
 }
 
 async fn window(
@@ -362,37 +474,40 @@ async fn window(
     let endpoint = tracker.endpoint()?;
     let status = Before::ask(endpoint).await?;
     let mut session = Session::start(plan, &tracker, PATIENCE).await?;
-    let marks = status.watch(session.clock());
-    session.boundary(options.warm_up, &tracker).await?;
+    let marks = status.watch_every(LOOK, session.clock());
     session
-        .boundary(options.warm_up + options.around, &tracker)
+        .phase("before", options.warm_up, options.around, &tracker)
         .await?;
     let before = peers(&tracker, &plan).await?;
-    let run = endpoint.run(A_RUN).await?;
-    ensure!(
-        run["outcome"]["kind"] == "done",
-        "a run was not done: {run:#}"
-    );
+    let begins = session.boundary(session.next_second(), &tracker).await?;
+    let run = a_run(endpoint, &marks).await;
+    let ends = session.boundary(session.next_second(), &tracker).await?;
+    session.span("during", &begins, &ends)?;
     let after = peers(&tracker, &plan).await?;
     let second = session.next_second();
-    session.boundary(second, &tracker).await?;
-    session.boundary(second + options.around, &tracker).await?;
+    session
+        .phase("after", second, options.around, &tracker)
+        .await?;
     session.marks.extend(marks.stop().await?);
     let dropped_at_tracker = dropped_datagrams(&[tracker.addresses.udp.port()])?;
-    let (phases, found, report) = finish(session, plan).await?;
-
-    let backup = backups::published(&setup.backups())?;
-    let backup = backup.first().context("a backup was published")?;
-    let interruption = look_at(backup, &run, &found)?;
+    let (phases, found, report) = session.finish(plan).await?;
+    let (interruption, flaws) = look_at(&setup.backups(), run, &found);
     Ok(Case {
         bytes,
         journal: journal.to_owned(),
         phases,
         interruption,
-        peers: [before, after],
+        peers: [Some(before), Some(after)],
+        flaws,
         dropped_at_tracker,
         report,
     })
+}
+
+/// Has a run done, and asks for nothing but what is looked at anyhow; its entry in the status.
+async fn a_run(endpoint: Endpoint, marks: &Marks) -> Result<Value> {
+    let run = endpoint.start_run_asking(LOOK).await?;
+    marks.ended(&run, A_RUN).await
 }
 
 async fn windows_in_turn(
@@ -407,8 +522,10 @@ async fn windows_in_turn(
     let bytes = size(&setup.database())?;
     let tracker = setup.start().await?;
     let endpoint = tracker.endpoint()?;
+    let status = Before::ask(endpoint).await?;
     let addresses = tracker.addresses;
     let generator = Generator::start(plan, addresses.udp, addresses.http, PATIENCE).await?;
+    let marks = status.watch_every(LOOK, generator.clock);
     let warm_up = Duration::from_secs(options.warm_up);
     generator
         .until(warm_up + Duration::from_secs(repeat.before))
@@ -416,61 +533,97 @@ async fn windows_in_turn(
     let mut runs = Vec::new();
     for _ in 0..repeat.windows {
         let from = generator.clock.elapsed().as_secs();
-        let run = endpoint.run(A_RUN).await?;
-        ensure!(
-            run["outcome"]["kind"] == "done",
-            "a run was not done: {run:#}"
-        );
+        let run = a_run(endpoint, &marks).await;
         let to = generator.clock.elapsed().as_secs() + 1;
         generator.until(Duration::from_secs(to)).await?;
         runs.push((usize::try_from(from)?..usize::try_from(to)?, run));
     }
+    // They would hide the lines: there is a row of each window.
+    marks.stop().await?;
     let found = generator.stop().await?;
     let over = |seconds| found.tally.over(&ANNOUNCES, seconds);
     let (first, last) = runs.first().zip(runs.last()).context("a window")?;
     let before = usize::try_from(options.warm_up)?..first.0.start;
-    let window = |(seconds, run): &(Range<usize>, Value)| -> Result<Window> {
-        Ok(Window {
-            pause_ms: session::pause_ms(run)?,
-            backup_seconds: seconds_of(run)?,
-            announces: over(seconds.clone()),
-        })
-    };
+    let during = first.0.start..last.0.end;
+    let windows = runs.into_iter().map(|(seconds, run)| {
+        let (run, flaw) = done(run);
+        Window {
+            pause_ms: run["pause_ms"].as_f64(),
+            backup_seconds: seconds_of(&run).ok(),
+            flaw,
+            announces: over(seconds),
+        }
+    });
     Ok(Repeated {
         bytes,
         seconds: before.len(),
+        windows: windows.collect(),
         before: over(before),
-        during: over(first.0.start..last.0.end),
-        windows: runs.iter().map(window).collect::<Result<_>>()?,
+        during: over(during),
         report: Report::new(plan, &found, Vec::new()),
     })
 }
 
-async fn finish(session: Session, plan: Plan) -> Result<(Vec<Phase>, Found, Report)> {
-    let Session {
-        generator,
-        marks,
-        readings,
-    } = session;
-    let found = generator.stop().await?;
-    let report = Report::new(plan, &found, marks);
-    Ok((phases(&readings, &found), found, report))
+/// A run's entry, null if there is none, and what is wrong with it unless it is done.
+fn done(run: Result<Value>) -> (Value, Option<String>) {
+    match run {
+        Ok(run) if run["outcome"]["kind"] == "done" => (run, None),
+        Ok(run) => {
+            let flaw = format!("a run was not done: {}", run["outcome"]);
+            (run, Some(flaw))
+        }
+        Err(error) => (Value::Null, Some(format!("a run did not end: {error:#}"))),
+    }
 }
 
-/// What a run says of itself, and what its backup has of the load.
-fn look_at(backup: &Path, run: &Value, found: &Found) -> Result<Interruption> {
-    let backup = backups::Backup::unpack(backup)?;
+/// What a run says of itself, what its backup has of the load, and what is wrong with either.
+fn look_at(catalogue: &Path, run: Result<Value>, found: &Found) -> (Interruption, Vec<String>) {
+    let (run, flaw) = done(run);
+    let mut flaws: Vec<String> = flaw.into_iter().collect();
+    // Only a run that is done has published.
+    let backup = if flaws.is_empty() {
+        look_at_backup(catalogue, found, &mut flaws)
+            .inspect_err(|error| flaws.push(format!("the backup is not good: {error:#}")))
+            .ok()
+    } else {
+        None
+    };
+    let interruption = Interruption::Window {
+        pause_ms: run["pause_ms"].as_f64(),
+        copy_seconds: backup.as_ref().map(|backup| backup.copy_seconds),
+        backup_seconds: seconds_of(&run).ok(),
+        stored: backup.as_ref().map(|backup| backup.stored),
+        shown: backup.and_then(|backup| backup.shown),
+    };
+    (interruption, flaws)
+}
+
+/// What is in a backup.
+struct Contents {
+    copy_seconds: f64,
+    stored: u64,
+    /// `None` if it does not show its instant, which is a flaw.
+    shown: Option<Backed>,
+}
+
+fn look_at_backup(catalogue: &Path, found: &Found, flaws: &mut Vec<String>) -> Result<Contents> {
+    let published = backups::published(catalogue)?;
+    let newest = published.last().context("none was published")?;
+    let backup = backups::Backup::unpack(newest)?;
     let counters = database::completed(&backup.database)?;
-    let shown = found.completions.shown(&counters, backup.pinned()?)?;
+    let shown = found.completions.shown(&counters, backup.pinned()?);
     let copied = backup.copied_until()? - backup.pinned()?;
-    Ok(Interruption::Window {
-        pause_ms: session::pause_ms(run)?,
+    Ok(Contents {
         copy_seconds: copied.to_std()?.as_secs_f64(),
-        backup_seconds: seconds_of(run)?,
         stored: backup.manifest["database"]["stored_bytes"]
             .as_u64()
             .context("stored_bytes in the manifest")?,
-        shown: shown.into(),
+        shown: shown
+            .inspect_err(|error| {
+                flaws.push(format!("the backup does not show its instant: {error:#}"));
+            })
+            .ok()
+            .map(Backed::from),
     })
 }
 
@@ -496,11 +649,11 @@ async fn stop(
     let bytes = size(&setup.database())?;
     let mut tracker = setup.start().await?;
     let mut session = Session::start(plan, &tracker, Duration::from_secs(5)).await?;
-    session.boundary(options.warm_up, &tracker).await?;
     session
-        .boundary(options.warm_up + options.around, &tracker)
+        .phase("before", options.warm_up, options.around, &tracker)
         .await?;
     let before = peers(&tracker, &plan).await?;
+    let begins = session.boundary(session.next_second(), &tracker).await?;
 
     session.mark("SIGTERM");
     let began = Instant::now();
@@ -518,16 +671,29 @@ async fn stop(
     let copy_seconds = began.elapsed().as_secs_f64();
     session.mark("start");
     let began = Instant::now();
-    let tracker = setup.in_place_of(&tracker.addresses).start().await?;
-    UdpClient::connect(tracker.addresses.udp).await?;
-    let start_seconds = began.elapsed().as_secs_f64();
-    session.mark("answers");
-    let after = peers(&tracker, &plan).await?;
-    let second = session.next_second();
-    session.boundary(second, &tracker).await?;
-    session.boundary(second + options.around, &tracker).await?;
-    let dropped_at_tracker = dropped_datagrams(&[tracker.addresses.udp.port()])?;
-    let (phases, _, report) = finish(session, plan).await?;
+    let again = start_again(&setup, &tracker.addresses).await;
+    let took = began.elapsed().as_secs_f64();
+    let (mut start_seconds, mut after, mut flaws) = (None, None, Vec::new());
+    // Of one that does not start again there is no phase after, and none during that ends.
+    let dropped_at_tracker = match &again {
+        Ok(tracker) => {
+            session.mark("answers");
+            start_seconds = Some(took);
+            after = Some(peers(tracker, &plan).await?);
+            let ends = session.boundary(session.next_second(), tracker).await?;
+            session.span("during", &begins, &ends)?;
+            let second = session.next_second();
+            session
+                .phase("after", second, options.around, tracker)
+                .await?;
+            dropped_datagrams(&[tracker.addresses.udp.port()])?
+        }
+        Err(error) => {
+            flaws.push(format!("the tracker did not start again: {error:#}"));
+            0
+        }
+    };
+    let (phases, _, report) = session.finish(plan).await?;
     Ok(Case {
         bytes,
         journal: journal.to_owned(),
@@ -537,10 +703,18 @@ async fn stop(
             copy_seconds,
             start_seconds,
         },
-        peers: [before, after],
+        peers: [Some(before), after],
+        flaws,
         dropped_at_tracker,
         report,
     })
+}
+
+/// Until it answers.
+async fn start_again(setup: &Setup, addresses: &Addresses) -> Result<Tracker> {
+    let tracker = setup.clone().in_place_of(addresses).start().await?;
+    UdpClient::connect(tracker.addresses.udp).await?;
+    Ok(tracker)
 }
 
 /// Seeders and leechers of all torrents that are announced over UDP.
@@ -559,4 +733,39 @@ fn size(path: &Path) -> Result<u64> {
     Ok(std::fs::metadata(path)
         .with_context(|| format!("{}", path.display()))?
         .len())
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_run_that_is_not_done_is_a_flaw_and_says_what_it_can() {
+        let run = |kind: &str| json!({ "pause_ms": 3.0, "outcome": { "kind": kind } });
+        assert_eq!(done(Ok(run("done"))), (run("done"), None));
+        let (entry, flaw) = done(Ok(run("would_not_fit")));
+        assert_eq!(entry["pause_ms"], 3.0);
+        assert!(flaw.is_some_and(|flaw| flaw.contains("would_not_fit")));
+        let (entry, flaw) = done(Err(anyhow!("no answer")));
+        assert_eq!(entry, Value::Null);
+        assert!(flaw.is_some_and(|flaw| flaw.contains("no answer")));
+    }
+
+    #[test]
+    fn what_could_not_be_measured_does_not_take_the_rest_along() {
+        let mut outcome = page::tests::outcome();
+        let cases = outcome.cases.len();
+        outcome.enter("the first", Err(anyhow!("the cause").context("the step")));
+        let case = outcome.cases[0].clone();
+        outcome.enter("the second", Ok(case));
+        assert_eq!(outcome.cases.len(), cases + 1);
+        let lost = outcome.lost.last().expect("one was lost");
+        assert_eq!(
+            (lost.what.as_str(), lost.why.as_str()),
+            ("the first", "the step: the cause")
+        );
+    }
 }

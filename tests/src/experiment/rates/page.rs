@@ -76,7 +76,8 @@ fn must(outcome: &Outcome) -> String {
          *Connect*: judged is the median of the rounds. *No worse*: ours is worse if the \
          medians of the rounds differ by more than a tenth of upstream's, and by more than \
          three times what the rounds of one tracker differ by among themselves (their median \
-         deviation from their median).\n\n",
+         deviation from their median), and, of fewer than six rounds, if no round of one lies \
+         among those of the other.\n\n",
         summary(&all),
         table.text()
     )

@@ -324,6 +324,7 @@ fn announces(outcome: &Outcome, case: Case) -> Verdict {
         name: what.clone(),
         good: Good::Low,
         weight: Weight::Essential,
+        least: 0.0,
         before: p99(case.of_upstream()),
         after: p99(case),
     }]);

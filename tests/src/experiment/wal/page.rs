@@ -3,9 +3,11 @@
 use anyhow::Result;
 use torrust_tracker_maintenance::evaluation::{Decision, Evaluation, Weight};
 
-use super::{Measured, Mode, Outcome, Round};
-use crate::experiment::Document;
+use super::{FAILURES, Measured, Mode, OfRound, Outcome};
+use crate::experiment::capacity::{self, Verdict};
 use crate::experiment::prose::{self, DISTURBED, Table, bytes, count, digits, ms};
+use crate::experiment::{Document, FULL};
+use crate::generator::MOST;
 use crate::plot;
 
 const WAL_PAYS: &str = "WAL rather than the rollback journal";
@@ -47,7 +49,9 @@ const MODES: [(Mode, &str, &str); 4] = [
 pub fn document(outcome: &Outcome) -> Result<Document> {
     let mut drawings = Vec::new();
     for measured in &outcome.modes {
-        let report = &measured.report;
+        let Some(report) = &measured.report else {
+            continue;
+        };
         let drawn = plot::svg(measured.mode.name(), &report.panels(), &report.marks)?;
         drawings.push((file(measured.mode), drawn));
     }
@@ -60,8 +64,6 @@ pub fn document(outcome: &Outcome) -> Result<Document> {
 
 fn text(outcome: &Outcome) -> String {
     let date = outcome.date.format("%Y-%m-%d %H:%M UTC").to_string();
-    let [udp, http] = outcome.rate.map(|rate| count(rate.into()));
-    let rounds = outcome.modes.iter().map(|mode| mode.rounds.len()).max();
     let modes = outcome.modes.iter();
     let tried = modes.map(|one| (one.mode.name(), one.tries.as_slice()));
     let parts = [
@@ -75,31 +77,35 @@ fn text(outcome: &Outcome) -> String {
             .to_owned(),
         prose::machine(&outcome.machine),
         format!(
-            "Database: {}, `persistent_torrent_completed_stat = true`. The measurement took {} \
-             min.\n\n",
+            "Database: {}, `persistent_torrent_completed_stat = true`. {}\n\n",
             bytes(outcome.bytes),
-            digits(outcome.seconds / 60.0)
+            prose::took(outcome.seconds)
         ),
+        prose::list(&amiss(outcome)),
         format!("## Decision\n\n{}", decision(outcome)),
         format!("## The modes\n\n{}", modes_in_words(&outcome.modes)),
         format!(
-            "## 1. Baseline, and 3. comparison\n\n{udp} UDP and {http} HTTP requests a second, \
-             which every mode holds; {} rounds of each mode, in turn. The table has the median \
-             of the rounds, and the least and the most of them. *At most*: what a tracker answers \
-             when three times the rate it holds is offered.\n\n{}",
-            rounds.unwrap_or_default(),
+            "## 1. Baseline, and 3. comparison\n\n{} The table has the median of the rounds, and \
+             the least and the most of them. *At most*: what a tracker answers when three times \
+             the rate it holds is offered, but no more than {} UDP requests a second, which the \
+             generator is meant for; *or more*: in a round it answered all that was offered. \
+             Where the generator was the limit nothing is entered.\n\n{}",
+            at_what(outcome),
+            count(MOST.into()),
             comparison(&outcome.modes)
         ),
         format!("\n### The highest rate\n\n{}", prose::rates("mode", tried)),
         format!("\n### Calls that sync\n\n{}", syncs(&outcome.modes)),
         format!(
             "## 2. The switch\n\n`maintenance.journal_mode = \"wal\"` and a restart (or the next \
-             window); `\"delete\"` and a restart to go back. A start took {} s, with the switch \
-             to WAL {} s, with the switch back {} s. The mode is stored in the file: nothing \
-             else has to be set.\n\n",
-            digits(outcome.switch.plain),
-            digits(outcome.switch.to_wal),
-            digits(outcome.switch.back)
+             window); `\"delete\"` and a restart to go back. {}The mode is stored in the file: \
+             nothing else has to be set.\n\n",
+            outcome.switch.map_or_else(String::new, |switch| format!(
+                "A start took {} s, with the switch to WAL {} s, with the switch back {} s. ",
+                digits(switch.plain),
+                digits(switch.to_wal),
+                digits(switch.back)
+            ))
         ),
         format!("## 4. The rule\n\n{}", rule(outcome)),
         not_measured(outcome),
@@ -108,26 +114,98 @@ fn text(outcome: &Outcome) -> String {
     prose::page(&parts.concat())
 }
 
+/// What went wrong, which mode held no rate, and which rounds count for nothing.
+fn amiss(outcome: &Outcome) -> Vec<String> {
+    let flaws = outcome.flaws.iter();
+    let mut said: Vec<String> = flaws.map(|flaw| format!("**{flaw}**")).collect();
+    for measured in &outcome.modes {
+        let name = measured.mode.name();
+        match capacity::shown(&measured.tries) {
+            Verdict::Held => {}
+            Verdict::NotHeld => said.push(format!(
+                "**{name}: no rate was held**, so that it was not measured"
+            )),
+            Verdict::Unknown => said.push(format!(
+                "**{name}: no rate is known to be held**, so that it was not measured"
+            )),
+        }
+        for (number, round) in measured.rounds.iter().enumerate() {
+            let name = format!("{name}, round {}", number + 1);
+            if round.limited() {
+                said.push(format!(
+                    "**{name}: the generator was the limit**: 1 request in 100 left {} ms or more \
+                     late, {} answers were not read in time. The round counts for nothing",
+                    ms(round.all.late_p99_ms),
+                    count(round.dropped)
+                ));
+            } else {
+                said.extend(prose::blurred(&name, &round.announces));
+            }
+            if round.most.announces.is_none() {
+                said.push(format!(
+                    "**{name}: what it answers at most is not known**, as the generator was the \
+                     limit when {} UDP requests a second were offered",
+                    count(round.most.offered.into())
+                ));
+            }
+        }
+    }
+    said
+}
+
+/// At which rate the rounds were measured, and who holds it.
+fn at_what(outcome: &Outcome) -> String {
+    let Some(rate) = outcome.rate else {
+        return "No mode held a rate: nothing was measured.".to_owned();
+    };
+    let [udp, http] = rate.map(|rate| count(rate.into()));
+    let rounds = outcome.modes.iter().map(|mode| mode.rounds.len()).max();
+    let held = outcome
+        .modes
+        .iter()
+        .filter(|one| capacity::held(&one.tries).is_some());
+    let names: Vec<&str> = held.map(|one| one.mode.name()).collect();
+    let who = if names.len() == outcome.modes.len() {
+        "every mode holds".to_owned()
+    } else {
+        format!("these hold: {}", names.join("; "))
+    };
+    format!(
+        "{udp} UDP and {http} HTTP requests a second, which {who}. {} rounds of each mode, in \
+         turn, forth and back.",
+        rounds.unwrap_or_default()
+    )
+}
+
 fn decision(outcome: &Outcome) -> String {
-    let of = |evaluation: &Evaluation, keep: &str, revert: &str| {
+    // Kept without a difference, for a reason of its own.
+    let of = |evaluation: &Evaluation, keep: &str, revert: &str, even: &str| {
         let what = match evaluation.decision {
             Decision::Keep => keep,
             Decision::Revert => revert,
             Decision::Undecided => "Undecided",
         };
-        format!("**{what}** ({}).", evaluation.because)
+        let even = if evaluation.is_even() { even } else { "" };
+        format!("**{what}** ({}{even}).", evaluation.because)
     };
-    let journal = of(&outcome.to_wal, WAL_PAYS, "Stay with the rollback journal");
+    let journal = of(
+        &outcome.to_wal,
+        WAL_PAYS,
+        "Stay with the rollback journal",
+        ", and in WAL a backup pauses announces for less, see [window.md](window.md)",
+    );
     let answers = of(
         &outcome.to_committed,
         "Answers that wait for no sync are no worse under load",
         "Answers that wait for no sync are worse under load",
+        "",
     );
     let full = outcome.from_full.as_ref().map(|evaluation| {
         of(
             evaluation,
             "One sync for many answers rather than one at each commit",
             "A sync at each commit is better",
+            ", and it is what the tracker is built for",
         )
     });
     let mut parts = vec![
@@ -162,11 +240,8 @@ fn modes_in_words(measured: &[Measured]) -> String {
     )
 }
 
-type Value = fn(&Round) -> Option<f64>;
-
 fn comparison(modes: &[Measured]) -> String {
-    let rows: [(&str, Value); 13] = [
-        ("UDP announces/s at most", |round| Some(round.at_most)),
+    let rows: [(&str, OfRound); 13] = [
         ("answered/s", |round| Some(round.all.answered_per_second)),
         ("failed", |round| Some(whole(round.all.counts.failed()))),
         ("announce p50, ms", |round| round.announces.p50_ms),
@@ -174,6 +249,9 @@ fn comparison(modes: &[Measured]) -> String {
         ("announce max, ms", |round| round.announces.max_ms),
         ("scrape p50, ms", |round| round.scrapes.p50_ms),
         ("scrape p99, ms", |round| round.scrapes.p99_ms),
+        ("database time, ms for 1,000 announces", |round| {
+            round.database_ms
+        }),
         ("tracker CPU, ms for 1,000 answers", |round| {
             Some(round.cpu_ms)
         }),
@@ -191,12 +269,16 @@ fn comparison(modes: &[Measured]) -> String {
     let mut columns = vec![""];
     columns.extend(modes.iter().map(|measured| measured.mode.name()));
     let mut table = Table::new(&columns);
+    let mut most = vec!["UDP announces/s at most".to_owned()];
+    most.extend(modes.iter().map(at_most));
+    table.row(&most);
     for (name, value) in rows {
         let mut cells = vec![name.to_owned()];
-        cells.extend(modes.iter().map(|measured| {
-            let values: Vec<f64> = measured.rounds.iter().filter_map(value).collect();
-            prose::spread(&values)
-        }));
+        cells.extend(
+            modes
+                .iter()
+                .map(|measured| prose::spread(&measured.values(value))),
+        );
         table.row(&cells);
     }
     table.text().to_owned()
@@ -205,6 +287,13 @@ fn comparison(modes: &[Measured]) -> String {
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
 fn whole(value: u64) -> f64 {
     value as f64
+}
+
+/// What was answered at most; that it could be more where a round answered all.
+fn at_most(measured: &Measured) -> String {
+    let spare = measured.rounds.iter().any(|round| round.most.spare);
+    let more = if spare { " or more" } else { "" };
+    format!("{}{more}", prose::spread(&measured.at_most()))
 }
 
 fn syncs(modes: &[Measured]) -> String {
@@ -249,10 +338,13 @@ fn rule(outcome: &Outcome) -> String {
     };
     let full = outcome.from_full.as_ref();
     format!(
-        "A difference counts if the medians differ by more than a tenth and by more than three \
-         times what the rounds of one mode differ by (*noise*). Go back if a figure that decides \
-         is worse; else keep, whether anything is better or not: a backup pauses announces for \
-         less (see [window.md](window.md)).\n\n{}{}{}",
+        "A difference counts if the medians differ by more than *noise*, which is the largest of: \
+         a tenth of the median before; three times the median deviation (how far half of the \
+         rounds of a mode are at most from their median) of the mode where it is larger; where \
+         a mode has fewer than six rounds, what the medians must differ by for no round of one \
+         mode to be among those of the other; of requests that failed, {FAILURES} of 1,000. Go \
+         back if a figure that decides is worse; stay undecided if one is not known; else keep, \
+         whether anything is better or not.\n\n{}{}{}",
         part("From the rollback journal to WAL, durable", &outcome.to_wal),
         part("From durable to committed", &outcome.to_committed),
         full.map_or_else(String::new, |full| part("From FULL to durable", full))
@@ -260,18 +352,12 @@ fn rule(outcome: &Outcome) -> String {
 }
 
 fn not_measured(outcome: &Outcome) -> String {
-    let mut missing = vec![
-        "the time a single database operation takes: the latency of an announce contains it, \
-         that of a scrape does not"
-            .to_owned(),
-        "a power failure: that is [a test](testing.md), `durable`".to_owned(),
-    ];
+    let mut missing = vec!["a power failure: that is [a test](testing.md), `durable`".to_owned()];
     if outcome.from_full.is_none() {
-        missing.push(
+        missing.push(format!(
             "WAL with `synchronous = FULL`. Give a tracker built with `LIBSQLITE3_FLAGS=` as \
-             `--full PATH`"
-                .to_owned(),
-        );
+             `--full {FULL}`"
+        ));
     }
     let rounds = outcome.modes.iter().flat_map(|mode| &mode.rounds);
     let others = rounds.clone().map(|round| round.others).fold(0.0, f64::max);
@@ -281,13 +367,21 @@ fn not_measured(outcome: &Outcome) -> String {
             digits(others)
         ));
     }
+    if rounds.clone().all(|round| round.database_ms.is_none()) {
+        missing.push(
+            "the time in the database, which this tracker does not tell: the latency of an \
+             announce contains it, that of a scrape does not"
+                .to_owned(),
+        );
+    }
     if rounds.clone().all(|round| round.flushes.is_none()) {
         missing.push("flushes of the disk: this one counts none".to_owned());
     }
     let limits = outcome
         .modes
         .iter()
-        .flat_map(|one| &one.report.health.limits);
+        .filter_map(|one| one.report.as_ref())
+        .flat_map(|report| &report.health.limits);
     missing.extend(limits.map(|limit| format!("**the load as planned:** {limit}")));
     format!("## Not measured\n\n{}", prose::list(&missing))
 }
@@ -297,7 +391,8 @@ fn drawings(modes: &[Measured]) -> String {
         let (name, file) = (measured.mode.name(), file(measured.mode));
         format!("![{name}](wal/{file})\n\n")
     };
-    let drawn: String = modes.iter().map(one).collect();
+    let drawn = modes.iter().filter(|measured| measured.report.is_some());
+    let drawn: String = drawn.map(one).collect();
     format!("## The last round of each mode\n\n{drawn}")
 }
 
@@ -312,11 +407,223 @@ fn file(mode: Mode) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::fs;
 
+    use chrono::DateTime;
+    use torrust_tracker_maintenance::evaluation::evaluate;
+
     use super::*;
+    use crate::experiment::capacity::tests::tried;
     use crate::experiment::docs;
+    use crate::experiment::machine::tests::machine;
+    use crate::experiment::wal::{Round, Saturation, Switch, figures};
+    use crate::generator::{LATE_MS, Report, Summary};
+
+    /// 10,000 requests, all answered, 99 in 100 announces in so many milliseconds.
+    pub(in crate::experiment::wal) fn round(p99_ms: f64) -> Round {
+        let mut all = Summary::default();
+        all.counts.sent = 10_000;
+        all.counts.answered = 10_000;
+        all.answered_per_second = 1_000.0;
+        all.p50_ms = Some(0.5);
+        all.p99_ms = Some(p99_ms);
+        all.late_p99_ms = Some(0.01);
+        Round {
+            all,
+            announces: all,
+            scrapes: all,
+            cpu_ms: 10.0,
+            resident: 50_000_000,
+            written: 100.0,
+            flushes: Some(0.1),
+            log: 4_000_000,
+            others: 0.0,
+            database_ms: Some(20.0),
+            dropped: 0,
+            most: Saturation {
+                offered: 3_000,
+                announces: Some(2_000.0),
+                spare: false,
+            },
+        }
+    }
+
+    pub(in crate::experiment::wal) fn measured(mode: Mode, rounds: usize, p99_ms: f64) -> Measured {
+        Measured {
+            mode,
+            tries: vec![tried(1_000, 1_000, 1.0, 0.0)],
+            rounds: vec![round(p99_ms); rounds],
+            syncs: None,
+            report: (rounds > 0).then(Report::default),
+        }
+    }
+
+    /// Of three modes, decided anew.
+    fn of(modes: &[Measured; 3]) -> Outcome {
+        let [rollback, durable, committed] = modes;
+        Outcome {
+            command: "a command".to_owned(),
+            date: DateTime::UNIX_EPOCH,
+            seconds: 600.0,
+            machine: machine(),
+            bytes: 300_000_000,
+            rate: Some([600, 6]),
+            switch: Some(Switch {
+                plain: 1.0,
+                to_wal: 1.5,
+                back: 2.0,
+            }),
+            to_wal: evaluate(&figures(rollback, durable)),
+            to_committed: evaluate(&figures(durable, committed)),
+            from_full: None,
+            modes: modes.to_vec(),
+            flaws: Vec::new(),
+        }
+    }
+
+    /// WAL is ten times as quick, and all was measured.
+    pub(in crate::experiment::wal) fn outcome() -> Outcome {
+        of(&[
+            measured(Mode::Rollback, 4, 10.0),
+            measured(Mode::Durable, 4, 1.0),
+            measured(Mode::Committed, 4, 1.0),
+        ])
+    }
+
+    fn has(page: &str, wanted: &[&str]) {
+        for wanted in wanted {
+            assert!(page.contains(wanted), "{wanted} in {page}");
+        }
+    }
+
+    #[test]
+    fn a_difference_is_told_and_what_follows_from_it() {
+        let page = text(&outcome());
+        has(
+            &page,
+            &[
+                "**WAL rather than the rollback journal** (better: announce p99, ms; scrape p99, ms).",
+                "no worse under load** (no clear difference).",
+                "`journal_mode = \"wal\"`, `acknowledge",
+                "which every mode holds. 4 rounds of each mode",
+                "| database time, ms for 1,000 announces | 20.0 (20.0 to 20.0) |",
+                "| UDP announces/s at most | 2000 (2000 to 2000) |",
+                "with the switch back 2 s.",
+            ],
+        );
+        assert!(!page.contains("the time in the database, which"), "{page}");
+        assert!(
+            !page.contains("**The") && !page.contains("not known**"),
+            "{page}"
+        );
+    }
+
+    #[test]
+    fn without_a_difference_wal_is_kept_for_the_pause_and_the_others_are_not() {
+        let even = [Mode::Rollback, Mode::Durable, Mode::Committed];
+        let page = text(&of(&even.map(|mode| measured(mode, 4, 1.0))));
+        assert_eq!(
+            page.matches("pauses announces for less").count(),
+            1,
+            "{page}"
+        );
+        has(
+            &page,
+            &["journal** (no clear difference, and in WAL a backup"],
+        );
+    }
+
+    #[test]
+    fn what_is_worse_is_not_followed() {
+        let page = text(&of(&[
+            measured(Mode::Rollback, 4, 1.0),
+            measured(Mode::Durable, 4, 10.0),
+            measured(Mode::Committed, 4, 10.0),
+        ]));
+        has(
+            &page,
+            &[
+                "**Stay with the rollback journal** (worse: announce p99, ms).",
+                "`journal_mode = \"keep\"`",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_mode_that_holds_no_rate_is_not_measured_and_the_page_says_so() {
+        let mut rollback = measured(Mode::Rollback, 0, 1.0);
+        rollback.tries = vec![tried(72, 900, 1.0, 0.0)];
+        let page = text(&of(&[
+            rollback,
+            measured(Mode::Durable, 4, 1.0),
+            measured(Mode::Committed, 4, 1.0),
+        ]));
+        has(
+            &page,
+            &[
+                "**rollback journal: no rate was held**",
+                "which these hold: WAL, durable; WAL, committed.",
+                "**Undecided** (not measured:",
+                "`journal_mode = \"keep\"`",
+            ],
+        );
+        assert!(!page.contains("every mode holds"));
+        assert!(!page.contains("rollback.svg"), "{page}");
+
+        let mut none = of(
+            &[Mode::Rollback, Mode::Durable, Mode::Committed].map(|mode| {
+                let mut none = measured(mode, 0, 1.0);
+                none.tries.clear();
+                none
+            }),
+        );
+        none.rate = None;
+        none.switch = None;
+        none.flaws
+            .push("the switch: not measured: no room".to_owned());
+        has(
+            &text(&none),
+            &[
+                "No mode held a rate: nothing was measured.",
+                "**the switch: not measured: no room**",
+            ],
+        );
+    }
+
+    #[test]
+    fn where_the_generator_was_the_limit_the_page_says_so_and_enters_nothing() {
+        let mut limited = outcome();
+        let durable = &mut limited.modes[1];
+        durable.rounds[2].all.late_p99_ms = Some(LATE_MS + 5.0);
+        durable.rounds[2].announces.p99_ms = Some(777.0);
+        durable.rounds[3].most.announces = None;
+        durable.rounds[0].announces.late_p99_ms = Some(0.5);
+        limited.modes[2].rounds[0].most.spare = true;
+        let page = text(&limited);
+        has(
+            &page,
+            &[
+                "**WAL, durable, round 3: the generator was the limit**",
+                "**WAL, durable, round 4: what it answers at most is not known**",
+                "lateness:** in WAL, durable, round 1, 1 request",
+                "| 2000 (2000 to 2000) or more |",
+            ],
+        );
+        assert!(!page.contains("777"), "{page}");
+    }
+
+    #[test]
+    fn what_the_tracker_does_not_tell_is_said_to_be_missing() {
+        let mut silent = outcome();
+        for round in silent.modes.iter_mut().flat_map(|one| &mut one.rounds) {
+            round.database_ms = None;
+        }
+        has(
+            &text(&silent),
+            &["the time in the database, which this tracker does not tell"],
+        );
+    }
 
     /// The page is written by a command, the configuration by hand.
     #[test]

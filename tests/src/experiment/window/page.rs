@@ -2,18 +2,12 @@
 
 use anyhow::Result;
 
-use torrust_tracker_maintenance::evaluation::median;
-
-use super::{Case, Interruption, Outcome, Phase, Repeated};
+use super::verdict::{none_held, verdicts};
+use super::{Case, Interruption, LOOK, Outcome, Phase, Repeated};
 use crate::experiment::Document;
 use crate::experiment::prose::{self, DISTURBED, Table, bytes, count, digits, ms};
-use crate::generator::Summary;
+use crate::generator::{Report, Summary};
 use crate::plot;
-
-/// What must hold of windows in turn: no announce fails, half of the pauses are shorter, and
-/// the 99th of 100 announces takes no more than so many times what it took before.
-const PAUSE_MS: f64 = 50.0;
-const TIMES: f64 = 2.0;
 
 /// The drawing of windows in turn.
 const IN_TURN: &str = "in-turn.svg";
@@ -42,7 +36,6 @@ pub fn document(outcome: &Outcome) -> Result<Document> {
 
 fn text(outcome: &Outcome) -> String {
     let date = outcome.date.format("%Y-%m-%d %H:%M UTC").to_string();
-    let minutes = digits(outcome.seconds / 60.0);
     let rates = outcome.rates.iter();
     let tried = rates.map(|rate| (rate.journal.as_str(), rate.tries.as_slice()));
     let mut parts = vec![
@@ -52,17 +45,60 @@ fn text(outcome: &Outcome) -> String {
          again.\n\n"
             .to_owned(),
         prose::machine(&outcome.machine),
-        format!("The measurement took {minutes} min.\n\n## In short\n\n"),
+        format!("{}\n\n", prose::took(outcome.seconds)),
+        prose::list(&amiss(outcome)),
+        "## In short\n\n".to_owned(),
         short(outcome),
         outcome.repeated.as_ref().map_or_else(String::new, in_turn),
         "\n## The rate\n\nFound on a database of 30 MB. ".to_owned(),
         prose::rates("journal", tried),
-        "\n## What happened\n\nLatencies are of the requests that were answered. A request \
-         belongs to the second it was planned for, whenever its answer came.\n\n"
-            .to_owned(),
+        format!(
+            "\n## What happened\n\nLatencies are of the requests that were answered. A request \
+             belongs to the second it was planned for, whenever its answer came. The status of \
+             the tracker is asked for every {} ms in all phases of a window, and peers are \
+             counted in seconds between the phases; where the tracker was stopped they are \
+             counted as soon as it answers.\n\n",
+            LOOK.as_millis()
+        ),
     ];
     parts.extend(outcome.cases.iter().map(of_case));
     prose::page(&parts.concat())
+}
+
+/// What could not be measured, and what must not be.
+fn amiss(outcome: &Outcome) -> Vec<String> {
+    let mut said = Vec::new();
+    for rate in &outcome.rates {
+        let none = none_held(rate);
+        said.extend(none.map(|none| format!("**{none}: nothing was measured in it.**")));
+    }
+    for lost in &outcome.lost {
+        said.push(format!("**{}: not measured:** {}", lost.what, lost.why));
+    }
+    for case in &outcome.cases {
+        let flaws = case.flaws.iter();
+        said.extend(flaws.map(|flaw| format!("**{}: {flaw}**", title(case))));
+    }
+    said
+}
+
+/// Requests the tracker failed: an answer that the generator did not read is none of them.
+fn failed(report: &Report) -> u64 {
+    let failed = report.all.counts.failed();
+    failed.saturating_sub(report.health.dropped)
+}
+
+fn seconds(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{} s", digits(value)))
+}
+
+fn milliseconds(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{} ms", digits(value)))
+}
+
+/// A number of peers; a dash where there was no tracker to ask.
+fn peers(value: Option<i64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| count(value.unsigned_abs()))
 }
 
 fn short(outcome: &Outcome) -> String {
@@ -80,32 +116,31 @@ fn short(outcome: &Outcome) -> String {
     ]);
     for case in &outcome.cases {
         let p99 = |name: &str| ms(phase(case, name).and_then(|phase| phase.announces.p99_ms));
-        let failed = case.report.all.counts.failed();
         let (paused, done) = match &case.interruption {
             Interruption::Window {
                 pause_ms,
                 backup_seconds,
                 ..
-            } => (
-                format!("{} ms", digits(*pause_ms)),
-                format!("{} s", digits(*backup_seconds)),
-            ),
+            } => (milliseconds(*pause_ms), seconds(*backup_seconds)),
             Interruption::Stop {
                 stop_seconds,
                 copy_seconds,
                 start_seconds,
             } => (
-                format!("{} s", digits(stop_seconds + copy_seconds + start_seconds)),
-                format!("{} s", digits(stop_seconds + copy_seconds)),
+                start_seconds.map_or_else(
+                    || "**for good**".to_owned(),
+                    |start| seconds(Some(stop_seconds + copy_seconds + start)),
+                ),
+                seconds(Some(stop_seconds + copy_seconds)),
             ),
         };
         let rate = case.report.plan.udp_per_second + case.report.plan.http_per_second;
-        let [before, after] = case.peers.map(|peers| count(peers.unsigned_abs()));
+        let [before, after] = case.peers.map(peers);
         table.row(&[
             procedure(case).to_owned(),
             bytes(case.bytes),
             count(rate.into()),
-            count(failed),
+            count(failed(&case.report)),
             paused,
             done,
             p99("before"),
@@ -151,7 +186,7 @@ fn in_turn(repeated: &Repeated) -> String {
     let before = format!("{} s before", repeated.seconds);
     row(before, none(), none(), &repeated.before);
     for (number, window) in repeated.windows.iter().enumerate() {
-        let (paused, done) = (digits(window.pause_ms), digits(window.backup_seconds));
+        let (paused, done) = (ms(window.pause_ms), ms(window.backup_seconds));
         row((number + 1).to_string(), paused, done, &window.announces);
     }
     row("all windows".to_owned(), none(), none(), &repeated.during);
@@ -164,37 +199,22 @@ fn in_turn(repeated: &Repeated) -> String {
         count(plan.http_per_second.into()),
         repeated.windows.len(),
         table.text(),
-        prose::list(&verdicts(repeated)),
+        prose::list(&said_in_turn(repeated)),
     )
 }
 
-/// What must hold, what was found, and whether it does.
-fn verdicts(repeated: &Repeated) -> Vec<String> {
-    let says = |holds: bool| if holds { "holds" } else { "**does not hold**" };
-    let failed = repeated.during.counts.failed();
-    let mut said = vec![format!(
-        "No announce fails: {}, {} failed of {}.",
-        says(failed == 0),
-        count(failed),
-        count(repeated.during.counts.sent)
-    )];
-    let pauses: Vec<f64> = repeated.windows.iter().map(|one| one.pause_ms).collect();
-    let pause = median(&pauses).unwrap_or(f64::NAN);
-    said.push(format!(
-        "The median pause is below {PAUSE_MS} ms: {}, it is {} ms.",
-        says(pause < PAUSE_MS),
-        digits(pause)
-    ));
-    let times = repeated
-        .during
-        .p99_ms
-        .zip(repeated.before.p99_ms)
-        .map_or(f64::NAN, |(during, before)| during / before);
-    said.push(format!(
-        "The p99 of announces is within {TIMES} times that of before: {}, it is {} times as long.",
-        says(times <= TIMES),
-        digits(times)
-    ));
+/// What must hold, what was found, and what speaks against the figures.
+fn said_in_turn(repeated: &Repeated) -> Vec<String> {
+    let verdicts = verdicts(repeated);
+    let mut said: Vec<String> = verdicts.iter().map(super::Verdict::sentence).collect();
+    for (number, window) in repeated.windows.iter().enumerate() {
+        let name = format!("window {}", number + 1);
+        let flaw = window.flaw.iter();
+        said.extend(flaw.map(|flaw| format!("**In {name}: {flaw}**")));
+        said.extend(prose::blurred(&name, &window.announces));
+    }
+    let before = format!("the {} s before", repeated.seconds);
+    said.extend(prose::blurred(&before, &repeated.before));
     let limits = repeated.report.health.limits.iter();
     said.extend(limits.map(|limit| format!("**The load was not as planned:** {limit}")));
     said
@@ -234,37 +254,57 @@ fn happened(case: &Case) -> String {
             backup_seconds,
             stored,
             shown,
-        } => format!(
-            "The gate was closed for {} ms; the raw copy took {} s, the whole run {} s; the \
-             backup is {}. It holds {} completions of the load: all {} that were acknowledged \
-             before its instant, and none of those sent after ({} were sent before).",
-            digits(*pause_ms),
-            digits(*copy_seconds),
-            digits(*backup_seconds),
-            bytes(*stored),
-            count(shown.found.into()),
-            count(shown.acknowledged.into()),
-            count(shown.sent.into()),
-        ),
+        } => {
+            let times = format!(
+                "The gate was closed for {}; the raw copy took {}, the whole run {}",
+                milliseconds(*pause_ms),
+                seconds(*copy_seconds),
+                seconds(*backup_seconds)
+            );
+            let stored = stored.map_or_else(
+                || ". There is no backup to look at.".to_owned(),
+                |stored| format!("; the backup is {}.", bytes(stored)),
+            );
+            let shown = shown.map_or_else(String::new, |shown| {
+                format!(
+                    " It holds {} completions of the load: all {} that were acknowledged before \
+                     its instant, and none of those sent after ({} were sent before).",
+                    count(shown.found.into()),
+                    count(shown.acknowledged.into()),
+                    count(shown.sent.into()),
+                )
+            });
+            format!("{times}{stored}{shown}")
+        }
         Interruption::Stop {
             stop_seconds,
             copy_seconds,
             start_seconds,
-        } => format!(
-            "SIGTERM to exit {} s, `cp` {} s, start to the first answer {} s. Of the {} peers \
-             before, {} were known when it answered again.",
-            digits(*stop_seconds),
-            digits(*copy_seconds),
-            digits(*start_seconds),
-            count(case.peers[0].unsigned_abs()),
-            count(case.peers[1].unsigned_abs()),
-        ),
+        } => {
+            let [before, after] = case.peers.map(peers);
+            let times = format!(
+                "SIGTERM to exit {} s, `cp` {} s",
+                digits(*stop_seconds),
+                digits(*copy_seconds)
+            );
+            start_seconds.map_or_else(
+                || format!("{times}. It did not start again."),
+                |start| {
+                    format!(
+                        "{times}, start to the first answer {} s. Of the {before} peers before, \
+                         {after} were known when it answered again.",
+                        digits(start)
+                    )
+                },
+            )
+        }
     }
 }
 
 /// What failed, and what speaks against the figures; empty if nothing.
 fn remarks(case: &Case) -> String {
-    let mut remarks = Vec::new();
+    let flaws = case.flaws.iter();
+    let mut remarks: Vec<String> = flaws.map(|flaw| format!("**{flaw}**")).collect();
     for (error, times) in &case.report.errors {
         remarks.push(format!("{} x {error}", count(*times)));
     }
@@ -276,6 +316,9 @@ fn remarks(case: &Case) -> String {
     }
     for limit in &case.report.health.limits {
         remarks.push(format!("**The load was not as planned:** {limit}"));
+    }
+    for phase in &case.phases {
+        remarks.extend(prose::blurred(&phase.name, &phase.announces));
     }
     let others = case.phases.iter().map(|phase| phase.others);
     let most = others.fold(0.0, f64::max);
@@ -335,12 +378,19 @@ fn file(case: &Case) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::experiment::window::Window;
-    use crate::generator::Report;
+pub(super) mod tests {
+    use chrono::DateTime;
 
-    fn announces(sent: u64, answered: u64, p99_ms: f64) -> Summary {
+    use super::*;
+    use crate::experiment::capacity::tests::tried;
+    use crate::experiment::machine::tests::machine;
+    use crate::experiment::window::{Backed, Lost, Rate, Window};
+
+    pub(in crate::experiment::window) fn announces(
+        sent: u64,
+        answered: u64,
+        p99_ms: f64,
+    ) -> Summary {
         let mut summary = Summary::default();
         summary.counts.sent = sent;
         summary.counts.answered = answered;
@@ -349,10 +399,11 @@ mod tests {
         summary
     }
 
-    fn repeated(during: Summary, pauses: &[f64]) -> Repeated {
+    pub(in crate::experiment::window) fn repeated(during: Summary, pauses: &[f64]) -> Repeated {
         let window = |pause_ms: &f64| Window {
-            pause_ms: *pause_ms,
-            backup_seconds: 1.0,
+            pause_ms: Some(*pause_ms),
+            backup_seconds: Some(1.0),
+            flaw: None,
             announces: Summary::default(),
         };
         Repeated {
@@ -365,22 +416,156 @@ mod tests {
         }
     }
 
+    fn case(journal: &str, interruption: Interruption) -> Case {
+        let phase = |name: &str| Phase {
+            name: name.to_owned(),
+            seconds: 12,
+            all: announces(100, 100, 2.0),
+            announces: announces(100, 100, 2.0),
+            tracker: Some(0.5),
+            others: 0.0,
+        };
+        Case {
+            bytes: 30_000_000,
+            journal: journal.to_owned(),
+            phases: ["before", "during", "after"].map(phase).to_vec(),
+            interruption,
+            peers: [Some(1_000), Some(1_001)],
+            flaws: Vec::new(),
+            dropped_at_tracker: 0,
+            report: Report::default(),
+        }
+    }
+
+    /// Everything was measured, and all holds.
+    pub(in crate::experiment::window) fn outcome() -> Outcome {
+        let window = Interruption::Window {
+            pause_ms: Some(1.5),
+            copy_seconds: Some(0.5),
+            backup_seconds: Some(2.5),
+            stored: Some(10_000_000),
+            shown: Some(Backed {
+                acknowledged: 7,
+                found: 8,
+                sent: 9,
+            }),
+        };
+        let stop = Interruption::Stop {
+            stop_seconds: 1.0,
+            copy_seconds: 2.0,
+            start_seconds: Some(3.0),
+        };
+        let rate = |journal: &str| Rate {
+            journal: journal.to_owned(),
+            tries: vec![tried(100, 1_000, 1.0, 0.0)],
+        };
+        Outcome {
+            command: "a command".to_owned(),
+            date: DateTime::UNIX_EPOCH,
+            seconds: 600.0,
+            machine: machine(),
+            rates: vec![rate("wal"), rate("delete")],
+            cases: vec![case("wal", window), case("delete", stop)],
+            repeated: Some(repeated(announces(100, 100, 4.0), &[1.0, 2.0])),
+            lost: Vec::new(),
+        }
+    }
+
     #[test]
-    fn what_must_hold_is_judged_one_by_one() {
-        let holds = |during, pauses| -> Vec<bool> {
-            let said = verdicts(&repeated(during, pauses));
-            said.iter().map(|one| one.contains(": holds,")).collect()
+    fn where_all_holds_nothing_is_in_bold() {
+        let page = text(&outcome());
+        assert!(!page.contains("**"), "{page}");
+        for wanted in [
+            "1.50 ms",
+            "| 6 s | 3 s |",
+            "all 7 that were",
+            "every 250 ms",
+        ] {
+            assert!(page.contains(wanted), "{wanted} in {page}");
+        }
+    }
+
+    #[test]
+    fn a_flaw_is_told_in_bold_at_the_head_and_with_its_case_and_the_rest_stays() {
+        let mut flawed = outcome();
+        let case = &mut flawed.cases[0];
+        case.flaws
+            .push("a run was not done: would_not_fit".to_owned());
+        case.interruption = Interruption::Window {
+            pause_ms: None,
+            copy_seconds: None,
+            backup_seconds: None,
+            stored: None,
+            shown: None,
         };
-        let well = announces(100, 100, 4.0);
-        assert_eq!(holds(well, &[1.0, 2.0, 900.0]), [true; 3]);
-        assert_eq!(holds(well, &[50.0, 50.0]), [true, false, true]);
-        assert_eq!(holds(announces(100, 99, 4.0), &[1.0]), [false, true, true]);
-        assert_eq!(holds(announces(100, 100, 4.1), &[1.0]), [true, true, false]);
-        // Nothing was measured, so nothing holds.
-        let nothing = Summary {
-            p99_ms: None,
-            ..well
+        let page = text(&flawed);
+        assert_eq!(page.matches("would_not_fit**").count(), 2, "{page}");
+        assert!(page.find("would_not_fit") < page.find("## In short"));
+        assert!(page.contains("There is no backup to look at."));
+        assert!(page.contains("| 6 s | 3 s |"), "the other case");
+    }
+
+    #[test]
+    fn a_tracker_that_did_not_start_again_has_no_phase_after() {
+        let mut flawed = outcome();
+        let case = &mut flawed.cases[1];
+        case.phases.truncate(1);
+        case.peers[1] = None;
+        case.interruption = Interruption::Stop {
+            stop_seconds: 1.0,
+            copy_seconds: 2.0,
+            start_seconds: None,
         };
-        assert_eq!(holds(nothing, &[]), [true, false, false]);
+        let page = text(&flawed);
+        assert!(page.contains("It did not start again."));
+        assert!(page.contains("| **for good** | 3 s |"), "{page}");
+    }
+
+    #[test]
+    fn what_was_not_measured_is_said() {
+        let mut lost = outcome();
+        lost.seconds = 1_000.0;
+        lost.rates[1].tries = vec![tried(12, 900, 1.0, 0.0)];
+        lost.cases.clear();
+        lost.repeated = None;
+        lost.lost.push(Lost {
+            what: "wal: 30 MB, a window".to_owned(),
+            why: "no room".to_owned(),
+        });
+        let page = text(&lost);
+        for wanted in [
+            "**No rate was held with journal mode `delete`: nothing was measured in it.**",
+            "**wal: 30 MB, a window: not measured:** no room",
+            "**That is more than the 15 min",
+        ] {
+            assert!(page.contains(wanted), "{wanted} in {page}");
+        }
+    }
+
+    #[test]
+    fn lateness_of_the_generator_is_flagged_where_it_was() {
+        let mut late = outcome();
+        late.cases[0].phases[1].announces.late_p99_ms = Some(1.0);
+        let repeated = late.repeated.as_mut().expect("windows in turn");
+        repeated.windows[1].announces = announces(10, 10, 2.0);
+        repeated.windows[1].announces.late_p99_ms = Some(1.9);
+        let page = text(&late);
+        let flags = page.matches("**The generator's own lateness:**").count();
+        assert_eq!(flags, 2, "{page}");
+        assert!(page.contains("in during, 1 request in 100 left 1 ms"));
+        assert!(page.contains("in window 2, 1 request"));
+    }
+
+    #[test]
+    fn answers_the_generator_did_not_read_are_no_failures() {
+        let mut report = Report {
+            all: announces(100, 90, 1.0),
+            ..Report::default()
+        };
+        assert_eq!(failed(&report), 10);
+        report.health.dropped = 4;
+        assert_eq!(failed(&report), 6);
+        report.health.dropped = 40;
+        assert_eq!(failed(&report), 0);
     }
 }
