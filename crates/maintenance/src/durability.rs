@@ -1,6 +1,7 @@
-//! Makes what has been committed durable: one sync of the write-ahead log for everything
-//! that was committed before it, so that a service answers only what a power failure
-//! cannot take back, and does not pay for a sync at every commit.
+//! Makes what has been committed durable: one sync (of the write-ahead log, or of the directory
+//! a rollback journal was removed from) for everything that was committed before it, so that a
+//! service answers only what a power failure cannot take back, and does not pay for a sync at
+//! every commit.
 //!
 //! ```text
 //!   commit a ─┐                    commit d ─┐
@@ -31,11 +32,18 @@
 //!   came later are in the log, whose file is the same: it is begun anew in place, and
 //!   cut, but not replaced.
 //!
-//! A rollback journal is synced at every commit (`FULL` is the default there), and there is
-//! no log: nothing to do. A log that comes while this lives, because the database was taken over
-//! to WAL, is there before the first commit to it is, and so is found by the sync that follows.
-//! Every connection has the level of the new mode from its next transaction on, unless it was
-//! told another (`lockBtree`, `setDefaultSyncFlag`).
+//! # On a rollback journal
+//!
+//! There is no log, and with `FULL`, the default there, journal and database are synced at every
+//! commit. But what commits is the removal of the journal, and when that reaches the disk is left
+//! to the file system: where it did not, the journal is there again after a power failure, and
+//! takes the commit back. (`EXTRA` would sync the directory at every commit.) So what is synced
+//! here is the directory, once for many commits as well.
+//!
+//! A log that comes while this lives, because the database was taken over to WAL, is there before
+//! the first commit to it is, and so is found by the sync that follows. Every connection has the
+//! level of the new mode from its next transaction on, unless it was told another (`lockBtree`,
+//! `setDefaultSyncFlag`).
 //!
 //! # Which file
 //!
@@ -97,7 +105,7 @@ pub enum Error {
         /// What `SQLite` said.
         source: rusqlite::Error,
     },
-    /// The log could not be found, opened or synced.
+    /// The log or its directory could not be found, opened or synced.
     #[error("could not {doing} {}: {source}; what was committed last may not survive a power failure", path.display())]
     Io {
         /// What was attempted.
@@ -188,7 +196,9 @@ impl Durability {
         Self::with(database, File::sync_data)
     }
 
-    fn with(database: &Path, sync: fn(&File) -> io::Result<()>) -> Result<Self, Error> {
+    /// As [`Durability::open`], with what syncs the log: `fdatasync`, unless a test has to hold
+    /// it up or let it fail.
+    pub(crate) fn with(database: &Path, sync: fn(&File) -> io::Result<()>) -> Result<Self, Error> {
         Ok(Self {
             shared: Arc::new(Shared {
                 log: Mutex::new(Log::open(database, sync)?),
@@ -341,15 +351,18 @@ impl Log {
     }
 
     fn sync(&mut self) -> Result<(), Error> {
-        let Some(found) = self.find()? else {
-            return Ok(());
-        };
+        let found = self.find()?;
         // Read before the sync, so that what is committed meanwhile counts as not durable.
         // Not to know it costs a sync, perhaps in vain.
         let version = data_version(&self.connection).ok();
         if version.is_some() && version == self.durable && !self.suspect {
             return Ok(());
         }
+        let Some(found) = found else {
+            self.sync_directory()?;
+            self.durable = version;
+            return Ok(());
+        };
         // A connection that cannot read does not know of a change of the mode, either, and has the
         // level of the old one: then it is not asked.
         if version.is_none() || !self.commits_sync_themselves()? {
@@ -400,22 +413,31 @@ impl Log {
         Ok(&kept.expect("it was opened if it was not open").file)
     }
 
+    /// What names were made and removed beside the database.
     #[expect(
         clippy::disallowed_methods,
-        reason = "SQLite has no lock on the log's file that closing it could drop, and none on a directory"
+        reason = "SQLite has no lock on a directory that closing it could drop"
+    )]
+    fn sync_directory(&self) -> Result<(), Error> {
+        let directory = parent(&self.path);
+        File::open(directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(|source| Error::Io {
+                doing: "sync",
+                path: directory.into(),
+                source,
+            })
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "SQLite has no lock on the log's file that closing it could drop"
     )]
     fn open_log(&self) -> Result<Kept, Error> {
         for _ in 0..ATTEMPTS {
             let file = File::open(&self.path).map_err(|source| self.io("open", source))?;
             let opened = file.metadata().map_err(|source| self.io("open", source))?;
-            let directory = parent(&self.path);
-            File::open(directory)
-                .and_then(|directory| directory.sync_all())
-                .map_err(|source| Error::Io {
-                    doing: "sync",
-                    path: directory.into(),
-                    source,
-                })?;
+            self.sync_directory()?;
             let kept = Kept {
                 file,
                 device: opened.dev(),

@@ -101,19 +101,37 @@ fn only_what_was_committed_since_costs_a_sync() {
 }
 
 #[test]
-fn a_rollback_journal_leaves_nothing_to_do() {
+fn a_rollback_journal_is_removed_for_good_and_there_is_no_log() {
+    let service = Service::new("DELETE");
+    let durability = service.durability();
+    let durable = || lock(&durability.shared.log).durable;
+    service.commit(1);
+    durability.sync().expect("the disk is good");
+    let first = durable().expect("the directory is synced");
+    service.commit(2);
+    durability.sync().expect("the disk is good");
+    assert_ne!(durable(), Some(first), "it is synced again");
+    assert_eq!(SYNCS.get(), 0);
+}
+
+/// Where the directory cannot be synced nothing is known to be durable.
+#[test]
+fn a_directory_that_cannot_be_synced_is_an_error() {
     let service = Service::new("DELETE");
     let durability = service.durability();
     service.commit(1);
-    durability.sync().expect("nothing to do");
-    assert_eq!(SYNCS.get(), 0);
+    let nowhere = service.directory.path().join("gone/service.db-wal");
+    lock(&durability.shared.log).path = nowhere;
+    let error = durability.sync().expect_err("there is no such directory");
+    assert!(error.to_string().contains("gone"), "{error}");
+    assert_eq!(lock(&durability.shared.log).durable, None);
 }
 
 #[test]
 fn a_database_that_goes_over_to_a_log_is_synced_from_then_on() {
     let service = Service::new("DELETE");
     let durability = service.durability();
-    durability.sync().expect("nothing to do");
+    durability.sync().expect("the disk is good");
     service
         .connection
         .execute_batch("PRAGMA journal_mode = WAL")
@@ -135,7 +153,7 @@ fn connections_that_were_there_before_follow_to_the_log() {
         level.expect("a pragma")
     };
     service.commit(1);
-    durability.sync().expect("nothing to do");
+    durability.sync().expect("the disk is good");
     assert_eq!((level(), SYNCS.get()), (FULL, 0));
     let other = Connection::open(service.path()).expect("the database");
     other
@@ -156,7 +174,7 @@ fn connections_that_were_there_before_follow_to_the_log() {
 fn a_log_that_has_come_is_synced_though_the_kept_connection_cannot_read() {
     let service = Service::new("DELETE");
     let durability = service.durability();
-    durability.sync().expect("nothing to do");
+    durability.sync().expect("the disk is good");
     service
         .connection
         .execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL")
@@ -177,7 +195,7 @@ fn commits_that_sync_for_themselves_are_left_alone() {
         .pragma_update(None, "synchronous", FULL)
         .expect("a level");
     service.commit(1);
-    durability.sync().expect("nothing to do");
+    durability.sync().expect("the disk is good");
     assert_eq!(SYNCS.get(), 0);
 }
 
