@@ -1,9 +1,15 @@
 //! On a runtime with one thread, which is the executor too, [`settle`] lets every task go
 //! as far as it can: what has not happened then is waiting.
 
+use std::fs::File;
+use std::io;
+use std::sync::Barrier;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
+use rusqlite::Connection;
+use tempfile::TempDir;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::yield_now;
 
@@ -168,13 +174,52 @@ impl Bench {
         [gate::Request::Announce, gate::Request::Scrape].map(count)
     }
 
+    /// The same before a service that writes to this database.
+    fn durable(mut self, database: &Database) -> Self {
+        self.lobby = self.lobby.durable(database.durability.clone());
+        self
+    }
+
     fn nothing_is_left_behind(&self) {
+        assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
         assert_eq!(self.keeper.gate().in_flight(), 0);
         assert_eq!(self.counters().held(), 0);
         assert_eq!(self.lobby.shared.held.load(Ordering::Relaxed), 0);
         assert_eq!(self.lobby.shared.held_lane.available_permits(), LANE);
         assert_eq!(self.lobby.shared.fresh_lane.available_permits(), LANE);
         assert!(self.lobby.shared.order.lock().last.is_empty());
+    }
+}
+
+/// What the inner service would write to, in WAL mode.
+struct Database {
+    connection: Connection,
+    durability: Durability,
+    _directory: TempDir,
+}
+
+impl Database {
+    /// One whose log is synced by `sync`, on whatever thread. A test has one of its own.
+    fn synced_by(sync: fn(&File) -> io::Result<()>) -> Self {
+        let directory = TempDir::new().expect("a temporary directory");
+        let path = directory.path().join("service.db");
+        let connection = Connection::open(&path).expect("it can be made");
+        connection
+            .execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE facts (fact INTEGER)")
+            .expect("an empty database");
+        let durability = Durability::with(&path, sync).expect("it exists");
+        Self {
+            connection,
+            durability,
+            _directory: directory,
+        }
+    }
+
+    /// There is something that only a sync makes durable.
+    fn commit(&self) {
+        self.connection
+            .execute("INSERT INTO facts VALUES (1)", [])
+            .expect("nobody else writes");
     }
 }
 
@@ -483,6 +528,85 @@ async fn a_panic_inside_gives_everything_back_and_reaches_the_caller() {
     bench.keeper.open();
     assert!(breaks.await.expect_err("the panic goes on").is_panic());
     assert_eq!(text(next).await, "answer to /in-order/a");
+    bench.nothing_is_left_behind();
+}
+
+/// The first sync is held up; what is answered by the inner service meanwhile may have been
+/// written too late for it, and waits for the next.
+#[tokio::test]
+async fn an_answer_waits_for_the_disk_and_many_share_a_sync() {
+    static SYNCS: AtomicUsize = AtomicUsize::new(0);
+    static BEGAN: Semaphore = Semaphore::const_new(0);
+    static END: Barrier = Barrier::new(2);
+    fn held_up(file: &File) -> io::Result<()> {
+        if SYNCS.fetch_add(1, Ordering::Relaxed) == 0 {
+            BEGAN.add_permits(1);
+            END.wait();
+        }
+        file.sync_data()
+    }
+
+    let database = Database::synced_by(held_up);
+    let bench = Bench::new(9, 9).durable(&database);
+    database.commit();
+    let first = tokio::spawn(bench.call("/first"));
+    BEGAN.acquire().await.expect("never closed").forget();
+    assert_eq!(bench.inner.count("end /first"), 1, "it was executed before");
+    database.commit();
+    let others: Vec<_> = (0..5)
+        .map(|n| tokio::spawn(bench.call(&format!("/other/{n}"))))
+        .collect();
+    settle().await;
+    assert_eq!(bench.inner.count("end /other"), 5);
+    let waits = !first.is_finished() && others.iter().all(|other| !other.is_finished());
+    assert!(waits, "no answer before the sync has ended");
+    let read = bench.call("/read").now_or_never();
+    assert!(read.is_some(), "what writes nothing waits for no disk");
+    bench.close();
+    let drained = bench.keeper.drained().now_or_never();
+    assert!(drained.is_none(), "a window waits for what is written");
+
+    END.wait();
+    let first = first.await.expect("no panic").expect("not refused");
+    assert_eq!(first.into_body(), "answer to /first");
+    for other in others {
+        let other = other.await.expect("no panic").expect("not refused");
+        assert_eq!(other.status(), StatusCode::OK);
+    }
+    assert_eq!(SYNCS.load(Ordering::Relaxed), 2, "one for the five");
+    assert_eq!(bench.counters().unconfirmed(), 0);
+    bench.keeper.drained().await;
+    bench.nothing_is_left_behind();
+}
+
+#[tokio::test]
+async fn what_may_not_last_is_answered_503_and_counted() {
+    static DISK_FAILS: AtomicBool = AtomicBool::new(true);
+    fn fails(file: &File) -> io::Result<()> {
+        if DISK_FAILS.load(Ordering::Relaxed) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        file.sync_data()
+    }
+
+    let database = Database::synced_by(fails);
+    let bench = Bench::new(9, 9).durable(&database);
+    database.commit();
+    for unconfirmed in 1..=2 {
+        let answer = bench.call("/write").await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.headers().len(), 0);
+        assert_eq!(answer.body(), "");
+        assert_eq!(bench.counters().unconfirmed(), unconfirmed);
+    }
+    assert_eq!(bench.inner.count("end /write"), 2, "both were executed");
+    assert_eq!(bench.counters().turned_away(), 0);
+    assert_eq!(text(bench.call("/read")).await, "answer to /read");
+
+    DISK_FAILS.store(false, Ordering::Relaxed);
+    database.commit();
+    assert_eq!(text(bench.call("/write")).await, "answer to /write");
+    assert_eq!(bench.counters().unconfirmed(), 2);
     bench.nothing_is_left_behind();
 }
 

@@ -389,6 +389,47 @@ fn a_completion_that_upstream_fails_to_store_is_not_acknowledged() {
     assert_eq!(tracker.counters().unconfirmed(), 1);
 }
 
+/// The log of the database is away for a moment: what is written to it then is not known to
+/// last.
+#[test]
+fn what_cannot_be_made_durable_is_not_answered_and_counted() {
+    let tracker = Tested::new();
+    let client = tracker.client();
+    let database = rusqlite::Connection::open(&tracker.database).expect("the database");
+    database
+        .execute_batch("PRAGMA journal_mode = WAL")
+        .expect("all other connections are idle");
+    // Whoever reads or writes later on has read once, and so has the log open.
+    let events = [
+        AnnounceEvent::Started,
+        AnnounceEvent::Completed,
+        AnnounceEvent::None,
+    ];
+    for (transaction, event) in (1..).zip(events) {
+        client.announce(transaction, event);
+        assert_eq!(client.announced(), transaction);
+    }
+    let log = tracker.database.with_extension("db-wal");
+    let away = tracker.database.with_extension("away");
+    std::fs::rename(&log, &away).expect("there is a log");
+    client.announce(4, AnnounceEvent::Completed);
+    let deadline = Instant::now() + PATIENCE;
+    while tracker.counters().unconfirmed() == 0 {
+        assert!(Instant::now() < deadline, "the failure is not counted");
+        std::thread::yield_now();
+    }
+    assert!(!log.exists(), "nobody has made another log");
+    std::fs::rename(&away, &log).expect("it is there");
+
+    client.announce(5, AnnounceEvent::None);
+    assert_eq!(client.announced(), 5, "the fourth gets no answer");
+    assert_eq!(tracker.counters().unconfirmed(), 1);
+    let completed: i64 = database
+        .query_row("SELECT completed FROM torrents", [], |row| row.get(0))
+        .expect("a row");
+    assert_eq!(completed, 2, "it was executed, and stored");
+}
+
 #[test]
 fn a_panicking_handler_costs_one_answer() {
     let tracker = Tested::with(
