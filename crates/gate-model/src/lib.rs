@@ -1,57 +1,110 @@
-//! The gate's turnstile, the very file the maintenance library is built of, on loom's
-//! atomics. [Loom](https://docs.rs/loom) runs each model below once for every order in which
-//! its threads can meet (within the bound of `model`), and for every value the memory model lets an atomic load return.
-//! That `cfg(loom)` is not needed for it keeps tokio, which it would change as well, as it is.
+//! The gate's turnstile and its watchdog, the very files the maintenance library is built of, on
+//! loom's atomics, locks and conditions. [Loom](https://docs.rs/loom) runs each model below once
+//! for every order in which its threads can meet (within the bound of `model`), and for every
+//! value the memory model lets an atomic load return. That `cfg(loom)` is not needed for it keeps
+//! tokio, which it would change as well, as it is.
 //!
 //! Asserted: nobody is inside after a closed gate has drained and until it opens; a drain
 //! ends only when all have left, and sees what they did; it does end, whoever leaves last,
-//! a refused one included (a wake-up that got lost is a deadlock to loom).
+//! a refused one included; whoever waits for an open gate gets in; at its deadline a closed gate
+//! opens, once, and not for the deadline of a closure that was over. (A wake-up that got lost is a
+//! deadlock to loom.)
 
 #![cfg(test)]
 
 #[path = "../../maintenance/src/gate/turnstile.rs"]
 mod turnstile;
+#[path = "../../maintenance/src/gate/watchdog.rs"]
+mod watchdog;
 
-/// What the turnstile is made of here.
+/// What turnstile and watchdog are made of here.
 mod sync {
+    use std::sync::PoisonError;
+    use std::time::Duration;
+
     pub use loom::sync::atomic::{AtomicU64, Ordering};
+    pub use loom::sync::{LockResult, Mutex, MutexGuard};
+
+    /// Loom's waits know no time: here it is over for who waits with a limit when the model
+    /// says so.
+    #[derive(Debug, Default)]
+    pub struct Condvar {
+        for_ever: loom::sync::Condvar,
+        with_limit: loom::sync::Condvar,
+    }
+
+    impl Condvar {
+        pub fn wait<'m, T>(&self, guard: MutexGuard<'m, T>) -> LockResult<MutexGuard<'m, T>> {
+            self.for_ever.wait(guard)
+        }
+
+        pub fn wait_timeout<'m, T>(
+            &self,
+            guard: MutexGuard<'m, T>,
+            _limit: Duration,
+        ) -> LockResult<(MutexGuard<'m, T>, ())> {
+            let woken = self.with_limit.wait(guard);
+            woken
+                .map(|guard| (guard, ()))
+                .map_err(|poisoned| PoisonError::new((poisoned.into_inner(), ())))
+        }
+
+        pub fn notify_all(&self) {
+            self.for_ever.notify_all();
+            self.with_limit.notify_all();
+        }
+
+        pub fn time_out(&self) {
+            self.with_limit.notify_all();
+        }
+    }
 }
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::PoisonError;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
-use loom::future::{AtomicWaker, block_on};
-use loom::sync::Arc;
+use loom::future::block_on;
 use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use loom::thread;
+use loom::sync::{Arc, Mutex, MutexGuard};
+use loom::thread::{self, JoinHandle};
 use turnstile::Turnstile;
+use watchdog::Guarded;
 
 /// As tokio's `Notify`: wakes who listens, and does not remember for those who come later.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Bell {
-    rung: AtomicU64,
-    waker: AtomicWaker,
+    listeners: Mutex<Listeners>,
 }
 
-impl Default for Bell {
-    fn default() -> Self {
-        Self {
-            rung: AtomicU64::new(0),
-            waker: AtomicWaker::new(),
-        }
+#[derive(Debug, Default)]
+struct Listeners {
+    rung: u64,
+    wakers: Vec<Waker>,
+}
+
+impl Bell {
+    fn lock(&self) -> MutexGuard<'_, Listeners> {
+        self.listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl turnstile::Bell for Bell {
     fn ring(&self) {
-        self.rung.fetch_add(1, Ordering::AcqRel);
-        self.waker.wake();
+        let mut listeners = self.lock();
+        listeners.rung += 1;
+        let wakers = std::mem::take(&mut listeners.wakers);
+        drop(listeners);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     fn listen(&self) -> impl Future<Output = ()> + Send {
         Listener {
             bell: self,
-            heard: self.rung.load(Ordering::Acquire),
+            heard: self.lock().rung,
         }
     }
 }
@@ -65,8 +118,9 @@ impl Future for Listener<'_> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        self.bell.waker.register_by_ref(context.waker());
-        if self.bell.rung.load(Ordering::Acquire) == self.heard {
+        let mut listeners = self.bell.lock();
+        if listeners.rung == self.heard {
+            listeners.wakers.push(context.waker().clone());
             Poll::Pending
         } else {
             Poll::Ready(())
@@ -93,6 +147,13 @@ impl World {
         self.work();
         self.turnstile.leave();
         true
+    }
+
+    /// One announce that waits for the gate to open.
+    fn announce_in_time(&self) {
+        block_on(self.turnstile.admitted());
+        self.work();
+        self.turnstile.leave();
     }
 
     /// What is done inside, in steps that must not meet the keeper's.
@@ -184,5 +245,161 @@ fn a_second_closure_drains_as_the_first() {
         world.open();
         world.close_and_drain();
         announce.join().expect("it does not panic");
+    });
+}
+
+#[test]
+fn all_who_wait_get_in_when_the_gate_opens() {
+    model(|| {
+        let world = Arc::new(World::default());
+        world.turnstile.close();
+        let announces: Vec<_> = (0..2)
+            .map(|_| {
+                let world = Arc::clone(&world);
+                thread::spawn(move || world.announce_in_time())
+            })
+            .collect();
+        world.open();
+        for announce in announces {
+            announce.join().expect("it does not panic");
+        }
+        assert_eq!(world.done.load(Ordering::Relaxed), 2);
+        assert_eq!(world.turnstile.inside(), 0);
+    });
+}
+
+#[test]
+fn who_waits_gets_in_though_the_gate_closes_again_at_once() {
+    model(|| {
+        let world = Arc::new(World::default());
+        world.turnstile.close();
+        let announce = thread::spawn({
+            let world = Arc::clone(&world);
+            move || world.announce_in_time()
+        });
+        world.open();
+        world.close_and_drain();
+        world.open();
+        announce.join().expect("it does not panic");
+        assert_eq!(world.done.load(Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn who_waits_for_a_closed_gate_hears_of_it() {
+    model(|| {
+        let world = Arc::new(World::default());
+        let waits = thread::spawn({
+            let world = Arc::clone(&world);
+            move || block_on(world.turnstile.closed())
+        });
+        world.turnstile.close();
+        waits.join().expect("it does not panic");
+    });
+}
+
+/// A gate with its watchdog, and the time.
+struct Watched {
+    guarded: Guarded<Bell>,
+    start: Instant,
+    /// Seconds that have passed.
+    passed: AtomicU64,
+}
+
+impl Watched {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "any instant is as good: time is counted from it"
+    )]
+    fn new() -> Self {
+        Self {
+            guarded: Guarded::default(),
+            start: Instant::now(),
+            passed: AtomicU64::new(0),
+        }
+    }
+
+    fn at(&self, second: u64) -> Instant {
+        self.start + Duration::from_secs(second)
+    }
+
+    /// It is this late now, and whoever waits no longer than until then wakes up. With the lock
+    /// in hand, as a wait that has begun in time does not miss its end.
+    fn pass(&self, second: u64) {
+        let orders = self.guarded.lock();
+        self.passed.store(second, Ordering::Relaxed);
+        self.guarded.changed.time_out();
+        drop(orders);
+    }
+}
+
+fn watchdog_of(watched: &Arc<Watched>) -> JoinHandle<()> {
+    let watched = Arc::clone(watched);
+    let watch = move || {
+        let now = || watched.at(watched.passed.load(Ordering::Relaxed));
+        watched.guarded.watch(now);
+    };
+    thread::spawn(watch)
+}
+
+/// The first deadline of a model comes at any moment.
+fn clock_of(watched: &Arc<Watched>) -> JoinHandle<()> {
+    let watched = Arc::clone(watched);
+    thread::spawn(move || watched.pass(1))
+}
+
+#[test]
+fn a_gate_that_nobody_opens_is_opened_at_its_deadline() {
+    model(|| {
+        let watched = Arc::new(Watched::new());
+        let watchdog = watchdog_of(&watched);
+        let guarded = &watched.guarded;
+        guarded.close(watched.at(0), watched.at(1));
+        watched.pass(1);
+        block_on(guarded.turnstile.admitted());
+        guarded.turnstile.leave();
+        assert_eq!(guarded.forced(), 1);
+        assert_eq!(guarded.open(watched.at(1)), Duration::from_secs(1));
+        guarded.retire(watched.at(1));
+        watchdog.join().expect("it does not panic");
+    });
+}
+
+#[test]
+fn a_gate_is_opened_once_by_whoever_comes_first() {
+    model(|| {
+        let watched = Arc::new(Watched::new());
+        let watchdog = watchdog_of(&watched);
+        let guarded = &watched.guarded;
+        guarded.close(watched.at(0), watched.at(1));
+        let clock = clock_of(&watched);
+        let lasted = guarded.open(watched.at(0));
+        assert!(guarded.turnstile.is_open());
+        assert_eq!(guarded.closed_for(watched.at(1)), None);
+        let forced = guarded.forced();
+        assert_eq!(lasted, Duration::from_secs(forced), "whoever ended it");
+        clock.join().expect("it does not panic");
+        guarded.retire(watched.at(1));
+        watchdog.join().expect("it does not panic");
+        assert_eq!(guarded.forced(), forced, "there was nothing left to open");
+    });
+}
+
+#[test]
+fn the_deadline_of_a_closure_that_is_over_opens_no_later_one() {
+    model(|| {
+        let watched = Arc::new(Watched::new());
+        let watchdog = watchdog_of(&watched);
+        let guarded = &watched.guarded;
+        guarded.close(watched.at(0), watched.at(1));
+        let clock = clock_of(&watched);
+        guarded.open(watched.at(0));
+        guarded.close(watched.at(0), watched.at(9));
+        assert!(!guarded.turnstile.enter());
+        clock.join().expect("it does not panic");
+        assert!(!guarded.turnstile.is_open());
+        guarded.retire(watched.at(1));
+        watchdog.join().expect("it does not panic");
+        assert!(guarded.turnstile.is_open(), "nobody could open it any more");
     });
 }

@@ -11,8 +11,11 @@
 //! Open or closed and the number in flight live in one word (the `turnstile`), so entering is
 //! one atomic add whose result also says whether the gate was closed: no announce can slip
 //! in between a check and a count. Whoever adds to a closed gate takes its share back and
-//! waits; whoever takes the last share of a closed gate back wakes [`Keeper::drained`]. The
-//! crate `gate-model` has loom try every order of these steps.
+//! waits; whoever takes the last share of a closed gate back wakes [`Keeper::drained`]. Who waits
+//! listens first and looks then: a gate that opened in between is seen.
+//!
+//! The crate `gate-model` has loom try every order of these steps, and of those in which closing,
+//! opening and the deadline can meet (the `watchdog`).
 //!
 //! # What must never happen: a gate that stays closed
 //!
@@ -23,25 +26,25 @@
 //! - The only value that can close it is the [`Keeper`], of which there is one, and
 //!   dropping it (a driver that returned, or panicked) opens the gate for good.
 //! - Nothing about it is stored: a process that starts is open.
-//!
-//! A waiting request is woken through a `watch` channel, which remembers its last value:
-//! a gate that opened between the check and the wait is seen.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use crate::latency::{Distribution, Latencies};
 
 mod turnstile;
+mod watchdog;
 
-use turnstile::{Bell, Turnstile};
+use turnstile::Bell;
+use watchdog::Guarded;
 
-/// What the turnstile is made of here.
+/// What turnstile and watchdog are made of here.
 mod sync {
     pub use std::sync::atomic::{AtomicU64, Ordering};
+    pub use std::sync::{Condvar, Mutex, MutexGuard};
 }
 
 /// The doors' end: cheap to clone, enters and waits, can neither open nor close.
@@ -100,28 +103,9 @@ pub struct Counters {
 
 #[derive(Debug)]
 struct Inner {
-    turnstile: Turnstile<Notify>,
-    /// `true` while open, for those who wait.
-    open: watch::Sender<bool>,
-    watchdog: Mutex<Watchdog>,
-    /// Wakes the watchdog thread when its instructions change.
-    changed: Condvar,
-    forced: AtomicU64,
+    guarded: Guarded<Notify>,
     udp: Counters,
     http: Counters,
-}
-
-#[derive(Debug)]
-struct Watchdog {
-    closed: Option<Closure>,
-    last_closure: Duration,
-    finished: bool,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Closure {
-    since: Instant,
-    until: Instant,
 }
 
 impl Gate {
@@ -134,15 +118,7 @@ impl Gate {
     pub fn new() -> std::io::Result<(Self, Keeper)> {
         let gate = Self {
             inner: Arc::new(Inner {
-                turnstile: Turnstile::default(),
-                open: watch::Sender::new(true),
-                watchdog: Mutex::new(Watchdog {
-                    closed: None,
-                    last_closure: Duration::ZERO,
-                    finished: false,
-                }),
-                changed: Condvar::new(),
-                forced: AtomicU64::new(0),
+                guarded: Guarded::default(),
                 udp: Counters::default(),
                 http: Counters::default(),
             }),
@@ -150,7 +126,7 @@ impl Gate {
         let inner = Arc::clone(&gate.inner);
         std::thread::Builder::new()
             .name("gate-watchdog".into())
-            .spawn(move || inner.watch())?;
+            .spawn(move || inner.guarded.watch(monotonic_now))?;
         let keeper = Keeper { gate: gate.clone() };
         Ok((gate, keeper))
     }
@@ -158,7 +134,7 @@ impl Gate {
     /// A pass, or `None` while the gate is closed. Never waits.
     #[must_use]
     pub fn try_enter(&self) -> Option<Pass<'_>> {
-        let inside = self.inner.turnstile.enter();
+        let inside = self.inner.guarded.turnstile.enter();
         inside.then(|| Pass { inner: &self.inner })
     }
 
@@ -167,34 +143,30 @@ impl Gate {
     /// While the gate is open this does not wait, so a task that does nothing else in a loop
     /// never yields.
     pub async fn enter(&self) -> Pass<'_> {
-        loop {
-            if let Some(pass) = self.try_enter() {
-                return pass;
-            }
-            self.opened().await;
-        }
+        self.inner.guarded.turnstile.admitted().await;
+        Pass { inner: &self.inner }
     }
 
     /// Whether the gate is open at this moment.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.inner.turnstile.is_open()
+        self.inner.guarded.turnstile.is_open()
     }
 
     /// Requests that hold a pass at this moment.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
-        self.inner.turnstile.inside()
+        self.inner.guarded.turnstile.inside()
     }
 
     /// Waits until the gate is open; it may have closed again when this returns.
     pub async fn opened(&self) {
-        self.wait_for(true).await;
+        self.inner.guarded.turnstile.opened().await;
     }
 
     /// Waits until the gate is closed; it may have opened again when this returns.
     pub async fn closed(&self) {
-        self.wait_for(false).await;
+        self.inner.guarded.turnstile.closed().await;
     }
 
     /// The counters of a door.
@@ -209,23 +181,13 @@ impl Gate {
     /// How often the watchdog had to open the gate because nobody else did.
     #[must_use]
     pub fn forced(&self) -> u64 {
-        self.inner.forced.load(Ordering::Relaxed)
+        self.inner.guarded.forced()
     }
 
     /// How long the gate has been closed; `None` while it is open.
     #[must_use]
     pub fn closed_for(&self) -> Option<Duration> {
-        let closure = self.inner.lock().closed?;
-        Some(monotonic_now().saturating_duration_since(closure.since))
-    }
-
-    async fn wait_for(&self, open: bool) {
-        self.inner
-            .open
-            .subscribe()
-            .wait_for(|now| *now == open)
-            .await
-            .expect("the sender lives in the gate that is borrowed here");
+        self.inner.guarded.closed_for(monotonic_now())
     }
 }
 
@@ -233,7 +195,7 @@ impl Keeper {
     /// Closes the gate, to open by itself at `until` at the latest. On a closed gate this
     /// moves the deadline only, in either direction.
     pub fn close(&self, until: Instant) {
-        self.gate.inner.close(until);
+        self.gate.inner.guarded.close(monotonic_now(), until);
     }
 
     /// Opens the gate, if it is not open, and returns how long the last closure lasted,
@@ -243,14 +205,12 @@ impl Keeper {
         reason = "opening is the point; the length is by the way"
     )]
     pub fn open(&self) -> Duration {
-        let mut watchdog = self.gate.inner.lock();
-        self.gate.inner.open(&mut watchdog);
-        watchdog.last_closure
+        self.gate.inner.guarded.open(monotonic_now())
     }
 
     /// Waits until no pass is out. Only on a closed gate does that stay so.
     pub async fn drained(&self) {
-        self.gate.inner.turnstile.drained().await;
+        self.gate.inner.guarded.turnstile.drained().await;
     }
 
     /// The doors' end.
@@ -262,17 +222,13 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        let inner = &self.gate.inner;
-        let mut watchdog = inner.lock();
-        inner.open(&mut watchdog);
-        watchdog.finished = true;
-        inner.changed.notify_all();
+        self.gate.inner.guarded.retire(monotonic_now());
     }
 }
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        self.inner.turnstile.leave();
+        self.inner.guarded.turnstile.leave();
     }
 }
 
@@ -285,63 +241,6 @@ impl Bell for Notify {
         let mut notified = Box::pin(self.notified());
         notified.as_mut().enable();
         notified
-    }
-}
-
-impl Inner {
-    fn close(&self, until: Instant) {
-        let mut watchdog = self.lock();
-        let since = watchdog
-            .closed
-            .map_or_else(monotonic_now, |closure| closure.since);
-        watchdog.closed = Some(Closure { since, until });
-        self.turnstile.close();
-        self.open.send_replace(false);
-        self.changed.notify_all();
-    }
-
-    /// Takes the guard so that opening and the watchdog's decision to open exclude each
-    /// other: a gate closed anew is never opened for the deadline of its last closure.
-    fn open(&self, watchdog: &mut Watchdog) {
-        let Some(closure) = watchdog.closed.take() else {
-            return;
-        };
-        watchdog.last_closure = monotonic_now().saturating_duration_since(closure.since);
-        self.turnstile.open();
-        self.open.send_replace(true);
-    }
-
-    /// The watchdog thread.
-    fn watch(&self) {
-        let mut watchdog = self.lock();
-        while !watchdog.finished {
-            let left = watchdog
-                .closed
-                .map(|closure| closure.until.saturating_duration_since(monotonic_now()));
-            watchdog = match left {
-                None => self
-                    .changed
-                    .wait(watchdog)
-                    .unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => {
-                    // First, so that who finds it open finds out why.
-                    self.forced.fetch_add(1, Ordering::Relaxed);
-                    self.open(&mut watchdog);
-                    watchdog
-                }
-                Some(left) => {
-                    self.changed
-                        .wait_timeout(watchdog, left)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
-                }
-            };
-        }
-    }
-
-    /// A panic elsewhere must not take the way to open the gate with it.
-    fn lock(&self) -> MutexGuard<'_, Watchdog> {
-        self.watchdog.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

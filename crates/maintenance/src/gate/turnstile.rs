@@ -10,7 +10,7 @@ use super::sync::{AtomicU64, Ordering};
 const CLOSED: u64 = 1;
 const ONE: u64 = 2;
 
-/// A way to wake those who wait for nobody to be inside.
+/// A way to wake those who wait for something.
 pub trait Bell {
     /// Wakes all who listen at this moment, and nobody who begins to later.
     fn ring(&self);
@@ -25,6 +25,8 @@ pub struct Turnstile<B> {
     word: AtomicU64,
     /// Rung when the last one leaves a closed turnstile.
     idle: B,
+    /// Rung when it is opened, and when it is closed.
+    turned: B,
 }
 
 impl<B: Bell> Turnstile<B> {
@@ -41,6 +43,13 @@ impl<B: Bell> Turnstile<B> {
         open
     }
 
+    /// As [`Turnstile::enter`], waiting until it is open.
+    pub async fn admitted(&self) {
+        while !self.enter() {
+            self.opened().await;
+        }
+    }
+
     /// One less is inside.
     pub fn leave(&self) {
         if self.word.fetch_sub(ONE, Ordering::AcqRel) == ONE | CLOSED {
@@ -51,16 +60,39 @@ impl<B: Bell> Turnstile<B> {
     /// Lets nobody in from now on.
     pub fn close(&self) {
         self.word.fetch_or(CLOSED, Ordering::AcqRel);
+        self.turned.ring();
     }
 
     /// Lets everybody in from now on.
     pub fn open(&self) {
         self.word.fetch_and(!CLOSED, Ordering::AcqRel);
+        self.turned.ring();
     }
 
     /// Whether it lets anybody in at this moment.
     pub fn is_open(&self) -> bool {
         self.word.load(Ordering::Acquire) & CLOSED == 0
+    }
+
+    /// Waits until it is open; it may be closed again by then.
+    pub async fn opened(&self) {
+        self.turned_to(true).await;
+    }
+
+    /// Waits until it is closed; it may be open again by then.
+    pub async fn closed(&self) {
+        self.turned_to(false).await;
+    }
+
+    async fn turned_to(&self, open: bool) {
+        loop {
+            // Before the look, or it could turn in between.
+            let turned = self.turned.listen();
+            if self.is_open() == open {
+                return;
+            }
+            turned.await;
+        }
     }
 
     /// How many are inside at this moment.
