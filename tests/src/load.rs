@@ -12,8 +12,8 @@
 //!             └──── a new torrent if none is idle         └─▶ not used again
 //! ```
 //!
-//! A torrent's script is: peer 1 starts, peer 1 completes, peer 2 starts, and so on, with
-//! one announce in flight per torrent. So the number of completions a tracker has
+//! A torrent's script is: peer 1 starts, peer 1 completes, peer 2 starts, and so on, for ever or
+//! from peer 1 again, with one announce in flight per torrent. So the number of completions a tracker has
 //! acknowledged for a torrent before an instant is a number its database must show, and
 //! the number sent before is one it cannot exceed. A held gate leaves no torrent idle;
 //! then new ones are made, and the rate is kept.
@@ -78,7 +78,25 @@ impl Load {
     /// # Errors
     /// When the tracker does not answer a connect.
     pub async fn start(plan: Plan, udp: SocketAddr, http: SocketAddr) -> Result<Self> {
-        let book = Arc::new(Book::new(plan.torrents));
+        Self::start_with(Book::new(plan.torrents, u32::MAX), plan, udp, http).await
+    }
+
+    /// As [`Load::start`], with so many peers of each torrent that come back again and again: a
+    /// tracker soon knows all there are.
+    ///
+    /// # Errors
+    /// As [`Load::start`].
+    pub async fn start_with_peers(
+        peers: u32,
+        plan: Plan,
+        udp: SocketAddr,
+        http: SocketAddr,
+    ) -> Result<Self> {
+        Self::start_with(Book::new(plan.torrents, peers), plan, udp, http).await
+    }
+
+    async fn start_with(book: Book, plan: Plan, udp: SocketAddr, http: SocketAddr) -> Result<Self> {
+        let book = Arc::new(book);
         let mut load = Self {
             book: Arc::clone(&book),
             stop: Vec::new(),

@@ -22,16 +22,20 @@ struct Pages {
     idle: VecDeque<Step>,
     torrents: u32,
     at_least: u32,
+    /// Peers of each torrent; after the last its script begins again.
+    peers: u32,
     next: u64,
     open: HashMap<u64, Sent>,
     records: Vec<Record>,
 }
 
-/// Where a torrent's script stands: this many announces have been answered.
+/// Where a torrent's script stands: this many announces have been answered, of a script of this
+/// many peers.
 #[derive(Debug, Clone, Copy)]
 struct Step {
     torrent: Torrent,
     answered: u32,
+    peers: u32,
 }
 
 impl Step {
@@ -43,7 +47,7 @@ impl Step {
         };
         Announce {
             torrent: self.torrent,
-            peer: self.answered / 2,
+            peer: self.answered / 2 % self.peers,
             event,
         }
     }
@@ -71,13 +75,15 @@ impl Sent {
 }
 
 impl Book {
-    /// An empty one. Torrents are made, not used again, until there are `at_least` so many.
-    pub(super) fn new(at_least: u32) -> Self {
+    /// An empty one. Torrents are made, not used again, until there are `at_least` so many; each
+    /// has so many `peers`, one after the other and then again.
+    pub(super) fn new(at_least: u32, peers: u32) -> Self {
         Self {
             pages: Mutex::new(Pages {
                 idle: VecDeque::new(),
                 torrents: 0,
                 at_least,
+                peers: peers.max(1),
                 next: 0,
                 open: HashMap::new(),
                 records: Vec::new(),
@@ -108,6 +114,7 @@ impl Book {
                 Step {
                     torrent: Torrent(pages.torrents),
                     answered: 0,
+                    peers: pages.peers,
                 }
             });
         let number = pages.next;
