@@ -40,6 +40,7 @@ mod stop;
 mod support;
 mod switch;
 mod telling;
+mod turns;
 mod upstream_clients;
 mod volume;
 mod wal;
