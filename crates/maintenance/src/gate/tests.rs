@@ -139,7 +139,7 @@ fn the_word_that_is_entered_by_shares_no_cache_line_with_what_is_counted() {
     const LINE: usize = 128;
     let (gate, _keeper) = gate();
     let line_of = |address: usize| address / LINE;
-    let word = line_of(std::ptr::from_ref(&gate.inner.turnstile).addr());
+    let word = line_of(std::ptr::from_ref(&gate.inner.guarded.turnstile).addr());
     for door in [Door::Udp, Door::Http] {
         let counters = gate.counters(door);
         let first = std::ptr::from_ref(counters).addr();
