@@ -306,8 +306,15 @@ fn backup_line(Backup { manifest, .. }: &Backup, now: DateTime<Utc>) -> String {
 
 fn counters(gate: &GateStatus) -> String {
     let turned_away = doors(gate.turned_away);
+    let unconfirmed = if gate.unconfirmed == PerDoor::default() {
+        String::new()
+    } else {
+        let requests = doors(gate.unconfirmed);
+        format!("; executed, and NOT CERTAIN TO BE STORED: {requests}")
+    };
     format!(
-        "since start: {} held and answered; {} UDP resends merged; turned away: {turned_away}",
+        "since start: {} held and answered; {} UDP resends merged; turned away: \
+         {turned_away}{unconfirmed}",
         doors(gate.released),
         gate.merged.udp,
     )

@@ -72,6 +72,16 @@ fn a_switch_is_announced_and_what_kept_it_from_being_made_is_told() {
 }
 
 #[test]
+fn what_is_not_certain_to_be_stored_is_told() {
+    let status = status(|status| {
+        status["gate"]["unconfirmed"] = json!({ "udp": 3, "http": 1 });
+    });
+    let screen = screen(&status, None, now());
+    let told = "0 HTTP; executed, and NOT CERTAIN TO BE STORED: 3 UDP, 1 HTTP\n";
+    assert!(screen.contains(told), "{screen}");
+}
+
+#[test]
 fn a_quiet_night() {
     assert_eq!(
         screen(&status(|_| {}), None, now()),
