@@ -107,18 +107,8 @@ pub enum Way {
 #[derive(Debug, Clone)]
 pub struct Lobby {
     shared: Arc<Shared>,
-    storing: Storing,
-}
-
-/// What becomes of what gated requests write.
-#[derive(Debug, Clone)]
-enum Storing {
-    /// They write nothing, or nobody asks what that takes.
-    Nothing,
-    /// It is committed when they are answered.
-    Committed,
-    /// It is durable when they are answered.
-    Durable(Durability),
+    /// What answers to gated requests wait for.
+    durability: Option<Durability>,
 }
 
 /// Puts a [`GateService`] around a service.
@@ -191,7 +181,7 @@ impl Lobby {
                 fresh_lane: Semaphore::new(LANE),
                 order: Arc::default(),
             }),
-            storing: Storing::Nothing,
+            durability: None,
         }
     }
 
@@ -201,24 +191,14 @@ impl Lobby {
         &self.shared.gate
     }
 
-    /// The same lobby for layers whose gated requests write, and are answered when that is
-    /// committed: what that takes is counted.
-    #[must_use]
-    pub fn storing(&self) -> Self {
-        self.with(Storing::Committed)
-    }
-
     /// The same lobby for layers whose gated requests write: they are answered when what
-    /// they wrote is durable.
+    /// they wrote is durable. What that takes is counted; what executing takes the service
+    /// inside counts itself ([`Counters::spend`]), which knows when it begins.
     #[must_use]
     pub fn durable(&self, durability: Durability) -> Self {
-        self.with(Storing::Durable(durability))
-    }
-
-    fn with(&self, storing: Storing) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
-            storing,
+            durability: Some(durability),
         }
     }
 
@@ -346,8 +326,8 @@ impl Lobby {
             return State::TurnedAway;
         };
         let place = key.map(|key| shared.order.join(key));
-        let storing = self.storing.clone();
-        let call = Arc::clone(shared).run(inner, request, place, held, storing, watch);
+        let durability = self.durability.clone();
+        let call = Arc::clone(shared).run(inner, request, place, held, durability, watch);
         State::Running(shared.executor.spawn(call.in_current_span()))
     }
 }
@@ -360,7 +340,7 @@ impl Shared {
         request: Request<B>,
         mut place: Option<Place>,
         mut held: Option<Held>,
-        storing: Storing,
+        durability: Option<Durability>,
         watch: Option<Stopwatch>,
     ) -> Result<Response<R>, S::Error>
     where
@@ -383,18 +363,19 @@ impl Shared {
             self.gate.enter().await
         };
         drop(held);
-        let began = now();
         let response = inner.oneshot(request).await?;
-        let stored = match &storing {
-            Storing::Nothing | Storing::Committed => true,
-            Storing::Durable(durability) => durability.synced().await.is_ok(),
-        };
-        if !matches!(storing, Storing::Nothing) {
-            self.counters().spend(began.elapsed());
+        if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+            // The service has refused it, and counted that.
+            return Ok(response);
         }
-        if !stored {
-            self.counters().leave_unconfirmed(1);
-            return Ok(unavailable());
+        if let Some(durability) = durability {
+            let began = now();
+            let synced = durability.synced().await;
+            self.counters().spend(began.elapsed());
+            if synced.is_err() {
+                self.counters().leave_unconfirmed(1);
+                return Ok(unavailable());
+            }
         }
         if let Some(watch) = watch {
             watch.stop();

@@ -683,6 +683,7 @@ impl<E: Engine> Driver<E> {
         serves: Option<DateTime<Utc>>,
         lasts: Duration,
     ) {
+        let before = self.window.last().map(|(id, _)| id.clone());
         self.step(Event::Start {
             id,
             trigger,
@@ -691,8 +692,14 @@ impl<E: Engine> Driver<E> {
         });
         if let Some(run) = self.window.run() {
             tracing::info!(target: LOG_TARGET, run = %run.id, ?trigger, "A run begins");
+            // Beside one who reads without end no switch gets through. The next run goes without
+            // it, or there would be no backup for as long as it is ordered.
+            let failed = self.order.as_ref().and_then(|order| order.failed.as_ref());
+            let just_failed = failed
+                .zip(before)
+                .is_some_and(|(failed, before)| failed.run == before);
             self.record = Some(Record::new(Run {
-                to_wal: self.order.is_some(),
+                to_wal: self.order.is_some() && (!just_failed || run.trigger == Trigger::Operator),
                 ..run.clone()
             }));
         }
@@ -811,7 +818,7 @@ impl<E: Engine> Driver<E> {
         }
         self.order = None;
         if let Some(record) = &mut self.record {
-            record.switched = true;
+            record.switched = record.run.to_wal;
         }
         tracing::info!(
             target: LOG_TARGET, "The journal mode was switched: {}", switch::SWITCHED

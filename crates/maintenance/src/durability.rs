@@ -339,6 +339,7 @@ impl Log {
         connection.busy_timeout(IN_THE_WAY).map_err(failed)?;
         // A first read, from which on it holds its lock if there is a log.
         data_version(&connection).map_err(failed)?;
+        connection.busy_timeout(Duration::ZERO).map_err(failed)?;
         Ok(Self {
             connection,
             path: path.into(),
@@ -351,11 +352,13 @@ impl Log {
     }
 
     fn sync(&mut self) -> Result<(), Error> {
-        let found = self.find()?;
-        // Read before the sync, so that what is committed meanwhile counts as not durable.
-        // Not to know it costs a sync, perhaps in vain.
+        // Read before anything else, so that what is committed meanwhile counts as not durable, in
+        // a log that comes meanwhile as well. Not to know it costs a sync, perhaps in vain; to
+        // wait for somebody who commits on a rollback journal would cost more.
         let version = data_version(&self.connection).ok();
-        if version.is_some() && version == self.durable && !self.suspect {
+        let found = self.find()?;
+        let same_log = found.is_none() == self.file.is_none();
+        if version.is_some() && version == self.durable && same_log && !self.suspect {
             return Ok(());
         }
         let Some(found) = found else {
@@ -453,7 +456,13 @@ impl Log {
     /// Moves the whole log into the database, so that nothing has to be read from behind a
     /// hole in it.
     fn begin_anew(&mut self) -> Result<(), Error> {
-        let (busy, log, done) = self
+        let patient = |limit| {
+            self.connection
+                .busy_timeout(limit)
+                .map_err(|source| self.sqlite("wait for others at", source))
+        };
+        patient(IN_THE_WAY)?;
+        let checkpoint = self
             .connection
             .query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| {
                 Ok((
@@ -462,7 +471,9 @@ impl Log {
                     row.get::<_, i64>(2)?,
                 ))
             })
-            .map_err(|source| self.sqlite("checkpoint", source))?;
+            .map_err(|source| self.sqlite("checkpoint", source));
+        patient(Duration::ZERO)?;
+        let (busy, log, done) = checkpoint?;
         // -1: this connection has not read since there is a log, and so did nothing.
         if busy || log < 0 || log != done {
             return Err(Error::Suspect {

@@ -276,7 +276,10 @@ impl Engine for BackupEngine {
         // Its connections and the disk are needed now; the log can be shrunk after this run.
         self.releasing().cancel("another run begins");
         let mut facts = self.facts()?;
-        if run.to_wal {
+        if run.to_wal && facts.journal != Journal::Wal {
+            // On the database itself it would be found out too late.
+            sqlite::try_wal(&facts.path, facts.journal, &self.disk)
+                .map_err(|error| Failure::other(&error))?;
             // As it will be when it is copied, or what cannot be held for the copy could never go
             // over to what need not be.
             facts.journal = Journal::Wal;

@@ -60,6 +60,7 @@ mod header;
 mod journal;
 pub(crate) mod kept;
 mod pin;
+mod probe;
 mod reader;
 mod seal;
 mod switch;
@@ -71,6 +72,7 @@ pub(crate) mod tests;
 pub use header::{Header, inspect};
 pub use journal::{Journal, set_journal_mode};
 pub use pin::{Pin, PinError};
+pub(crate) use probe::try_wal;
 pub use reader::{Lent, PinHandle};
 pub use seal::Seal;
 

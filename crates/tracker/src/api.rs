@@ -2,21 +2,30 @@
 //! the gate's door.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, to_bytes};
 use axum::extract::{Query, Request, State};
-use axum::http::Method;
 use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use torrust_tracker::core::Tracker;
 use torrust_tracker::servers::apis::routes;
 use torrust_tracker::servers::apis::v1::middlewares::auth::QueryParams;
 use torrust_tracker_configuration::AccessTokens;
 use torrust_tracker_maintenance::door::{Lobby, Way};
+use torrust_tracker_maintenance::gate::{Door, Gate};
 use tower::Layer as _;
 
-use crate::writer::Writer;
+use crate::writer::{Spending, Writer};
+
+/// How long a request that writes may take to arrive, as upstream has it.
+const RECEIVE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Most bytes of its body, as upstream has it.
+const BODY_LIMIT: usize = 2 << 20;
 
 /// The routes of the API. Without a writer its requests are executed as they come: what they
 /// write goes to a server which lets many write.
@@ -28,23 +37,58 @@ pub fn router(
 ) -> Router {
     let known = Arc::clone(&tokens);
     let gate = lobby.layer(move |parts| way(parts, &known));
-    let mut routes = routes::router(tracker, tokens);
-    if let Some(writer) = writer {
-        routes = routes.layer(from_fn_with_state(writer, execute));
+    let desk = Desk {
+        tokens: Arc::clone(&tokens),
+        writer,
+        gate: lobby.gate().clone(),
+    };
+    let routes = routes::router(tracker, tokens).layer(from_fn_with_state(desk.clone(), execute));
+    Router::new()
+        .fallback_service(gate.layer(routes))
+        .layer(from_fn_with_state(desk, receive))
+}
+
+/// What executing a request that writes takes.
+#[derive(Clone)]
+struct Desk {
+    tokens: Arc<AccessTokens>,
+    writer: Option<Writer>,
+    gate: Gate,
+}
+
+/// Receives all of a request that writes before it asks for anything: a client that is slow, or
+/// sends no more, must not keep a gate from closing or others from writing.
+async fn receive(State(desk): State<Desk>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    if way(&parts, &desk.tokens) == Way::Straight {
+        return next.run(Request::from_parts(parts, body)).await;
     }
-    Router::new().fallback_service(gate.layer(routes))
+    let received = tokio::time::timeout(RECEIVE_WITHIN, to_bytes(body, BODY_LIMIT)).await;
+    match received {
+        Ok(Ok(bytes)) => {
+            next.run(Request::from_parts(parts, Body::from(bytes)))
+                .await
+        }
+        Ok(Err(_)) => StatusCode::PAYLOAD_TOO_LARGE.into_response(),
+        Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
+    }
 }
 
 /// Executes what writes when its turn to do so has come. That it could not be stored upstream
 /// says itself.
-async fn execute(State(writer): State<Writer>, request: Request, next: Next) -> Response {
+async fn execute(State(desk): State<Desk>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
-    let _turn = if is_write(&parts) {
-        Some(writer.turn().await)
-    } else {
-        None
+    let way = way(&parts, &desk.tokens);
+    let request = Request::from_parts(parts, body);
+    if way == Way::Straight {
+        return next.run(request).await;
+    }
+    let _turn = match &desk.writer {
+        Some(writer) => Some(writer.turn().await),
+        None => None,
     };
-    next.run(Request::from_parts(parts, body)).await
+    let _spending = Spending::begin(desk.gate.counters(Door::Http));
+    next.run(request).await
 }
 
 /// Writes pass the gate, but not those that upstream will refuse for their token: it looks

@@ -264,7 +264,7 @@ impl Starter<'_> {
     fn lobby(&self) -> Lobby {
         match self.writer.durability() {
             Some(durability) => self.lobby.durable(durability.clone()),
-            None => self.lobby.storing(),
+            None => self.lobby.clone(),
         }
     }
 
@@ -338,10 +338,11 @@ impl Starter<'_> {
         if self.configuration.http_trackers.is_none() {
             tracing::info!("No HTTP blocks in configuration");
         }
-        let (lobby, writer) = if self.stores() {
-            (self.lobby(), self.in_turn())
+        let stored = self.stores().then(|| self.in_turn());
+        let lobby = if stored.is_some() {
+            self.lobby()
         } else {
-            (self.lobby.clone(), None)
+            self.lobby.clone()
         };
         let mut servers = Vec::new();
         for endpoint in endpoints {
@@ -350,7 +351,7 @@ impl Starter<'_> {
                 .address()
                 .context("an HTTP tracker has no address")?;
             tracing::info!(target: HTTP_TRACKER_LOG_TARGET, "Starting on: {protocol}://{address}");
-            let app = http::router(Arc::clone(self.tracker), address, &lobby, writer.clone());
+            let app = http::router(Arc::clone(self.tracker), address, &lobby, stored.clone());
             let lifeline = self
                 .alarm
                 .lifeline(format!("the HTTP tracker on {address}"));

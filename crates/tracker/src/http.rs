@@ -20,22 +20,22 @@ use torrust_tracker_maintenance::gate::{self, Door, Gate};
 use torrust_tracker_primitives::info_hash::InfoHash;
 use tower::Layer as _;
 
-use crate::writer::{self, Writer};
+use crate::writer::{self, Spending, Writer};
 
-/// The routes of an HTTP tracker that listens on `address`. Without a writer announces are
-/// executed as they come: nothing is stored, or by a server which lets many write.
+/// The routes of an HTTP tracker that listens on `address`. `stored`: announces are, in turn with
+/// others that write, or, without a writer, by a server which lets many write.
 pub fn router(
     tracker: Arc<Tracker>,
     address: SocketAddr,
     lobby: &Lobby,
-    writer: Option<Writer>,
+    stored: Option<Option<Writer>>,
 ) -> Router {
     let on_reverse_proxy = tracker.is_behind_reverse_proxy();
     let gate = lobby
         .layer(move |parts| way(parts, on_reverse_proxy))
         .counting(request);
     let mut routes = routes::router(Arc::clone(&tracker), address);
-    if let Some(writer) = writer {
+    if let Some(writer) = stored {
         let desk = Desk {
             tracker,
             writer,
@@ -51,7 +51,7 @@ pub fn router(
 #[derive(Clone)]
 struct Desk {
     tracker: Arc<Tracker>,
-    writer: Writer,
+    writer: Option<Writer>,
     gate: Gate,
 }
 
@@ -59,15 +59,22 @@ struct Desk {
 /// which could not be stored is answered 503, as one that is turned away: it is sent again.
 async fn execute(State(desk): State<Desk>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
-    if !is_announce(&parts) {
-        return next.run(Request::from_parts(parts, body)).await;
-    }
     let torrent = completes(&parts);
-    let turn = desk.writer.turn().await;
-    let response = next.run(Request::from_parts(parts, body)).await;
-    if let Some(torrent) = torrent {
+    let is_announce = is_announce(&parts);
+    let request = Request::from_parts(parts, body);
+    if !is_announce {
+        return next.run(request).await;
+    }
+    let turn = match &desk.writer {
+        Some(writer) => Some(writer.turn().await),
+        None => None,
+    };
+    let counters = desk.gate.counters(Door::Http);
+    let _spending = Spending::begin(counters);
+    let response = next.run(request).await;
+    if let Some((turn, torrent)) = turn.as_ref().zip(torrent) {
         let completed = writer::completed(&desk.tracker, torrent).await;
-        if !turn.is_stored(torrent, completed, desk.gate.counters(Door::Http)) {
+        if !turn.is_stored(torrent, completed, counters) {
             return StatusCode::SERVICE_UNAVAILABLE.into_response();
         }
     }

@@ -13,8 +13,9 @@
 mod ledger;
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit};
 use torrust_tracker::core::Tracker;
 use torrust_tracker_maintenance::durability::Durability;
 use torrust_tracker_maintenance::gate::Counters;
@@ -23,17 +24,26 @@ use torrust_tracker_primitives::info_hash::InfoHash;
 use ledger::Entry;
 pub use ledger::Ledger;
 
+/// Requests over HTTP that may wait for a turn before the UDP thread gets its own: few, as each
+/// has a whole turn for itself, or a handful of connections would keep UDP from writing.
+pub const PLACES: usize = 4;
+
 /// How the services of one process write to its database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Writer {
     ledger: Arc<Mutex<Option<Ledger>>>,
+    /// Places among those that wait for a turn, for requests that come one by one.
+    places: Arc<Semaphore>,
     /// `None`: answers do not wait for the disk.
     durability: Option<Durability>,
 }
 
 /// The only one of the process until it is dropped.
 #[derive(Debug)]
-pub struct Turn<'w>(MutexGuard<'w, Option<Ledger>>);
+pub struct Turn<'w> {
+    ledger: MutexGuard<'w, Option<Ledger>>,
+    _place: Option<SemaphorePermit<'w>>,
+}
 
 impl Writer {
     /// One for all services. `None` for what cannot be had: without a ledger nothing is looked
@@ -41,6 +51,7 @@ impl Writer {
     pub fn new(ledger: Option<Ledger>, durability: Option<Durability>) -> Self {
         Self {
             ledger: Arc::new(Mutex::new(ledger)),
+            places: Arc::new(Semaphore::new(PLACES)),
             durability,
         }
     }
@@ -50,14 +61,21 @@ impl Writer {
         self.durability.as_ref()
     }
 
-    /// Waits for those that have asked before.
+    /// For one request: waits for those that have asked before.
     pub async fn turn(&self) -> Turn<'_> {
-        Turn(self.ledger.lock().await)
+        let place = self.places.acquire().await.expect("nobody closes it");
+        Turn {
+            ledger: self.ledger.lock().await,
+            _place: Some(place),
+        }
     }
 
-    /// As [`Writer::turn`], of a thread that may block.
+    /// For many requests, of a thread that may block: waits for [`PLACES`] others at most.
     pub fn blocking_turn(&self) -> Turn<'_> {
-        Turn(self.ledger.blocking_lock())
+        Turn {
+            ledger: self.ledger.blocking_lock(),
+            _place: None,
+        }
     }
 }
 
@@ -66,7 +84,7 @@ impl Turn<'_> {
     /// not, that is counted and logged, and the request that told of the last one must not be
     /// acknowledged. Blocks.
     pub fn is_stored(&self, torrent: InfoHash, completed: u32, counters: &Counters) -> bool {
-        let Some(ledger) = self.0.as_ref() else {
+        let Some(ledger) = self.ledger.as_ref() else {
             return true;
         };
         if completed == 0 {
@@ -88,6 +106,30 @@ impl Turn<'_> {
                 false
             }
         }
+    }
+}
+
+/// Counts what executing a request takes that writes, until it is dropped.
+#[derive(Debug)]
+pub struct Spending<'c> {
+    counters: &'c Counters,
+    since: Instant,
+}
+
+impl<'c> Spending<'c> {
+    /// From now on.
+    #[expect(clippy::disallowed_methods, reason = "this is when it begins")]
+    pub fn begin(counters: &'c Counters) -> Self {
+        Self {
+            counters,
+            since: Instant::now(),
+        }
+    }
+}
+
+impl Drop for Spending<'_> {
+    fn drop(&mut self) {
+        self.counters.spend(self.since.elapsed());
     }
 }
 

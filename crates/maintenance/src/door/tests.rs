@@ -288,18 +288,6 @@ async fn what_a_client_does_not_wait_for_is_counted_if_it_is_executed() {
 }
 
 #[tokio::test]
-async fn what_is_stored_is_timed_where_something_is() {
-    let mut bench = Bench::new(9, 9);
-    text(bench.call("/a")).await;
-    assert_eq!(bench.counters().spent(), Duration::ZERO);
-    bench.lobby = bench.lobby.storing();
-    text(bench.call("/read")).await;
-    assert_eq!(bench.counters().spent(), Duration::ZERO);
-    text(bench.call("/a")).await;
-    assert!(bench.counters().spent() > Duration::ZERO);
-}
-
-#[tokio::test]
 async fn a_request_at_a_closed_gate_is_held_and_then_answered() {
     let bench = Bench::new(9, 9);
     bench.close();

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode};
 
-use super::{Error, PATIENCE, look, open_error};
+use super::{Error, PATIENCE, look, open_error, try_wal};
 use crate::config::JournalMode;
+use crate::disk::Disk;
 
 /// A journal mode, as [`PRAGMA journal_mode`](https://www.sqlite.org/pragma.html#pragma_journal_mode)
 /// names it. WAL is a property of the file; the others are each connection's own, so of a
@@ -129,6 +130,9 @@ pub fn set_journal_mode(path: &Path, mode: JournalMode) -> Result<Journal, Error
         JournalMode::Wal => Journal::Wal,
         JournalMode::Delete => Journal::Delete,
     };
+    if wanted == Journal::Wal && found != Journal::Wal {
+        try_wal(path, found, &Disk::default())?;
+    }
     let kept = wanted
         .set(&connection)
         .map_err(|source| match source.sqlite_error_code() {

@@ -23,8 +23,14 @@ impl Database {
         let attempt = Attempt::new(self, limit, watch);
         let connection = attempt.connection()?;
         let found = attempt.patiently("read", || Journal::of(&connection))?;
-        if found != Journal::Wal {
-            switch(&attempt, &connection, self.path())?;
+        if found != Journal::Wal
+            && let Err(error) = switch(&attempt, &connection, self.path())
+        {
+            // What failed may have come after the commit.
+            let found = Journal::of(&connection);
+            if !found.is_ok_and(|found| found == Journal::Wal) {
+                return Err(error);
+            }
         }
         Ok(attempt.left())
     }

@@ -93,6 +93,79 @@ async fn a_closed_gate_holds_an_authorised_write_and_nothing_else() {
     assert_eq!(gate.counters(Door::Http).held(), 0);
 }
 
+/// A tracker whose API writes in turns.
+struct InTurns {
+    app: Router,
+    writer: Writer,
+    keeper: Keeper,
+    _directory: tempfile::TempDir,
+}
+
+impl InTurns {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut core = Core::default();
+        core.database.path = directory.path().join("sqlite3.db").display().to_string();
+        let tracker = Tracker::new(&core, None, Repo::new()).expect("a tracker");
+        let (gate, keeper) = Gate::new().expect("a gate");
+        let lobby = Lobby::new(gate, 8, Handle::current());
+        let writer = Writer::new(None, None);
+        let (tracker, tokens) = (Arc::new(tracker), Arc::new(tokens()));
+        Self {
+            app: router(tracker, tokens, &lobby, Some(writer.clone())),
+            writer,
+            keeper,
+            _directory: directory,
+        }
+    }
+
+    fn post(&self, uri: &str, body: Body) -> impl Future<Output = StatusCode> + use<> {
+        let response = self.app.clone().oneshot(request(Method::POST, uri, body));
+        async move { response.await.expect("infallible").status() }
+    }
+}
+
+#[tokio::test]
+async fn a_write_waits_for_its_turn_and_a_stranger_for_nothing() {
+    let tested = InTurns::new();
+    let turn = tested.writer.turn().await;
+    let uri = |token: &str| format!("/api/v1/whitelist/{HASH}?token={token}");
+    let write = tokio::spawn(tested.post(&uri("secret"), Body::empty()));
+    while tested.keeper.gate().in_flight() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let refused = tested.post(&uri("other"), Body::empty()).await;
+    assert_eq!(refused, StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(!write.is_finished());
+    assert_eq!(
+        tested.keeper.gate().counters(Door::Http).spent(),
+        Duration::ZERO
+    );
+    drop(turn);
+    assert_eq!(write.await.expect("no panic"), StatusCode::OK);
+    assert!(tested.keeper.gate().counters(Door::Http).spent() > Duration::ZERO);
+}
+
+/// Time stands still but for what waits for it.
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_arrive_keeps_nobody_waiting() {
+    let tested = InTurns::new();
+    let nothing = futures_util::stream::pending::<Result<axum::body::Bytes, Infallible>>();
+    let slow = tested.post("/api/v1/keys?token=secret", Body::from_stream(nothing));
+    let slow = tokio::spawn(slow);
+    tokio::task::yield_now().await;
+    assert_eq!(tested.keeper.gate().in_flight(), 0);
+    drop(tested.writer.turn().await);
+    assert_eq!(
+        slow.await.expect("no panic"),
+        StatusCode::REQUEST_TIMEOUT,
+        "as upstream says"
+    );
+    let long = Body::from(vec![b' '; BODY_LIMIT + 1]);
+    let refused = tested.post("/api/v1/keys?token=secret", long).await;
+    assert_eq!(refused, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "a gate is closed until an instant"

@@ -199,7 +199,12 @@ impl Stores {
         let lobby = Lobby::new(gate, 8, Handle::current());
         let address = SocketAddr::from(([127, 0, 0, 1], 7070));
         Self {
-            app: router(Arc::new(tracker), address, &lobby, Some(writer.clone())),
+            app: router(
+                Arc::new(tracker),
+                address,
+                &lobby,
+                Some(Some(writer.clone())),
+            ),
             writer,
             keeper,
             directory,

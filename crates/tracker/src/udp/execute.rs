@@ -27,8 +27,12 @@ use crate::writer::{self, Turn as Writing, Writer};
 /// Announces executed in one turn.
 const TURN: usize = 256;
 
-/// How long a turn may take before it goes on to its sync. A gate that closes waits for it.
+/// How long a turn may take before it goes on to its sync, if it was not waited for longer. A
+/// gate that closes waits for the announce in hand, as nothing more is taken then.
 const TURN_TIME: Duration = Duration::from_millis(5);
+
+/// The longest turn, however long it was waited for: others wait for it.
+const LONGEST_TURN: Duration = Duration::from_millis(50);
 
 /// Executes until the queue is finished and empty.
 #[expect(
@@ -40,13 +44,16 @@ pub fn run(shared: &Shared) {
     while let Some(turn) = shared.queue.turn(&shared.runtime) {
         match &shared.storage {
             Storage::Memory => {
-                shared.execute_turn(&turn, None, &mut replies);
+                shared.execute_turn(&turn, None, TURN_TIME, &mut replies);
                 replies.send(&shared.socket, shared.queue.counters());
             }
             Storage::Database(writer) => {
+                let asked = Instant::now();
                 let writing = writer.blocking_turn();
                 let began = Instant::now();
-                shared.execute_turn(&turn, Some(&writing), &mut replies);
+                // Beside others that write, half of the time.
+                let limit = (began - asked).clamp(TURN_TIME, LONGEST_TURN);
+                shared.execute_turn(&turn, Some(&writing), limit, &mut replies);
                 drop(writing);
                 shared.send_durably(writer, &mut replies);
                 shared.queue.counters().spend(began.elapsed());
@@ -61,9 +68,15 @@ impl Shared {
         clippy::disallowed_methods,
         reason = "the turn is ended by what it does, not by when somebody asks"
     )]
-    fn execute_turn(&self, turn: &Turn<'_>, writing: Option<&Writing<'_>>, replies: &mut Replies) {
+    fn execute_turn(
+        &self,
+        turn: &Turn<'_>,
+        writing: Option<&Writing<'_>>,
+        limit: Duration,
+        replies: &mut Replies,
+    ) {
         let began = Instant::now();
-        while replies.len() < TURN && began.elapsed() < TURN_TIME {
+        while replies.len() < TURN && began.elapsed() < limit {
             let batch = turn.take();
             if batch.is_empty() {
                 break;

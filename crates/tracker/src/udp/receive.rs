@@ -122,7 +122,9 @@ impl Shared {
             });
         }
         if !desk.announces.is_empty() && self.pass_by().is_none() {
-            self.queue.take_over(desk.announces.drain(..waited));
+            if waited > 0 {
+                self.queue.take_over(desk.announces.drain(..waited));
+            }
             self.queue.arrive(desk.announces.drain(..));
         }
         for _ in self.waiting_at_most..desk.announces.len() {
