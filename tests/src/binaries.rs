@@ -86,19 +86,25 @@ fn build_if_stale(directory: &Path) -> Result<()> {
     }
     // The same selection as in `tests/run`: another would resolve other features and
     // build half the tree again.
-    let mut build = cargo_build()?;
+    let mut build = cargo_build(directory)?;
     build.args(["--workspace", "--all-targets"]);
     finish(build, "the programs under test")
 }
 
-/// A build in the profile of this program.
 fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-fn cargo_build() -> Result<Command> {
+/// A build in the profile of this program, into the directory it lies in: with another
+/// `CARGO_TARGET_DIR` cargo would choose another, and the old programs would be tested.
+fn cargo_build(programs: &Path) -> Result<Command> {
+    let target = programs.parent().context("a target directory")?;
     let mut build = cargo();
-    build.args(["build", "--locked"]).current_dir(workspace()?);
+    build
+        .args(["build", "--locked"])
+        .arg("--target-dir")
+        .arg(target)
+        .current_dir(workspace()?);
     if !cfg!(debug_assertions) {
         build.arg("--release");
     }
@@ -138,4 +144,22 @@ fn newest(directory: &Path) -> Result<SystemTime> {
         });
     }
     Ok(newest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever `CARGO_TARGET_DIR` is when an experiment runs.
+    #[test]
+    fn what_is_built_is_built_where_it_is_looked_for() -> Result<()> {
+        let build = cargo_build(Path::new("/elsewhere/target/release"))?;
+        let arguments: Vec<_> = build.get_args().collect();
+        let given = arguments
+            .windows(2)
+            .find(|pair| pair[0] == "--target-dir")
+            .context("a target directory")?;
+        assert_eq!(given[1], "/elsewhere/target");
+        Ok(())
+    }
 }
