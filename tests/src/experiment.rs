@@ -51,7 +51,7 @@ impl Document {
 pub struct Judgement {
     /// What must hold and does not, each a sentence.
     pub broken: Vec<String>,
-    /// What is not known, because the generator was the limit.
+    /// What cannot be told: the generator was the limit, noise hides it, or it was left out.
     pub unknown: Vec<String>,
 }
 
@@ -76,6 +76,17 @@ impl Judgement {
             .map(|one| format!("DOES NOT HOLD: {one}"));
         let unknown = self.unknown.iter().map(|one| format!("NOT KNOWN: {one}"));
         broken.chain(unknown).collect()
+    }
+}
+
+/// In which order so many are measured in a round: forth, then back, as what drifts one way
+/// makes none better than another.
+fn order(round: usize, many: usize) -> Vec<usize> {
+    let forth = 0..many;
+    if round.is_multiple_of(2) {
+        forth.collect()
+    } else {
+        forth.rev().collect()
     }
 }
 
@@ -143,6 +154,13 @@ pub fn docs() -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rounds_go_forth_and_back() {
+        assert_eq!(order(0, 3), [0, 1, 2]);
+        assert_eq!(order(1, 3), [2, 1, 0]);
+        assert_eq!(order(2, 3), order(0, 3));
+    }
 
     #[test]
     fn what_is_broken_counts_for_more_than_what_is_not_known() {

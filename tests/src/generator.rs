@@ -50,8 +50,10 @@ use crate::usage::{Processors, Usage};
 /// The kinds that pass the gate.
 pub const ANNOUNCES: [Kind; 2] = [Kind::UdpAnnounce, Kind::HttpAnnounce];
 
-/// UDP requests per second that this is meant for, on two processors beside the tracker. An
-/// experiment offers no more: past it the generator would be what is measured.
+/// UDP requests per second that this is meant for, on two processors beside the tracker. Who
+/// asks what a tracker holds, or how late it answers, offers no more: past it the generator
+/// would be what is measured. [`rates`](crate::experiment::rates) alone does, as it asks what is
+/// answered at most, and tells where the load had no more to send.
 pub const MOST: u32 = 20_000;
 
 /// What to send.

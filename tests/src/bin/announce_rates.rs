@@ -13,12 +13,17 @@
 //! Measuring takes some 12 more: 8 cases, 3 rounds, 31 s each, of which 22 are load.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
 use end_to_end::experiment::{self, rates};
 
 /// Compares announce rates with upstream's.
+///
+/// Exit code 0: what must hold does. 1: something does not, or could not be measured. 3: of
+/// something it cannot be told, because the load was the limit, noise hides it, or --only left
+/// it out. The result and the page are written in each case.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// The tracker; built if it is not given and older than its source.
@@ -49,7 +54,7 @@ struct Arguments {
     /// Only cases whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
-    /// Where the result is written as JSON.
+    /// Where the result is written as JSON, after each round of a case what there is by then.
     #[arg(long)]
     json: Option<PathBuf>,
     /// Measures nothing: writes the documents of such a result.
@@ -64,19 +69,20 @@ struct Arguments {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     let outcome = outcome(&arguments).await?;
-    if let Some(path) = &arguments.json {
-        experiment::write(path, &format!("{:#}\n", serde_json::to_value(&outcome)?))?;
-    }
     let document = rates::document(&outcome)?;
     if arguments.write_docs {
         document.write(&arguments.docs)?;
     } else {
         print!("{}", document.text);
     }
-    Ok(())
+    let judgement = rates::judge(&outcome);
+    for line in judgement.lines() {
+        eprintln!("{line}");
+    }
+    Ok(ExitCode::from(judgement.exit_code()))
 }
 
 async fn outcome(arguments: &Arguments) -> Result<rates::Outcome> {
@@ -104,5 +110,12 @@ async fn outcome(arguments: &Arguments) -> Result<rates::Outcome> {
             moderate: arguments.moderate,
         },
     };
-    rates::run(&options, experiment::command("announce_rates")).await
+    let keep = |outcome: &rates::Outcome| match &arguments.json {
+        Some(path) => {
+            let text = format!("{:#}\n", serde_json::to_value(outcome)?);
+            experiment::write(path, &text)
+        }
+        None => Ok(()),
+    };
+    rates::run(&options, experiment::command("announce_rates"), keep).await
 }

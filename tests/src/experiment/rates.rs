@@ -10,9 +10,13 @@
 //!            another, another:               more than it answered, of our own load ─▶ rate
 //! ```
 //!
-//! Upstream is built apart, without what `.cargo/config.toml` compiles into `SQLite` for us
+//! Upstream is the published program, with its own lock file, built apart and without what
+//! `.cargo/config.toml` compiles into `SQLite` for us
 //! ([`binaries::upstream_apart`](crate::binaries::upstream_apart)). Trackers are configured
 //! alike, so neither has a `[maintenance]`: the gate is there, and open.
+//!
+//! What goes wrong with one measurement is a flaw of the outcome, and the others are done all
+//! the same.
 
 pub mod case;
 mod gate;
@@ -36,10 +40,12 @@ use tokio::time::timeout_at;
 use self::case::{Case, Program};
 pub use self::gate::Entering;
 pub use self::page::document;
+pub use self::verdict::judge;
 use super::machine::Machine;
+use super::order;
 use super::reading::Reading;
 use crate::generator::{Counts, Generator, Kind, Plan};
-use crate::load::{self, Load};
+use crate::load::{self, Load, Record};
 use crate::tracker::{Setup, Tracker};
 use crate::udp::UdpClient;
 use crate::usage::{Usage, flushes};
@@ -55,7 +61,8 @@ const CONNECT: Duration = Duration::from_secs(1);
 const CONNECT_EVERY: Duration = Duration::from_millis(10);
 
 /// Of what the public tester was answered, what our own load offers: more than can be
-/// answered.
+/// answered, and more than the generator is meant for. Where it could not send as much, and
+/// was itself the limit, [`Own::is_bound_by_the_load`] says so.
 const TIMES: f64 = 3.0;
 
 /// And at least this, requests a second.
@@ -134,7 +141,7 @@ pub struct Outcome {
     pub seconds: f64,
     /// On what.
     pub machine: Machine,
-    /// Version of `SQLite` in both trackers: of the lock file they share.
+    /// Version of `SQLite` in ours. Upstream's tracker has that of its own lock file.
     pub sqlite: String,
     /// What the public tester says of its version.
     pub tester: String,
@@ -148,17 +155,58 @@ pub struct Outcome {
     pub entering: Option<Entering>,
     /// In the order they were measured in.
     pub cases: Vec<Measured>,
+    /// What went wrong.
+    #[serde(default)]
+    pub flaws: Vec<String>,
 }
 
 impl Outcome {
+    /// What was measured of a case; `None` if it was left out.
+    fn measured(&self, case: Case) -> Option<&Measured> {
+        self.cases.iter().find(|measured| measured.case == case)
+    }
+
     /// The rounds of a case; none if it was left out.
     #[must_use]
     pub fn rounds(&self, case: Case) -> &[Round] {
-        let measured = self.cases.iter().find(|measured| measured.case == case);
-        match measured {
+        match self.measured(case) {
             Some(measured) => &measured.rounds,
             None => &[],
         }
+    }
+
+    /// The rounds of a case, with their numbers.
+    fn numbered(&self, case: Case) -> impl Iterator<Item = (usize, &Round)> {
+        self.measured(case).into_iter().flat_map(Measured::numbered)
+    }
+
+    /// What two cases showed in the same rounds.
+    fn pairs(&self, one: Case, other: Case) -> Vec<(&Round, &Round)> {
+        let mut pairs = Vec::new();
+        for (number, round) in self.numbered(one) {
+            let same = self.numbered(other).find(|(of, _)| *of == number);
+            pairs.extend(same.map(|(_, of_other)| (round, of_other)));
+        }
+        pairs
+    }
+
+    /// Enters a round of a case; of one that failed, why.
+    fn enter(&mut self, index: usize, number: usize, found: Result<Round>) {
+        let measured = &mut self.cases[index];
+        match found {
+            Ok(round) => measured.rounds.push(round),
+            Err(error) => {
+                measured.failed.push(number);
+                let what = format!("{}, round {}", measured.case, number + 1);
+                self.flaw(&what, &error);
+            }
+        }
+    }
+
+    fn flaw(&mut self, what: &str, error: &anyhow::Error) {
+        let flaw = format!("{what}: not measured: {error:#}");
+        eprintln!("{flaw}");
+        self.flaws.push(flaw);
     }
 }
 
@@ -169,6 +217,25 @@ pub struct Measured {
     pub case: Case,
     /// Each measurement.
     pub rounds: Vec<Round>,
+    /// Numbers of the rounds in which there is none, as it failed; the first is 0.
+    #[serde(default)]
+    pub failed: Vec<usize>,
+}
+
+impl Measured {
+    fn new(case: Case) -> Self {
+        Self {
+            case,
+            rounds: Vec::new(),
+            failed: Vec::new(),
+        }
+    }
+
+    /// Each measurement, with the number of its round.
+    fn numbered(&self) -> impl Iterator<Item = (usize, &Round)> {
+        let done = (0..).filter(move |number| !self.failed.contains(number));
+        done.zip(&self.rounds)
+    }
 }
 
 /// What was measured of a case in a round.
@@ -178,8 +245,9 @@ pub struct Round {
     pub tester: Tested,
     /// Saturated by our own load.
     pub own: Own,
-    /// Announces at the moderate rate.
-    pub moderate: Latencies,
+    /// Announces at the moderate rate: of the first half of the load and of the second, each
+    /// for itself, so that a few rounds show how far a tracker is from itself.
+    pub moderate: [Latencies; 2],
 }
 
 /// A tracker under the public tester, which sends as fast as it is answered.
@@ -289,11 +357,16 @@ fn whole(value: u64) -> f64 {
     value as f64
 }
 
-/// Measures everything.
+/// Measures everything, and hands over what there is after each round of a case.
 ///
 /// # Errors
-/// When something cannot be measured.
-pub async fn run(options: &Options, command: String) -> Result<Outcome> {
+/// When nothing can be measured, or what there is cannot be kept. What goes wrong with one
+/// round is in the outcome.
+pub async fn run(
+    options: &Options,
+    command: String,
+    keep: impl Fn(&Outcome) -> Result<()>,
+) -> Result<Outcome> {
     let cases: Vec<Case> = Case::ALL
         .into_iter()
         .filter(|case| case.to_string().contains(&options.only))
@@ -315,44 +388,37 @@ pub async fn run(options: &Options, command: String) -> Result<Outcome> {
         loads.rounds,
         loads.estimate(cases.len()).as_secs().div_ceil(60)
     );
-    let mut measured: Vec<Measured> = cases
-        .into_iter()
-        .map(|case| Measured {
-            case,
-            rounds: Vec::new(),
-        })
-        .collect();
-    let entering = if options.only.is_empty() {
-        Some(tokio::task::spawn_blocking(Entering::measure).await??)
-    } else {
-        None
-    };
-    for round in 1..=loads.rounds {
-        // There and back, so that none always follows the same.
-        let in_turn: Box<dyn Iterator<Item = &mut Measured>> = if round % 2 == 1 {
-            Box::new(measured.iter_mut())
-        } else {
-            Box::new(measured.iter_mut().rev())
-        };
-        for Measured { case, rounds } in in_turn {
-            eprintln!("round {round} of {}: {case}", loads.rounds);
-            let found = measure(options, &programs, *case).await;
-            rounds.push(found.with_context(|| format!("measuring {case}"))?);
-        }
-    }
-    Ok(Outcome {
+    let mut outcome = Outcome {
         command,
         date,
-        seconds: began.elapsed().as_secs_f64(),
+        seconds: 0.0,
         machine,
         sqlite: rusqlite::version().to_owned(),
         tester,
         upstream_given: options.upstream.is_some(),
         loads,
         plan: plan(0),
-        entering,
-        cases: measured,
-    })
+        entering: None,
+        cases: cases.into_iter().map(Measured::new).collect(),
+        flaws: Vec::new(),
+    };
+    if options.only.is_empty() {
+        match tokio::task::spawn_blocking(Entering::measure).await? {
+            Ok(entering) => outcome.entering = Some(entering),
+            Err(error) => outcome.flaw("a pass of the open gate", &error),
+        }
+    }
+    for number in 0..loads.rounds {
+        for index in order(number, outcome.cases.len()) {
+            let case = outcome.cases[index].case;
+            eprintln!("round {} of {}: {case}", number + 1, loads.rounds);
+            let found = measure(options, &programs, case).await;
+            outcome.enter(index, number, found);
+            outcome.seconds = began.elapsed().as_secs_f64();
+            keep(&outcome)?;
+        }
+    }
+    Ok(outcome)
 }
 
 /// Where the two trackers are.
@@ -425,7 +491,7 @@ async fn start(options: &Options, programs: &Programs, case: Case) -> Result<Tra
 }
 
 /// Announces at the moderate rate, from the load that waits for nobody.
-async fn moderate(loads: Loads, tracker: &Tracker) -> Result<Latencies> {
+async fn moderate(loads: Loads, tracker: &Tracker) -> Result<[Latencies; 2]> {
     let plan = load::Plan {
         udp_per_second: loads.moderate,
         http_per_second: 0,
@@ -436,10 +502,20 @@ async fn moderate(loads: Loads, tracker: &Tracker) -> Result<Latencies> {
     let within = PATIENCE + Duration::from_secs(loads.own_seconds);
     load.until(within, |counts| counts.sent >= wanted).await?;
     let account = load.stop(GRACE).await?;
-    let answered = account.answered();
-    // Of an announce without an answer, how long it was waited for.
-    let all = account.records.iter().map(|record| record.latency);
-    Ok(Latencies::of(all.collect(), answered))
+    Ok(halves(account.records))
+}
+
+/// Of what was sent first, and of the other half.
+fn halves(mut first: Vec<Record>) -> [Latencies; 2] {
+    first.sort_by_key(|record| record.sent);
+    let second = first.split_off(first.len() / 2);
+    [first, second].map(|half| {
+        let answered = |record: &&Record| record.outcome == load::Outcome::Answered;
+        let count = half.iter().filter(answered).count();
+        // Of an announce without an answer, how long it was waited for.
+        let all = half.iter().map(|record| record.latency);
+        Latencies::of(all.collect(), count)
+    })
 }
 
 async fn tested(options: &Options, tracker: &Tracker) -> Result<Tested> {

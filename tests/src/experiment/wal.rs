@@ -35,10 +35,10 @@ use tokio::time::timeout;
 use torrust_tracker_maintenance::evaluation::{Evaluation, Figure, Good, Weight, evaluate};
 
 pub use self::page::document;
-use super::Judgement;
 use super::capacity::{self, Try, Verdict};
 use super::machine::Machine;
 use super::reading::Reading;
+use super::{Judgement, order};
 use crate::PATIENCE;
 use crate::database::Seeds;
 use crate::generator::{ANNOUNCES, Generator, Kind, MOST, Plan, Report, Summary};
@@ -413,16 +413,6 @@ async fn rounds(
     }
 }
 
-/// Forth, then back: what drifts one way makes no mode better than another.
-fn order(round: usize, modes: usize) -> Vec<usize> {
-    let forth = 0..modes;
-    if round.is_multiple_of(2) {
-        forth.collect()
-    } else {
-        forth.rev().collect()
-    }
-}
-
 /// Whether everything that must hold does: each mode holds a rate, and nothing went wrong. A
 /// comparison that decides nothing is no failure.
 #[must_use]
@@ -732,13 +722,6 @@ mod tests {
     use super::*;
     use crate::experiment::capacity::tests::tried;
     use crate::generator::LATE_MS;
-
-    #[test]
-    fn the_modes_are_measured_forth_and_back() {
-        assert_eq!(order(0, 3), [0, 1, 2]);
-        assert_eq!(order(1, 3), [2, 1, 0]);
-        assert_eq!(order(2, 3), order(0, 3));
-    }
 
     /// Late, lost, all answered and not: at 1,000 offered in 10 seconds.
     #[test]

@@ -259,8 +259,12 @@ async fn the_rates_experiment_compares_two_trackers_and_writes_of_them() -> Resu
         ("--docs", docs.path()),
     ];
     let (code, said) = run("announce_rates", short, &paths).await?;
-    assert_eq!(code, Some(0), "{said}");
-    let outcome: rates::Outcome = read(&result)?;
+    let outcome: rates::Outcome =
+        read(&result).with_context(|| format!("the experiment said: {said}"))?;
+    says_what_it_judged(&rates::judge(&outcome), code, &said);
+    // Most was left out: that cannot be told, whatever else holds.
+    assert!(code != Some(0), "{said}");
+    assert!(outcome.flaws.is_empty(), "{:?}", outcome.flaws);
 
     let cases: Vec<_> = outcome.cases.iter().map(|one| one.case).collect();
     let names: Vec<_> = cases.iter().map(ToString::to_string).collect();
@@ -274,13 +278,12 @@ async fn the_rates_experiment_compares_two_trackers_and_writes_of_them() -> Resu
             assert!(own.processors > 0.0 && own.seconds >= 1.0, "{own:#?}");
             // Three times what the tester said it was answered.
             assert_eq!(own.offered, 7_500);
-            let (connects, moderate) = (&round.tester.connects, &round.moderate);
+            let connects = &round.tester.connects;
             assert!(connects.answered > 0 && connects.sent >= connects.answered);
-            assert!(
-                moderate.sent >= 200 && moderate.answered > 0,
-                "{moderate:?}"
-            );
-            assert!(moderate.p50_ms <= moderate.p99_ms, "{moderate:?}");
+            for half in &round.moderate {
+                assert!(half.sent >= 100 && half.answered > 0, "{half:?}");
+                assert!(half.p50_ms <= half.p99_ms, "{half:?}");
+            }
         }
     }
     let written = files(docs.path())?;

@@ -1,10 +1,11 @@
 //! `docs/rates.md` and its drawings, from what was measured.
 
 use anyhow::Result;
+use torrust_tracker_maintenance::evaluation::median;
 
 use super::case::{Case, Storage};
 use super::verdict::{Asker, Holds, Verdict, verdicts};
-use super::{CONNECT, CONNECT_EVERY, GRACE, Measured, Outcome, Round, TIMES};
+use super::{CONNECT, CONNECT_EVERY, GRACE, Latencies, Measured, Outcome, Round, TIMES};
 use crate::experiment::Document;
 use crate::experiment::prose::{self, DISTURBED, Table, count, digits, spread};
 use crate::plot::{self, Bar};
@@ -44,7 +45,11 @@ fn text(outcome: &Outcome) -> String {
          announces a second, processor time for each, and latency.\n\n"
             .to_owned(),
         prose::machine(&outcome.machine),
-        "The databases were on that file system.\n\n".to_owned(),
+        format!(
+            "The databases were on that file system. {}\n\n",
+            prose::took(outcome.seconds)
+        ),
+        prose::list(&flaws(outcome)),
         must(outcome),
         compared(outcome),
         rates(outcome),
@@ -54,6 +59,12 @@ fn text(outcome: &Outcome) -> String {
         remarks(outcome),
     ];
     prose::page(&parts.concat())
+}
+
+/// What went wrong.
+fn flaws(outcome: &Outcome) -> Vec<String> {
+    let flaws = outcome.flaws.iter();
+    flaws.map(|flaw| format!("**{flaw}**")).collect()
 }
 
 fn must(outcome: &Outcome) -> String {
@@ -73,11 +84,13 @@ fn must(outcome: &Outcome) -> String {
          and judged is the median of the rounds; in brackets the least and the most of them. \
          Where our own load could not send much more than was answered, or did not read all \
          answers, a tracker could have answered more: what that leaves open is not judged. \
-         *Connect*: judged is the median of the rounds. *No worse*: ours is worse if the \
-         medians of the rounds differ by more than a tenth of upstream's, and by more than \
-         three times what the rounds of one tracker differ by among themselves (their median \
-         deviation from their median), and, of fewer than six rounds, if no round of one lies \
-         among those of the other.\n\n",
+         *Connect*: judged is the median of the rounds. *No worse*: each half of a round's \
+         moderate load has a p99 of its own, two figures a round. Ours is worse if the medians \
+         of the figures differ by more than a tenth of upstream's, and by more than three times \
+         what the figures of one tracker differ by among themselves (their median deviation \
+         from their median), and, of fewer than six figures, if no figure of one lies among \
+         those of the other. Medians that differ by more than a tenth, but by no more than \
+         that, do not tell.\n\n",
         summary(&all),
         table.text()
     )
@@ -132,7 +145,7 @@ fn compared(outcome: &Outcome) -> String {
          or in WAL mode.\n\
          - **{} rounds**: each case once, then each again, so that what changes on the machine \
          meanwhile changes for all. For each of the three loads a tracker is started anew, on an \
-         empty database. All took {} min.\n\
+         empty database.\n\
          - **The public tester**, `aquatic_udp_load_test` {tester}, for {} s: as many connects as \
          announces, and few scrapes, as fast as answers come. Beside it a client connects every \
          {} ms, whatever comes back; a connect that is not answered within {} s counts as so \
@@ -147,7 +160,6 @@ fn compared(outcome: &Outcome) -> String {
          swarm, at a rate that waits for nobody. One that is not answered counts as long as it \
          was waited for, {} s at least.\n\n",
         loads.rounds,
-        digits(outcome.seconds / 60.0),
         loads.tester_seconds,
         CONNECT_EVERY.as_millis(),
         CONNECT.as_secs(),
@@ -227,18 +239,23 @@ fn latencies(outcome: &Outcome) -> String {
     let table = table(
         &outcome.cases,
         &[
-            ("p50, ms", |round| round.moderate.p50_ms),
-            ("p99, ms", |round| round.moderate.p99_ms),
+            ("p50, ms", |round| {
+                median(&round.moderate.map(|half| half.p50_ms.unwrap_or(f64::NAN)))
+            }),
+            ("p99, ms", |round| {
+                median(&round.moderate.map(|half| half.p99_ms.unwrap_or(f64::NAN)))
+            }),
             ("of 100 answered", |round| {
-                let moderate = &round.moderate;
-                let [some, all] = [moderate.answered, moderate.sent].map(|count| count as u64);
-                share(some, all)
+                let sum = |count: fn(&Latencies) -> usize| {
+                    round.moderate.iter().map(count).sum::<usize>() as u64
+                };
+                share(sum(|half| half.answered), sum(|half| half.sent))
             }),
         ],
     );
     format!(
-        "## Latency at {} announces a second\n\nFrom sending to the answer; median of the \
-         rounds (least to most).\n\n{table}\n",
+        "## Latency at {} announces a second\n\nFrom sending to the answer, the middle of both \
+         halves of the load; median of the rounds (least to most).\n\n{table}\n",
         count(outcome.loads.moderate.into())
     )
 }
@@ -247,17 +264,19 @@ fn latencies(outcome: &Outcome) -> String {
 const DURABILITY: &str = "## What an answer promises, where announces are stored\n\n\
     - **Upstream, rollback journal and WAL** (`synchronous = FULL`): every announce that changes \
     its swarm is a transaction, which flushes the disk before the announce is answered: in WAL \
-    the log, on a rollback journal the journal, then the database. A write that fails is dropped \
+    the log, on a rollback journal the journal, then the database. The removal of the journal, \
+    with which a transaction ends there, it does not flush: a file system that forgets that takes \
+    the last transaction back, though its announce was answered. A write that fails is dropped \
     without a word, and the announce answered.\n\
     - **Ours, WAL**: a transaction for each announce as well, since it is upstream's code that \
     writes, but the commit does not flush. One flush of the log follows for all announces that \
     were executed meanwhile, and then their answers: nothing is acknowledged that a power cut \
     can take back, if the disk keeps what it has confirmed. A completed download that did not \
     reach the database is not acknowledged.\n\
-    - **Ours, rollback journal**: SQLite flushes at every commit, as upstream does; there is \
-    nothing to put together. What it does not flush at this level, for either tracker, is the \
-    removal of the journal with which a transaction ends: a file system that forgets that takes \
-    the last one back.\n\
+    - **Ours, rollback journal**: SQLite flushes at every commit, as with upstream. The removal \
+    of the journal is flushed, too: one flush of the directory follows for all announces that \
+    were executed meanwhile, and then their answers. So ours flushes somewhat more than upstream \
+    does, and promises what it promises in WAL.\n\
     - **Memory**: nothing is promised, by either.\n\n";
 
 fn bounds(outcome: &Outcome) -> String {
@@ -290,7 +309,7 @@ fn remarks(outcome: &Outcome) -> String {
     let mut remarks = Vec::new();
     let missing: Vec<String> = Case::ALL
         .into_iter()
-        .filter(|case| outcome.rounds(*case).is_empty())
+        .filter(|case| outcome.measured(*case).is_none())
         .map(|case| format!("*{case}*"))
         .collect();
     if !missing.is_empty() {
@@ -366,7 +385,8 @@ impl Drawing {
     }
 
     fn bars(self, outcome: &Outcome) -> Vec<Bar> {
-        let shown = outcome.cases.iter().filter(|one| self.shows(one.case));
+        let measured = outcome.cases.iter().filter(|one| !one.rounds.is_empty());
+        let shown = measured.filter(|one| self.shows(one.case));
         shown
             .map(|measured| {
                 let rounds = measured.rounds.iter();
@@ -461,7 +481,7 @@ mod tests {
         let mut silent = round(0.0, 0.5);
         silent.tester.connects.p50_ms = Some(1_000.0);
         silent.tester.connects.p99_ms = Some(1_000.0);
-        silent.moderate.answered = 0;
+        silent.moderate[0].answered = 0;
         *rounds(&mut outcome, UPSTREAM) = vec![silent; 2];
         let text = page(&outcome);
         assert!(
@@ -500,6 +520,28 @@ mod tests {
     }
 
     #[test]
+    fn what_went_wrong_and_what_took_too_long_is_in_bold() {
+        let mut outcome = outcome();
+        assert!(page(&outcome).contains("The measurement took 10.0 min.\n"));
+        outcome.seconds = 901.0;
+        outcome.flaws.push("a case, round 1: no answer".to_owned());
+        for measured in &mut outcome.cases {
+            if measured.case == OURS {
+                measured.rounds.clear();
+                measured.failed = vec![0, 1];
+            }
+        }
+        let text = page(&outcome);
+        assert!(
+            text.contains("- **a case, round 1: no answer**\n"),
+            "{text}"
+        );
+        assert!(text.contains("**That is more than the 15 min"), "{text}");
+        // It was not left out.
+        assert!(!text.contains("Left out"), "{text}");
+    }
+
+    #[test]
     fn everything_measured_shows_in_the_page() {
         let before = page(&outcome());
         let changes: [fn(&mut Round); 10] = [
@@ -511,8 +553,8 @@ mod tests {
             |round| round.own.announces.answered += 77_777,
             |round| round.own.processor_us = Some(77.5),
             |round| round.own.processors = 77.5,
-            |round| round.moderate.p50_ms = Some(77.5),
-            |round| round.moderate.answered = 775,
+            |round| round.moderate[0].p50_ms = Some(77.5),
+            |round| round.moderate[1].answered = 775,
         ];
         for (nth, change) in changes.into_iter().enumerate() {
             let mut outcome = outcome();

@@ -1,5 +1,8 @@
+use chrono::TimeDelta;
+
 use super::case::{Storage, Threshold};
 use super::*;
+use crate::announce::{Announce, Event, Torrent};
 
 /// A round of a tracker that answers so many announces a second, whoever asks, and each at
 /// the moderate rate within the milliseconds given.
@@ -40,7 +43,7 @@ pub(super) fn round(announces: f64, p99_ms: f64) -> Round {
             others: 0.01,
             flushes: Some(0.25),
         },
-        moderate: latencies(p99_ms / 2.0, p99_ms),
+        moderate: [latencies(p99_ms / 2.0, p99_ms); 2],
     }
 }
 
@@ -59,6 +62,7 @@ pub(super) fn outcome() -> Outcome {
         rounds: [1.0, 1.01]
             .map(|drift| round(rate(case) * drift, 0.5 * drift))
             .to_vec(),
+        failed: Vec::new(),
     };
     Outcome {
         command: "cargo run --bin announce_rates".to_owned(),
@@ -83,6 +87,7 @@ pub(super) fn outcome() -> Outcome {
         },
         plan: plan(0),
         cases: Case::ALL.map(measured).to_vec(),
+        flaws: Vec::new(),
     }
 }
 
@@ -102,7 +107,67 @@ fn the_defaults_leave_room_in_a_quarter_of_an_hour() {
     let takes = Loads::default().estimate(Case::ALL.len());
     assert!(takes < Duration::from_secs(14 * 60), "{takes:?}");
     assert!(takes > Duration::from_secs(5 * 60), "{takes:?}");
-    assert!(Loads::default().rounds >= 2, "one round shows no noise");
+    // Each is two figures of the moderate load, and of six the spread alone tells the noise.
+    assert!(Loads::default().rounds >= 3, "few figures show little");
+}
+
+/// The load's records are in no order.
+#[test]
+fn a_load_is_halved_by_when_its_announces_were_sent() {
+    let record = |second: i64, answered: bool| Record {
+        announce: Announce {
+            torrent: Torrent(0),
+            peer: 1,
+            event: Event::Started,
+        },
+        door: load::Door::Udp,
+        sent: DateTime::UNIX_EPOCH + TimeDelta::seconds(second),
+        ended: DateTime::UNIX_EPOCH + TimeDelta::seconds(second + 1),
+        latency: Duration::from_secs(second.unsigned_abs()),
+        outcome: if answered {
+            load::Outcome::Answered
+        } else {
+            load::Outcome::Unanswered
+        },
+    };
+    let records = vec![
+        record(4, true),
+        record(1, true),
+        record(3, false),
+        record(2, true),
+    ];
+    let found = halves(records).map(|half| (half.sent, half.answered, half.p99_ms));
+    let wanted = [(2, 2, Some(2_000.0)), (2, 1, Some(4_000.0))];
+    assert_eq!(found, wanted);
+    assert_eq!(halves(Vec::new()).map(|half| half.p99_ms), [None; 2]);
+}
+
+/// And the others are measured all the same.
+#[test]
+fn a_round_that_fails_is_a_flaw_and_keeps_its_number() {
+    let mut outcome = outcome();
+    outcome.cases.truncate(2);
+    for measured in &mut outcome.cases {
+        measured.rounds.clear();
+    }
+    for number in 0..3 {
+        outcome.enter(0, number, Ok(round(1.0, 1.0)));
+        let fails = number == 1;
+        let found = if fails {
+            Err(anyhow::anyhow!("no answer"))
+        } else {
+            Ok(round(2.0, 1.0))
+        };
+        outcome.enter(1, number, found);
+    }
+    let [upstream, ours] = [UPSTREAM, OURS].map(|case| {
+        let numbered = outcome.numbered(case);
+        numbered.map(|(number, _)| number).collect::<Vec<_>>()
+    });
+    assert_eq!((upstream, ours), (vec![0, 1, 2], vec![0, 2]));
+    assert_eq!(outcome.pairs(OURS, UPSTREAM).len(), 2);
+    let wanted = "ours, memory, error, round 2: not measured: no answer";
+    assert_eq!(outcome.flaws, [wanted]);
 }
 
 #[test]

@@ -2,16 +2,20 @@
 //!
 //! A ratio is of two cases in the same round, so that a machine whose speed drifts does not
 //! decide; the median of the rounds is judged, and it is said where single rounds disagree.
-//! *No worse* asks for a difference that is larger than the rounds of one tracker differ by
-//! among themselves: the rule of [`evaluate`].
+//! *Worse* asks for a difference that is larger than the figures of one tracker differ by
+//! among themselves: the rule of [`evaluate`]. *No worse* is what does not differ; a difference
+//! that the figures are too far from each other to show is neither.
 
 use std::fmt;
 
-use torrust_tracker_maintenance::evaluation::{self, Figure, Good, Weight, evaluate, median};
+use torrust_tracker_maintenance::evaluation::{
+    self, Difference, Figure, Good, Weight, evaluate, median,
+};
 
 use super::case::{Case, Program, Storage, Threshold};
 use super::gate::{Entering, THREADS};
 use super::{Outcome, Round};
+use crate::experiment::Judgement;
 use crate::experiment::prose::{digits, ms, spread};
 
 /// Milliseconds that 99 of 100 connects must not reach while the tracker is saturated.
@@ -23,6 +27,10 @@ const PASS_NS: f64 = 50.0;
 /// Times as long that a pass may take while many threads enter: one word of memory goes from
 /// processor to processor.
 const CROWDED: f64 = 10.0;
+
+/// A difference of medians up to this part of upstream's is none. One that is larger, and
+/// smaller than the noise, may be one.
+const ALIKE: f64 = 0.10;
 
 /// Who asked for more than the tracker could answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,6 +183,32 @@ pub(super) fn verdicts(outcome: &Outcome) -> Vec<Verdict> {
     all
 }
 
+/// Whether all that must hold does, and nothing went wrong. What was left out cannot be told.
+#[must_use]
+pub fn judge(outcome: &Outcome) -> Judgement {
+    let mut judgement = Judgement {
+        broken: outcome.flaws.clone(),
+        unknown: Vec::new(),
+    };
+    for verdict in verdicts(outcome) {
+        let Verdict {
+            what,
+            must,
+            seen,
+            holds,
+            ..
+        } = verdict;
+        match holds {
+            Holds::Met | Holds::NotAsked => {}
+            Holds::NotMet => judgement
+                .broken
+                .push(format!("{what}: {must}; it is {seen}")),
+            Holds::Untold(why) => judgement.unknown.push(format!("{what}: {why}")),
+        }
+    }
+    judgement
+}
+
 /// A pass of the open gate, for one thread and for many at once.
 fn entering(found: &Entering) -> [Verdict; 2] {
     let (alone, together) = (median(&found.alone), median(&found.together));
@@ -211,13 +245,14 @@ fn entering(found: &Entering) -> [Verdict; 2] {
 
 fn ratio(outcome: &Outcome, ratio: &Ratio, asker: Asker) -> Verdict {
     let (ours, theirs) = (outcome.rounds(ratio.ours), outcome.rounds(ratio.theirs));
-    let pairs = ours.iter().zip(theirs);
+    let pairs = outcome.pairs(ratio.ours, ratio.theirs);
     let each: Vec<f64> = pairs
+        .iter()
         .map(|(ours, theirs)| (asker.rate(ours), asker.rate(theirs)))
         .filter(|(_, theirs)| *theirs > 0.0)
         .map(|(ours, theirs)| ours / theirs)
         .collect();
-    let silent = each.len() < ours.len().min(theirs.len());
+    let silent = each.len() < pairs.len();
     let middle = median(&each).filter(|_| !silent);
     // Of a load that could not send more, what is seen of ours is the least it can be, and of
     // upstream the same, so that the ratio is the most.
@@ -316,8 +351,8 @@ fn connects(outcome: &Outcome, case: Case) -> Verdict {
 fn announces(outcome: &Outcome, case: Case) -> Verdict {
     let rounds = |case: Case| outcome.rounds(case);
     let p99 = |case: Case| -> Vec<f64> {
-        let rounds = rounds(case).iter();
-        rounds.filter_map(|round| round.moderate.p99_ms).collect()
+        let halves = rounds(case).iter().flat_map(|round| &round.moderate);
+        halves.filter_map(|half| half.p99_ms).collect()
     };
     let what = format!("announce p99 at the moderate rate: {case}");
     let compared = evaluate(&[Figure {
@@ -329,27 +364,37 @@ fn announces(outcome: &Outcome, case: Case) -> Verdict {
         after: p99(case),
     }]);
     let difference = &compared.differences[0];
-    let missing = rounds(case).is_empty() || rounds(case.of_upstream()).is_empty();
+    let fewest = rounds(case).len().min(rounds(case.of_upstream()).len());
     Verdict {
         what,
         must: "no worse than upstream's".to_owned(),
         seen: format!(
-            "{} ms; upstream's {} ms; what differs by {} ms or less is alike",
+            "{} ms; upstream's {} ms; less than {} ms apart is no clear difference",
             ms(difference.after),
             ms(difference.before),
             digits(difference.noise)
         ),
         holds: match difference.verdict {
-            evaluation::Verdict::Better | evaluation::Verdict::Same => Holds::Met,
+            _ if fewest == 1 => Holds::Untold("one round does not show its noise"),
+            evaluation::Verdict::Better => Holds::Met,
             evaluation::Verdict::Worse => Holds::NotMet,
-            evaluation::Verdict::Unknown if missing => Holds::Untold("not measured"),
+            evaluation::Verdict::Same if alike(difference) => Holds::Met,
+            evaluation::Verdict::Same => Holds::Untold(
+                "the medians differ by more than a tenth, but not by more than the noise",
+            ),
             evaluation::Verdict::Unknown | evaluation::Verdict::NotJudged => {
-                Holds::Untold("one round does not show its noise")
+                Holds::Untold("not measured")
             }
         },
         alone: None,
         aim: None,
     }
+}
+
+/// Whether the medians themselves differ by next to nothing, whatever the noise.
+fn alike(difference: &Difference) -> bool {
+    let both = difference.before.zip(difference.after);
+    both.is_some_and(|(before, after)| (after - before).abs() <= ALIKE * before)
 }
 
 #[cfg(test)]
@@ -522,12 +567,19 @@ mod tests {
 
     #[test]
     fn a_latency_is_worse_only_beyond_the_noise() {
-        let table: [(&[f64], &[f64], Holds); 5] = [
+        let hidden = Holds::Untold(
+            "the medians differ by more than a tenth, but not by more than the noise",
+        );
+        let table: [(&[f64], &[f64], Holds); 8] = [
             (&[0.5, 0.5, 0.5], &[0.3, 0.3, 0.3], Holds::Met),
             (&[0.5, 0.5, 0.5], &[0.54, 0.54, 0.54], Holds::Met),
             (&[0.5, 0.5, 0.5], &[0.6, 0.6, 0.6], Holds::NotMet),
-            // As far apart as that, but upstream's are as far from each other.
-            (&[0.3, 0.5, 0.7], &[0.6, 0.6, 0.6], Holds::Met),
+            // As far apart as that, but upstream's are as far from each other: either way.
+            (&[0.3, 0.5, 0.7], &[0.6, 0.6, 0.6], hidden),
+            (&[0.3, 0.5, 0.7], &[0.4, 0.4, 0.4], hidden),
+            // As noisy, and no difference to be hidden.
+            (&[0.3, 0.5, 0.7], &[0.3, 0.52, 0.7], Holds::Met),
+            (&[], &[0.4], Holds::Untold("not measured")),
             (
                 &[0.5],
                 &[0.4],
@@ -544,6 +596,55 @@ mod tests {
             let found = verdict(&outcome, "moderate rate: ours, memory, error");
             assert_eq!(found.holds, holds, "{found:#?}");
         }
+    }
+
+    /// Three rounds are six figures, so that one that strays hides nothing.
+    #[test]
+    fn both_halves_of_the_moderate_load_count() {
+        let mut outcome = outcome();
+        *rounds(&mut outcome, UPSTREAM) = vec![round(1_000.0, 0.5); 3];
+        let mut ours = vec![round(1_000.0, 0.7); 3];
+        ours[1].moderate[0].p99_ms = Some(0.4);
+        *rounds(&mut outcome, OURS) = ours;
+        let found = verdict(&outcome, "moderate rate: ours, memory, error");
+        assert_eq!(found.holds, Holds::NotMet, "{found:#?}");
+    }
+
+    /// A round that failed is not compared with another's.
+    #[test]
+    fn a_ratio_is_of_the_same_round() {
+        let mut outcome = outcome();
+        *rounds(&mut outcome, OURS) = vec![round(10.0, 0.5), round(300.0, 0.5)];
+        *rounds(&mut outcome, UPSTREAM) = vec![round(100.0, 0.5)];
+        let theirs = outcome.cases.iter_mut().find(|one| one.case == UPSTREAM);
+        theirs.expect("every case was made up").failed = vec![0];
+        let found = verdict(&outcome, MEMORY);
+        assert_eq!((found.holds, found.alone), (Holds::Met, Some((1, 1))));
+        assert_eq!(found.seen, "3 (3 to 3)");
+    }
+
+    #[test]
+    fn what_does_not_hold_weighs_more_than_what_cannot_be_told() {
+        let mut outcome = outcome();
+        assert_eq!(judge(&outcome), Judgement::default());
+
+        outcome
+            .cases
+            .retain(|one| one.case.storage == Storage::Memory);
+        let left_out = judge(&outcome);
+        assert_eq!((left_out.exit_code(), left_out.unknown.len()), (3, 8));
+
+        *rounds(&mut outcome, OURS) = vec![round(50_000.0, 0.5); 2];
+        let slow = judge(&outcome);
+        assert_eq!((slow.exit_code(), slow.broken.len()), (1, 2));
+        assert!(
+            slow.broken[0].starts_with("public tester: ours, memory, error"),
+            "{slow:?}"
+        );
+
+        let mut flawed = super::super::tests::outcome();
+        flawed.flaws.push("a round: not measured".to_owned());
+        assert_eq!(judge(&flawed).broken, ["a round: not measured"]);
     }
 
     #[test]
