@@ -5,8 +5,8 @@
 //!   rates      the highest rate each mode holds
 //!   rounds     rollback journal │ WAL, durable │ WAL, committed │ WAL, FULL
 //!              WAL, FULL │ WAL, committed │ WAL, durable │ rollback journal
-//!              ...       one rate that all of them hold, then more than each can answer;
-//!                        in turn, forth and back, as the machine's speed drifts
+//!              ...       one rate that all of them hold, then one that is too much, the same
+//!                        for all; in turn, forth and back, as the machine's speed drifts
 //!   switch     start, start and switch to WAL, start and switch back
 //!   flushes    strace counts the calls that sync, for a moment, and slows the tracker down
 //! ```
@@ -19,57 +19,40 @@
 //! A mode that holds no rate is not measured, and a round of which the generator was the limit
 //! counts for nothing; the page says so.
 
+mod figures;
+mod measure;
 mod page;
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
-use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use tokio::process::Command;
-use tokio::time::timeout;
-use torrust_tracker_maintenance::evaluation::{Evaluation, Figure, Good, Weight, evaluate};
+use torrust_tracker_maintenance::evaluation::{Evaluation, evaluate};
 
+use self::figures::{OfRound, figures};
+use self::measure::{count_syncs, measure, switch};
 pub use self::page::document;
 use super::capacity::{self, Try, Verdict};
 use super::machine::Machine;
-use super::reading::Reading;
 use super::{Judgement, order};
-use crate::PATIENCE;
 use crate::database::Seeds;
-use crate::generator::{ANNOUNCES, Generator, Kind, MOST, Plan, Report, Summary};
-use crate::tracker::{Setup, Tracker};
-use crate::usage::flushes;
+use crate::generator::{MOST, Plan, Report, Summary};
+use crate::tracker::Setup;
 
 /// Of the highest rate that every mode holds, what the rounds are measured at, in percent:
 /// at the limit itself any disturbance makes a queue, and the queue would be measured.
 const PART: u32 = 60;
 
-/// Times the rate a mode holds that is offered to see what it answers at most.
+/// Times the highest rate a mode holds, what all modes are offered to see what they answer at
+/// most.
 const TOO_MUCH: u32 = 3;
-
-/// Seconds until a tracker that is offered too much has a queue as long as it gets: it drops
-/// what has waited for 5 s, and at three times what it answers a second adds two seconds.
-const FULL_AFTER: u64 = 3;
 
 /// What a rate may be off by because requests left late or answers were lost, as a part of
 /// it: past that it is not known. Where more is offered than can be answered the machine is
 /// busy in any case, and a request that leaves some milliseconds late changes no rate.
 const OFF: f64 = 0.02;
-
-/// Failures of 1,000 requests that are none: one in ten thousand is no difference between two
-/// journal modes, however steady it is.
-const FAILURES: f64 = 0.1;
-
-/// How long a tracker may take to exit.
-const EXIT: Duration = Duration::from_secs(60);
-
-/// How long calls are counted.
-const TRACED: Duration = Duration::from_secs(3);
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -195,10 +178,13 @@ impl Measured {
         let rounds = self.rounds.iter();
         rounds.filter_map(|round| round.most.announces).collect()
     }
-}
 
-/// A figure of a round, if it has it.
-type OfRound = fn(&Round) -> Option<f64>;
+    /// Whether a round has answered all it was offered: the mode can do more than it was seen
+    /// to do.
+    fn spares(&self) -> bool {
+        self.rounds.iter().any(|round| round.most.spare)
+    }
+}
 
 /// One measurement at the common rate, and one of more than the tracker can answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -240,8 +226,7 @@ impl Round {
     }
 }
 
-/// What was answered when three times the rate that is held was offered, or as much as the
-/// generator is meant for.
+/// What was answered when more was offered than the modes hold: the same to all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Saturation {
     /// UDP requests a second that were offered.
@@ -278,7 +263,7 @@ impl Saturation {
 pub struct Syncs {
     /// `fsync` and `fdatasync` together.
     pub calls: u64,
-    /// Announces answered meanwhile.
+    /// Announces of the same seconds that were answered.
     pub announces: u64,
 }
 
@@ -394,19 +379,17 @@ async fn rounds(
     courses: &mut [Course],
     flaws: &mut Vec<String>,
 ) {
+    let Some(too_much) = too_much(plan, courses) else {
+        return;
+    };
     for round in 0..options.rounds {
         for index in order(round, courses.len()) {
             let course = &mut courses[index];
-            let Some(held) = capacity::held(&course.tries) else {
+            if capacity::held(&course.tries).is_none() {
                 continue;
-            };
+            }
             let what = format!("{}: round {}", course.mode.name(), round + 1);
             eprintln!("{what}");
-            let too_much = Plan {
-                udp_per_second: held.udp_per_second.saturating_mul(TOO_MUCH).min(MOST),
-                http_per_second: held.http_per_second,
-                ..plan
-            };
             let found = measure(options, seeds, plan, too_much, course.mode).await;
             course.rounds.extend(or_flaw(&what, found, flaws));
         }
@@ -458,267 +441,26 @@ fn common(plan: Plan, courses: &[Course]) -> Option<Plan> {
     })
 }
 
-async fn measure(
-    options: &Options,
-    seeds: &Seeds,
-    plan: Plan,
-    too_much: Plan,
-    mode: Mode,
-) -> Result<(Round, Report)> {
-    let setup = prepare(options, seeds, mode)?;
-    let mut tracker = setup.start().await?;
-    let addresses = tracker.addresses;
-    let generator = Generator::start(plan, addresses.udp, addresses.http, PATIENCE).await?;
-    generator
-        .until(Duration::from_secs(options.warm_up))
-        .await?;
-    let read = || -> Result<_> {
-        let reading = Reading::now(&generator.clock, &tracker)?;
-        Ok((reading, flushes(&options.directory)))
-    };
-    let endpoint = tracker.endpoint()?;
-    let spent_before = database_seconds(&endpoint.status().await?);
-    let (before, flushed_before) = read()?;
-    let mut log = 0;
-    let ends = options.warm_up + options.seconds;
-    for second in options.warm_up..ends {
-        generator.until(Duration::from_secs(second + 1)).await?;
-        log = log.max(size_of_log(&setup.database()));
-    }
-    let (after, flushed_after) = read()?;
-    let spent_after = database_seconds(&endpoint.status().await?);
-    let found = generator.stop().await?;
-    let most = saturate(options, too_much, &tracker).await?;
-    tracker.signal(Signal::TERM)?;
-    tracker.exited(EXIT).await?;
-
-    let seconds = usize::try_from(options.warm_up)?..usize::try_from(ends)?;
-    let over = |kinds: &[Kind]| found.tally.over(kinds, seconds.clone());
-    let (all, announces) = (over(&Kind::ALL), over(&ANNOUNCES));
-    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-    let per_announce = |count: u64| count as f64 / announces.counts.answered.max(1) as f64;
-    let spent = after.since(&before);
-    let cpu = spent.tracker.context("one process was measured")?;
-    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-    let thousands = all.counts.answered.max(1) as f64 / 1_000.0;
-    // A disk that counts none has counted none in all its life.
-    let flushed = flushed_after
-        .filter(|count| *count > 0)
-        .zip(flushed_before)
-        .map(|(after, before)| after.saturating_sub(before));
-    let in_database = spent_after
-        .zip(spent_before)
-        .map(|(after, before)| after - before);
-    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-    let answered = announces.counts.answered.max(1) as f64;
-    let round = Round {
-        database_ms: in_database.map(|seconds| seconds * 1e6 / answered),
-        dropped: found.health.dropped,
-        cpu_ms: cpu.as_secs_f64() * 1_000.0 / thousands,
-        resident: after.resident(),
-        written: per_announce(spent.written),
-        flushes: flushed.map(per_announce),
-        log,
-        others: spent.others,
-        most,
-        scrapes: over(&[Kind::UdpScrape, Kind::HttpScrape]),
-        all,
-        announces,
-    };
-    Ok((round, Report::new(plan, &found, Vec::new())))
-}
-
-/// What a tracker answers when it is offered more than it can.
-async fn saturate(options: &Options, too_much: Plan, tracker: &Tracker) -> Result<Saturation> {
-    let addresses = tracker.addresses;
-    let generator =
-        Generator::start(too_much, addresses.udp, addresses.http, capacity::GRACE).await?;
-    let ends = FULL_AFTER + options.probe;
-    generator.until(Duration::from_secs(ends)).await?;
-    let found = generator.stop().await?;
-    let seconds = usize::try_from(FULL_AFTER)?..usize::try_from(ends)?;
-    let announces = found.tally.over(&[Kind::UdpAnnounce], seconds);
-    Ok(Saturation::of(
-        too_much.udp_per_second,
-        options.probe,
-        &announces,
-        found.health.dropped,
-    ))
-}
-
-/// Seconds a tracker has spent in its database for both doors, if its status tells.
-fn database_seconds(status: &Value) -> Option<f64> {
-    let of = |door: &str| status["traffic"][door]["database_seconds"].as_f64();
-    Some(of("udp")? + of("http")?)
-}
-
-/// From its metadata: no file of a live database is opened.
-fn size_of_log(database: &Path) -> u64 {
-    let mut log = database.as_os_str().to_owned();
-    log.push("-wal");
-    std::fs::metadata(log).map_or(0, |log| log.len())
-}
-
-/// Counts the calls that sync, for a moment of load.
-async fn count_syncs(
-    options: &Options,
-    seeds: &Seeds,
-    plan: Plan,
-    mode: Mode,
-) -> Result<Option<Syncs>> {
-    let tracker = prepare(options, seeds, mode)?.start().await?;
-    let addresses = tracker.addresses;
-    let generator = Generator::start(plan, addresses.udp, addresses.http, PATIENCE).await?;
-    generator.until(Duration::from_secs(1)).await?;
-    let strace = Command::new("strace")
-        .args(["-f", "-c", "-e", "trace=fsync,fdatasync", "-p"])
-        .arg(tracker.pid()?.as_raw_nonzero().to_string())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn();
-    // Not installed.
-    let Ok(strace) = strace else {
-        return Ok(None);
-    };
-    let id = strace.id().context("strace has just been started")?;
-    let id = Pid::from_raw(i32::try_from(id)?).context("a process id above 0")?;
-    let from = generator.clock.elapsed();
-    generator.until(from + TRACED).await?;
-    // It detaches, prints its table and exits. Gone: it was not permitted to attach.
-    if kill_process(id, Signal::INT).is_err() {
-        return Ok(None);
-    }
-    let output = timeout(PATIENCE, strace.wait_with_output()).await??;
-    let found = generator.stop().await?;
-    // Whole seconds, so that one at either end may be counted in part.
-    let seconds = usize::try_from(from.as_secs())?..found.tally.seconds();
-    let table = String::from_utf8_lossy(&output.stderr);
-    Ok(parse_syncs(&table).map(|calls| Syncs {
-        calls,
-        announces: found.tally.over(&ANNOUNCES, seconds).counts.answered,
-    }))
-}
-
-/// The calls of a table of `strace -c`; `None` if it has none of them and no total, as when
-/// it could not attach.
-fn parse_syncs(table: &str) -> Option<u64> {
-    let calls = |line: &str| -> Option<u64> {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let [_, _, _, calls, .., "fsync" | "fdatasync"] = fields.as_slice() else {
-            return None;
-        };
-        calls.parse().ok()
-    };
-    let attached = table.contains("attached");
-    attached.then(|| table.lines().filter_map(calls).sum())
-}
-
-/// How long a tracker takes to start, to start and switch, and to switch back.
-async fn switch(options: &Options, seeds: &Seeds) -> Result<Switch> {
-    let setup = prepare(options, seeds, Mode::Rollback)?;
-    let mut seconds = Vec::new();
-    for journal in ["delete", "wal", "delete"] {
-        let setup = setup
-            .clone()
-            .set("maintenance", "journal_mode", &format!("\"{journal}\""));
-        let began = Instant::now();
-        let mut tracker = setup.start().await?;
-        seconds.push(began.elapsed().as_secs_f64());
-        let found = tracker.endpoint()?.status().await?["database"]["journal_mode"].clone();
-        ensure!(found == journal, "{journal} was asked for, it is {found}");
-        tracker.signal(Signal::TERM)?;
-        tracker.exited(EXIT).await?;
-    }
-    let &[plain, to_wal, back] = seconds.as_slice() else {
-        anyhow::bail!("three starts were measured");
-    };
-    Ok(Switch {
-        plain,
-        to_wal,
-        back,
+/// What all modes are offered to see what they answer at most: more than the best of them
+/// holds, and no more than the generator is meant for. One load for all, or what is compared
+/// would be what different loads do to a tracker. `None` where no mode holds a rate.
+fn too_much(plan: Plan, courses: &[Course]) -> Option<Plan> {
+    let held = || courses.iter().filter_map(|one| capacity::held(&one.tries));
+    let udp = held().map(|one| one.udp_per_second).max()?;
+    // Asked is about UDP. More connections than it can answer only pile up.
+    let http = held().map(|one| one.http_per_second).min()?;
+    Some(Plan {
+        udp_per_second: udp.saturating_mul(TOO_MUCH).min(MOST),
+        http_per_second: http,
+        ..plan
     })
-}
-
-/// What decides, and what is told.
-fn figures(before: &Measured, after: &Measured) -> Vec<Figure> {
-    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-    let failed: OfRound = |round| {
-        Some(round.all.counts.failed() as f64 * 1_000.0 / round.all.counts.sent.max(1) as f64)
-    };
-    #[expect(clippy::cast_precision_loss, reason = "bytes far below 2^52")]
-    let resident: OfRound = |round| Some(round.resident as f64 / 1e6);
-    let rows: [(&str, Weight, f64, OfRound); 9] = [
-        (
-            "requests that failed, of 1,000",
-            Weight::Essential,
-            FAILURES,
-            failed,
-        ),
-        ("announce p99, ms", Weight::Essential, 0.0, |round| {
-            round.announces.p99_ms
-        }),
-        ("announce p50, ms", Weight::Told, 0.0, |round| {
-            round.announces.p50_ms
-        }),
-        ("scrape p99, ms", Weight::Told, 0.0, |round| {
-            round.scrapes.p99_ms
-        }),
-        (
-            "database time, ms for 1,000 announces",
-            Weight::Told,
-            0.0,
-            |round| round.database_ms,
-        ),
-        (
-            "tracker CPU, ms for 1,000 answers",
-            Weight::Told,
-            0.0,
-            |round| Some(round.cpu_ms),
-        ),
-        ("tracker memory, MB", Weight::Told, 0.0, resident),
-        (
-            "written to disk, bytes an announce",
-            Weight::Told,
-            0.0,
-            |round| Some(round.written),
-        ),
-        (
-            "flushes of the disk, an announce",
-            Weight::Told,
-            0.0,
-            |round| round.flushes,
-        ),
-    ];
-    let mut figures: Vec<Figure> = rows
-        .into_iter()
-        .map(|(name, weight, least, value)| Figure {
-            name: name.to_owned(),
-            good: Good::Low,
-            weight,
-            least,
-            before: before.values(value),
-            after: after.values(value),
-        })
-        .collect();
-    figures.push(Figure {
-        name: "UDP announces/s at most".to_owned(),
-        good: Good::High,
-        weight: Weight::Essential,
-        least: 0.0,
-        before: before.at_most(),
-        after: after.at_most(),
-    });
-    figures
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
     use torrust_tracker_maintenance::evaluation::Decision;
 
-    use super::page::tests::{measured, outcome, round};
+    use super::page::tests::outcome;
     use super::*;
     use crate::experiment::capacity::tests::tried;
     use crate::generator::LATE_MS;
@@ -752,45 +494,6 @@ mod tests {
         assert_eq!(nothing.announces, None);
     }
 
-    /// Round by round: what is left of four decides while two are left, and only then.
-    #[test]
-    fn a_round_of_which_the_generator_was_the_limit_counts_for_nothing() {
-        for limited in 0..=4 {
-            let mut after = measured(Mode::Durable, 4, 1.0);
-            for round in &mut after.rounds[..limited] {
-                round.dropped = 1;
-                // It would be worse.
-                round.announces.p99_ms = Some(1_000.0);
-            }
-            let before = measured(Mode::Rollback, 4, 10.0);
-            let found = evaluate(&figures(&before, &after)).decision;
-            let wanted = if limited <= 2 {
-                Decision::Keep
-            } else {
-                Decision::Undecided
-            };
-            assert_eq!(found, wanted, "{limited}");
-        }
-        let mut late = round(1.0);
-        assert!(!late.limited());
-        late.all.late_p99_ms = Some(LATE_MS + 0.1);
-        assert!(late.limited());
-    }
-
-    #[test]
-    fn one_failure_in_ten_thousand_decides_nothing() {
-        for (failed, wanted) in [(1, Decision::Keep), (20, Decision::Revert)] {
-            let mut after = measured(Mode::Durable, 4, 1.0);
-            for round in &mut after.rounds {
-                round.all.counts.unanswered = failed;
-                round.all.counts.answered = 10_000 - failed;
-            }
-            let before = measured(Mode::Rollback, 4, 1.0);
-            let found = evaluate(&figures(&before, &after));
-            assert_eq!(found.decision, wanted, "{failed}: {found:#?}");
-        }
-    }
-
     #[test]
     fn the_common_rate_is_what_every_mode_that_holds_one_holds() {
         let course = |tries| Course {
@@ -811,6 +514,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_too_much_is_the_same_for_all_and_bounded() {
+        let course = |udp, http| {
+            let mut held = tried(udp, 1_000, 1.0, 0.0);
+            held.http_per_second = http;
+            Course {
+                mode: Mode::Durable,
+                tries: vec![held],
+                rounds: Vec::new(),
+            }
+        };
+        let offered = |courses: &[Course]| {
+            let plan = too_much(Plan::default(), courses)?;
+            Some([plan.udp_per_second, plan.http_per_second])
+        };
+        let (slow, quick) = (|| course(100, 3), || course(2_000, 60));
+        assert_eq!(offered(&[slow(), quick()]), Some([6_000, 3]));
+        assert_eq!(offered(&[quick(), course(MOST, 300)]), Some([MOST, 60]));
+        assert_eq!(offered(&[]), None);
+    }
+
+    #[test]
     fn undecided_is_no_failure_and_no_rate_is_one() {
         let mut undecided = outcome();
         undecided.to_wal.decision = Decision::Undecided;
@@ -823,31 +547,5 @@ mod tests {
         let mut flawed = outcome();
         flawed.flaws.push("a round: not measured".to_owned());
         assert_eq!(judge(&flawed).broken, ["a round: not measured"]);
-    }
-
-    #[test]
-    fn the_time_in_the_database_is_of_both_doors_or_not_known() {
-        let both = json!({ "traffic": {
-            "udp": { "database_seconds": 1.5 }, "http": { "database_seconds": 0.5 },
-        }});
-        assert_eq!(database_seconds(&both), Some(2.0));
-        let one = json!({ "traffic": { "udp": { "database_seconds": 1.5 } } });
-        assert_eq!(database_seconds(&one), None);
-        assert_eq!(database_seconds(&json!({})), None);
-    }
-
-    #[test]
-    fn the_table_of_strace_is_read() {
-        let table = "strace: Process 7 attached with 9 threads\nstrace: Process 7 detached\n\
-            % time     seconds  usecs/call     calls    errors syscall\n\
-            ------ ----------- ----------- --------- --------- ----------------\n\
-            \x20 99.96    0.012273          67       182           fdatasync\n\
-            \x20  0.04    0.000005           5         1         1 fsync\n\
-            ------ ----------- ----------- --------- --------- ----------------\n\
-            100.00    0.012278          66       183         1 total\n";
-        assert_eq!(parse_syncs(table), Some(183));
-        assert_eq!(parse_syncs("strace: Process 7 attached\n"), Some(0));
-        let refused = "strace: attach: ptrace(PTRACE_SEIZE, 1): Operation not permitted\n";
-        assert_eq!(parse_syncs(refused), None);
     }
 }

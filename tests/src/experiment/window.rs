@@ -16,9 +16,9 @@
 //! nothing else, answers all. The rate is found first, in each journal mode.
 
 mod page;
+mod session;
 mod verdict;
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -30,17 +30,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::page::document;
+use self::session::Session;
 pub use self::verdict::{Holds, Verdict, judge, verdicts};
 use super::capacity::{self, Try};
 use super::machine::Machine;
-use super::reading::{Reading, Spent};
 use crate::announce::Torrent;
 use crate::completions::Shown;
 use crate::database::{self, Seeds};
 use crate::endpoint::Endpoint;
-use crate::generator::{
-    ANNOUNCES, Before, Clock, Found, Generator, Kind, Mark, Marks, Plan, Report, Summary,
-};
+use crate::generator::{ANNOUNCES, Before, Found, Generator, Marks, Plan, Report, Summary};
 use crate::tracker::{Addresses, Setup, Tracker};
 use crate::udp::UdpClient;
 use crate::usage::dropped_datagrams;
@@ -370,94 +368,6 @@ fn setup(directory: &Path, journal: &str) -> Result<Setup> {
     Ok(Setup::new_in(directory)?
         .set("maintenance", "journal_mode", &format!("\"{journal}\""))
         .set("maintenance.gate", "hold_for", "\"90s\""))
-}
-
-/// A whole second, and what was read of the machine when it began.
-struct Boundary {
-    second: u64,
-    reading: Reading,
-}
-
-/// What lies between two boundaries.
-struct Span {
-    name: &'static str,
-    seconds: Range<usize>,
-    spent: Spent,
-}
-
-/// A load, and what the machine did in each of its phases.
-struct Session {
-    generator: Generator,
-    marks: Vec<Mark>,
-    spans: Vec<Span>,
-}
-
-impl Session {
-    async fn start(plan: Plan, tracker: &Tracker, grace: Duration) -> Result<Self> {
-        let addresses = tracker.addresses;
-        Ok(Self {
-            generator: Generator::start(plan, addresses.udp, addresses.http, grace).await?,
-            marks: Vec::new(),
-            spans: Vec::new(),
-        })
-    }
-
-    fn clock(&self) -> Clock {
-        self.generator.clock
-    }
-
-    fn mark(&mut self, what: &str) {
-        self.marks.push(Mark::new(self.clock().elapsed(), what));
-    }
-
-    /// Waits until a whole second, and reads the machine.
-    async fn boundary(&self, second: u64, tracker: &Tracker) -> Result<Boundary> {
-        self.generator.until(Duration::from_secs(second)).await?;
-        let reading = Reading::now(&self.clock(), tracker)?;
-        Ok(Boundary { second, reading })
-    }
-
-    /// The next whole second.
-    fn next_second(&self) -> u64 {
-        self.clock().elapsed().as_secs() + 1
-    }
-
-    fn span(&mut self, name: &'static str, from: &Boundary, to: &Boundary) -> Result<()> {
-        self.spans.push(Span {
-            name,
-            seconds: usize::try_from(from.second)?..usize::try_from(to.second)?,
-            spent: to.reading.since(&from.reading),
-        });
-        Ok(())
-    }
-
-    /// A phase in which nothing is done, from this second on.
-    async fn phase(
-        &mut self,
-        name: &'static str,
-        from: u64,
-        seconds: u64,
-        tracker: &Tracker,
-    ) -> Result<()> {
-        let begins = self.boundary(from, tracker).await?;
-        let ends = self.boundary(from + seconds, tracker).await?;
-        self.span(name, &begins, &ends)
-    }
-
-    /// Ends the load: what was found in each phase, and in all of it.
-    async fn finish(self, plan: Plan) -> Result<(Vec<Phase>, Found, Report)> {
-        let found = self.generator.stop().await?;
-        let report = Report::new(plan, &found, self.marks);
-        let phases = self.spans.iter().map(|span| Phase {
-            name: span.name.to_owned(),
-            seconds: span.seconds.len(),
-            all: found.tally.over(&Kind::ALL, span.seconds.clone()),
-            announces: found.tally.over(&ANNOUNCES, span.seconds.clone()),
-            tracker: span.spent.processors,
-            others: span.spent.others,
-        });
-        Ok((phases.collect(), found, report))
-    }
 }
 
 async fn window(

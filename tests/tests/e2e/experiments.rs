@@ -200,8 +200,10 @@ async fn the_wal_experiment_measures_both_journal_modes_and_decides() -> Result<
             assert!(round.all.counts.add_up() && round.announces.counts.answered > 0);
             assert!(round.cpu_ms > 0.0 && round.resident > 0, "{round:#?}");
             assert_eq!(round.log > 0, in_wal, "a log is what WAL has: {round:#?}");
-            // Three times what it holds, which the highest rate tried here bounds.
+            // Three times what is held, which the highest rate tried here bounds.
             assert!((1..=600).contains(&round.most.offered), "{round:#?}");
+            let first = &outcome.modes[0].rounds[0];
+            assert_eq!(round.most.offered, first.most.offered, "the same to all");
         }
         if let Some(syncs) = measured.syncs {
             assert!(syncs.announces > 0, "{syncs:?}");

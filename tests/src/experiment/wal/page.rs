@@ -3,7 +3,8 @@
 use anyhow::Result;
 use torrust_tracker_maintenance::evaluation::{Decision, Evaluation, Weight};
 
-use super::{FAILURES, Measured, Mode, OfRound, Outcome};
+use super::figures::{FAILURES, OfRound};
+use super::{Measured, Mode, Outcome};
 use crate::experiment::capacity::{self, Verdict};
 use crate::experiment::prose::{self, DISTURBED, Table, bytes, count, digits, ms};
 use crate::experiment::{Document, FULL};
@@ -86,10 +87,11 @@ fn text(outcome: &Outcome) -> String {
         format!("## The modes\n\n{}", modes_in_words(&outcome.modes)),
         format!(
             "## 1. Baseline, and 3. comparison\n\n{} The table has the median of the rounds, and \
-             the least and the most of them. *At most*: what a tracker answers when three times \
-             the rate it holds is offered, but no more than {} UDP requests a second, which the \
-             generator is meant for; *or more*: in a round it answered all that was offered. \
-             Where the generator was the limit nothing is entered.\n\n{}",
+             the least and the most of them. *At most*: what a tracker answers of more than it \
+             holds, the same for every mode: three times the highest rate that one of them \
+             holds, but no more than {} UDP requests a second, which the generator is meant for; \
+             *or more*: in a round it answered all that was offered. Where the generator was the \
+             limit nothing is entered.\n\n{}",
             at_what(outcome),
             count(MOST.into()),
             comparison(&outcome.modes)
@@ -148,6 +150,14 @@ fn amiss(outcome: &Outcome) -> Vec<String> {
                     count(round.most.offered.into())
                 ));
             }
+        }
+        if let Some(round) = measured.rounds.iter().find(|round| round.most.spare) {
+            said.push(format!(
+                "**{name}: all of {} UDP requests a second were answered**, so that it can answer \
+                 more than was seen. Where that leaves open which of two modes answers more at \
+                 most, it is not known",
+                count(round.most.offered.into())
+            ));
         }
     }
     said
@@ -291,8 +301,7 @@ fn whole(value: u64) -> f64 {
 
 /// What was answered at most; that it could be more where a round answered all.
 fn at_most(measured: &Measured) -> String {
-    let spare = measured.rounds.iter().any(|round| round.most.spare);
-    let more = if spare { " or more" } else { "" };
+    let more = if measured.spares() { " or more" } else { "" };
     format!("{}{more}", prose::spread(&measured.at_most()))
 }
 
@@ -342,7 +351,9 @@ fn rule(outcome: &Outcome) -> String {
          a tenth of the median before; three times the median deviation (how far half of the \
          rounds of a mode are at most from their median) of the mode where it is larger; where \
          a mode has fewer than six rounds, what the medians must differ by for no round of one \
-         mode to be among those of the other; of requests that failed, {FAILURES} of 1,000. Go \
+         mode to be among those of the other; of requests that failed, {FAILURES} of 1,000. Of a \
+         mode that answered all it was offered, what it answers at most is more than was seen; \
+         where that decides, it is not known. Go \
          back if a figure that decides is worse; stay undecided if one is not known; else keep, \
          whether anything is better or not.\n\n{}{}{}",
         part("From the rollback journal to WAL, durable", &outcome.to_wal),
@@ -417,7 +428,8 @@ pub(super) mod tests {
     use crate::experiment::capacity::tests::tried;
     use crate::experiment::docs;
     use crate::experiment::machine::tests::machine;
-    use crate::experiment::wal::{Round, Saturation, Switch, figures};
+    use crate::experiment::wal::figures::figures;
+    use crate::experiment::wal::{Round, Saturation, Switch};
     use crate::generator::{LATE_MS, Report, Summary};
 
     /// 10,000 requests, all answered, 99 in 100 announces in so many milliseconds.
@@ -608,6 +620,7 @@ pub(super) mod tests {
                 "**WAL, durable, round 4: what it answers at most is not known**",
                 "lateness:** in WAL, durable, round 1, 1 request",
                 "| 2000 (2000 to 2000) or more |",
+                "**WAL, committed: all of 3,000 UDP requests a second were answered**",
             ],
         );
         assert!(!page.contains("777"), "{page}");
