@@ -32,6 +32,9 @@ const CROWDED: f64 = 10.0;
 /// smaller than the noise, may be one.
 const ALIKE: f64 = 0.10;
 
+/// Why it is not told which it is.
+const HIDDEN: &str = "the medians differ by more than a tenth, but not by more than the noise";
+
 /// Who asked for more than the tracker could answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asker {
@@ -379,9 +382,7 @@ fn announces(outcome: &Outcome, case: Case) -> Verdict {
             evaluation::Verdict::Better => Holds::Met,
             evaluation::Verdict::Worse => Holds::NotMet,
             evaluation::Verdict::Same if alike(difference) => Holds::Met,
-            evaluation::Verdict::Same => Holds::Untold(
-                "the medians differ by more than a tenth, but not by more than the noise",
-            ),
+            evaluation::Verdict::Same => Holds::Untold(HIDDEN),
             evaluation::Verdict::Unknown | evaluation::Verdict::NotJudged => {
                 Holds::Untold("not measured")
             }
@@ -567,9 +568,7 @@ mod tests {
 
     #[test]
     fn a_latency_is_worse_only_beyond_the_noise() {
-        let hidden = Holds::Untold(
-            "the medians differ by more than a tenth, but not by more than the noise",
-        );
+        let hidden = Holds::Untold(HIDDEN);
         let table: [(&[f64], &[f64], Holds); 8] = [
             (&[0.5, 0.5, 0.5], &[0.3, 0.3, 0.3], Holds::Met),
             (&[0.5, 0.5, 0.5], &[0.54, 0.54, 0.54], Holds::Met),
