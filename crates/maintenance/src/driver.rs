@@ -692,14 +692,9 @@ impl<E: Engine> Driver<E> {
         });
         if let Some(run) = self.window.run() {
             tracing::info!(target: LOG_TARGET, run = %run.id, ?trigger, "A run begins");
-            // Beside one who reads without end no switch gets through. The next run goes without
-            // it, or there would be no backup for as long as it is ordered.
-            let failed = self.order.as_ref().and_then(|order| order.failed.as_ref());
-            let just_failed = failed
-                .zip(before)
-                .is_some_and(|(failed, before)| failed.run == before);
+            let order = self.order.as_ref();
             self.record = Some(Record::new(Run {
-                to_wal: self.order.is_some() && (!just_failed || run.trigger == Trigger::Operator),
+                to_wal: order.is_some_and(|order| order.is_for(trigger, before.as_ref())),
                 ..run.clone()
             }));
         }

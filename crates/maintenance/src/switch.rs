@@ -17,7 +17,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::window::{Run, RunId};
+use crate::window::{Run, RunId, Trigger};
 
 /// The journal mode there is to go over to, as statuses name it.
 pub const WAL: &str = "wal";
@@ -85,6 +85,15 @@ impl Order {
             failed: None,
         }
     }
+
+    /// Whether a run is to carry it out that begins after this one. Beside somebody who reads
+    /// without end no switch gets through, and no run that tries: the run after one goes without
+    /// it, or there would be no backup for as long as it is ordered. Who begins one by hand may
+    /// know better.
+    pub(crate) fn is_for(&self, trigger: Trigger, before: Option<&RunId>) -> bool {
+        let failed = self.failed.as_ref().map(|failed| &failed.run);
+        trigger == Trigger::Operator || failed.is_none() || failed != before
+    }
 }
 
 impl Ordered {
@@ -136,5 +145,28 @@ impl Ordered {
             switch: None,
             message,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_run_after_one_that_did_not_switch_goes_without() {
+        let id = |second| RunId::new(DateTime::from_timestamp(second, 0).expect("a time"));
+        let (first, second) = (id(1), id(2));
+        let mut order = Order::new(DateTime::UNIX_EPOCH);
+        assert!(order.is_for(Trigger::Schedule, None));
+        assert!(order.is_for(Trigger::Schedule, Some(&first)));
+        order.failed = Some(NotSwitched {
+            run: first.clone(),
+            reason: "somebody reads".to_owned(),
+        });
+        assert!(!order.is_for(Trigger::Schedule, Some(&first)));
+        assert!(!order.is_for(Trigger::CatchUp, Some(&first)));
+        assert!(order.is_for(Trigger::Operator, Some(&first)));
+        assert!(order.is_for(Trigger::Schedule, Some(&second)));
+        assert!(order.is_for(Trigger::Schedule, None), "after a start");
     }
 }

@@ -338,11 +338,10 @@ impl Starter<'_> {
         if self.configuration.http_trackers.is_none() {
             tracing::info!("No HTTP blocks in configuration");
         }
-        let stored = self.stores().then(|| self.in_turn());
-        let lobby = if stored.is_some() {
-            self.lobby()
+        let (lobby, announces) = if self.stores() {
+            (self.lobby(), http::Announces::Stored(self.in_turn()))
         } else {
-            self.lobby.clone()
+            (self.lobby.clone(), http::Announces::InMemory)
         };
         let mut servers = Vec::new();
         for endpoint in endpoints {
@@ -351,7 +350,7 @@ impl Starter<'_> {
                 .address()
                 .context("an HTTP tracker has no address")?;
             tracing::info!(target: HTTP_TRACKER_LOG_TARGET, "Starting on: {protocol}://{address}");
-            let app = http::router(Arc::clone(self.tracker), address, &lobby, stored.clone());
+            let app = http::router(Arc::clone(self.tracker), address, &lobby, announces.clone());
             let lifeline = self
                 .alarm
                 .lifeline(format!("the HTTP tracker on {address}"));

@@ -22,20 +22,29 @@ use tower::Layer as _;
 
 use crate::writer::{self, Spending, Writer};
 
-/// The routes of an HTTP tracker that listens on `address`. `stored`: announces are, in turn with
-/// others that write, or, without a writer, by a server which lets many write.
+/// What becomes of announces.
+#[derive(Debug, Clone)]
+pub enum Announces {
+    /// They are in memory alone.
+    InMemory,
+    /// They are stored: in turn with others that write, or, without a writer, by a server which
+    /// lets many write.
+    Stored(Option<Writer>),
+}
+
+/// The routes of an HTTP tracker that listens on `address`.
 pub fn router(
     tracker: Arc<Tracker>,
     address: SocketAddr,
     lobby: &Lobby,
-    stored: Option<Option<Writer>>,
+    announces: Announces,
 ) -> Router {
     let on_reverse_proxy = tracker.is_behind_reverse_proxy();
     let gate = lobby
         .layer(move |parts| way(parts, on_reverse_proxy))
         .counting(request);
     let mut routes = routes::router(Arc::clone(&tracker), address);
-    if let Some(writer) = stored {
+    if let Announces::Stored(writer) = announces {
         let desk = Desk {
             tracker,
             writer,
@@ -72,13 +81,16 @@ async fn execute(State(desk): State<Desk>, request: Request, next: Next) -> Resp
     let counters = desk.gate.counters(Door::Http);
     let _spending = Spending::begin(counters);
     let response = next.run(request).await;
-    if let Some((turn, torrent)) = turn.as_ref().zip(torrent) {
-        let completed = writer::completed(&desk.tracker, torrent).await;
-        if !turn.is_stored(torrent, completed, counters) {
-            return StatusCode::SERVICE_UNAVAILABLE.into_response();
-        }
+    let Some(torrent) = torrent else {
+        return response;
+    };
+    let completed = writer::completed(&desk.tracker, torrent).await;
+    let stored = turn.is_none_or(|turn| turn.is_stored(torrent, completed, counters));
+    if stored {
+        response
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE.into_response()
     }
-    response
 }
 
 /// The torrent of which an announce tells that a download is complete.

@@ -141,6 +141,25 @@ fn a_database_that_goes_over_to_a_log_is_synced_from_then_on() {
     assert_eq!(SYNCS.get(), 1);
 }
 
+/// As if it had come between two looks of an earlier sync: one at its commits, one at the file.
+#[test]
+fn a_log_that_no_sync_has_seen_is_synced_though_its_commits_are_known() {
+    let service = Service::new("DELETE");
+    let durability = service.durability();
+    service
+        .connection
+        .execute_batch("PRAGMA journal_mode = WAL")
+        .expect("the kept connection is idle");
+    service.commit(1);
+    let mut log = lock(&durability.shared.log);
+    log.durable = data_version(&log.connection).ok();
+    drop(log);
+    durability.sync().expect("the disk is good");
+    assert_eq!(SYNCS.get(), 1);
+    durability.sync().expect("nothing to do");
+    assert_eq!(SYNCS.get(), 1);
+}
+
 /// The service's own connections live longer than the journal mode, and another switches it.
 #[test]
 fn connections_that_were_there_before_follow_to_the_log() {

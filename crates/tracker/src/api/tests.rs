@@ -1,3 +1,4 @@
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;

@@ -203,7 +203,7 @@ impl Stores {
                 Arc::new(tracker),
                 address,
                 &lobby,
-                Some(Some(writer.clone())),
+                Announces::Stored(Some(writer.clone())),
             ),
             writer,
             keeper,
@@ -233,7 +233,7 @@ fn app() -> (Router, Keeper, tempfile::TempDir) {
     let lobby = Lobby::new(gate, 8, Handle::current());
     let address = SocketAddr::from(([127, 0, 0, 1], 7070));
     (
-        router(Arc::new(tracker), address, &lobby, None),
+        router(Arc::new(tracker), address, &lobby, Announces::InMemory),
         keeper,
         directory,
     )
