@@ -36,8 +36,10 @@ const STATE: &str = "evaluate-wal.json";
 const STATE_LIMIT: u64 = 64 << 20;
 
 /// How it is decided, in a sentence.
-const RULE: &str = "go back if a figure that decides is clearly worse, else keep; clearly: the \
-                    medians differ by more than a tenth, and by more than the noise";
+const RULE: &str = "go back if a figure that decides is clearly worse, else keep; clearly: compared \
+                    with the slices before at the same time of day, by more than a tenth and by \
+                    more than the noise; undecided if the sides share too few hours of the day, or \
+                    if one was asked for more than a third more than the other";
 
 /// Find out on the running tracker whether WAL pays: baseline, switch, comparison, decision.
 ///
@@ -427,8 +429,12 @@ fn text(kept: &Kept, evaluation: &Evaluation) -> String {
         let so_far = format!("none yet; so far {}", evaluation.because);
         (so_far, "start it again to go on, without --report")
     };
+    let remarks = evaluation.remarks.iter();
+    let remarks: String = remarks
+        .map(|remark| format!("remark     {remark}\n"))
+        .collect();
     format!(
-        "{}\n\n{}\n\nrule       {RULE}\ndecision   {decision}\nto do      {to_do}",
+        "{}\n\n{}\n\n{remarks}rule       {RULE}\ndecision   {decision}\nto do      {to_do}",
         head.join("\n"),
         table_of(&evaluation.differences)
     )
@@ -459,12 +465,13 @@ fn left_out(side: &Side) -> String {
     format!("; left out: {}", each.join(", "))
 }
 
-fn table_of(differences: &[Difference]) -> Table<6> {
+fn table_of(differences: &[Difference]) -> Table<7> {
     use table::Side::{Left, Right};
     let mut table = Table::new([
         ("FIGURE", Left),
         ("BEFORE", Right),
         ("AFTER", Right),
+        ("TIMES", Right),
         ("NOISE", Right),
         ("AFTER IS", Left),
         ("DECIDES", Left),
@@ -478,6 +485,7 @@ fn table_of(differences: &[Difference]) -> Table<6> {
             one.name.clone(),
             figure(one.before),
             figure(one.after),
+            figure(one.ratio),
             figure(one.before.map(|_| one.noise)),
             one.verdict.to_string(),
             decides.to_owned(),
@@ -511,7 +519,10 @@ fn to_do(decision: &Decision) -> &'static str {
             "set journal_mode = \"delete\" in [maintenance] and restart the tracker: in WAL every \
              open connection has a lock, so it cannot go back while it serves"
         }
-        Decision::Undecided => "look at what was not measured, and begin anew with another --state",
+        Decision::Undecided => {
+            "look at what was not measured or cannot be compared, and go on for longer with \
+             --comparison, or begin anew with another --state"
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use torrust_tracker_maintenance::evaluation::{Evaluation, evaluate};
+use torrust_tracker_maintenance::evaluation::{Evaluation, evaluate_paired};
 use torrust_tracker_maintenance::status::Status;
 use torrust_tracker_maintenance::window::RunId;
 
@@ -30,7 +30,7 @@ use crate::exit::{Exit, Failure};
 use crate::units;
 
 /// Of the state file.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// The journal mode that is evaluated.
 const WAL: &str = "wal";
@@ -295,7 +295,8 @@ impl Kept {
 
     /// What has been found so far.
     pub fn evaluation(&self) -> Evaluation {
-        evaluate(&figures::figures(&self.before.slices, &self.after.slices))
+        let (figures, asked) = figures::figures(&self.before.slices, &self.after.slices);
+        evaluate_paired(&figures, &asked, self.plan.slice())
     }
 
     /// How far it is, as in `baseline, 3 of 168 slices`.

@@ -1,20 +1,17 @@
 //! What is known of a slice of time: the difference between two readings of the status, as
-//! figures that do not depend on how much was asked. Pure.
+//! figures of so many requests. Pure.
 
 use std::fmt;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Timelike as _, Utc};
 use serde::{Deserialize, Serialize};
-use torrust_tracker_maintenance::evaluation::{Figure, Good, Weight};
+use torrust_tracker_maintenance::evaluation::{Good, Paired, Reading, Taken, Weight};
 use torrust_tracker_maintenance::latency::Distribution;
 use torrust_tracker_maintenance::status::{PerDoor, Status, Traffic};
 
 /// Fewest announces of a slice: of fewer the slowest in a hundred is one that happened to be.
 pub const FEWEST: u64 = 100;
-
-/// The figure that has a least difference.
-const REFUSED: &str = "turned away or unconfirmed, of 1,000 requests";
 
 /// Of 1,000: a difference that is no larger is none.
 const FEWEST_REFUSED: f64 = 0.1;
@@ -27,7 +24,8 @@ pub struct Slice {
     /// Answered, as are scrapes.
     pub announces: u64,
     pub scrapes: u64,
-    pub requests_per_second: f64,
+    /// These, and what was turned away or is not certainly stored.
+    pub asked: u64,
     pub announce_p50_ms: Option<f64>,
     pub announce_p99_ms: Option<f64>,
     pub scrape_p99_ms: Option<f64>,
@@ -109,6 +107,7 @@ impl Slice {
         let scrapes = scrapes(after)?.since(&scrapes(before)?)?;
         let refused = refused(later).checked_sub(refused(earlier))?;
         let answered = announces.count + scrapes.count;
+        let asked = answered + refused;
         let database = grown(
             Some(database_seconds(before)),
             Some(database_seconds(after)),
@@ -119,17 +118,16 @@ impl Slice {
         let ms = |seconds: f64| seconds * 1e3;
         let thousands = |count: u64| number(count.max(1)) / 1e3;
         let megabytes = |bytes: u64| number(bytes) / 1e6;
-        let seconds = length.as_secs_f64();
         Some(Self {
             began,
-            seconds,
+            seconds: length.as_secs_f64(),
             announces: announces.count,
             scrapes: scrapes.count,
-            requests_per_second: number(answered) / seconds.max(f64::MIN_POSITIVE),
+            asked,
             announce_p50_ms: announces.quantile(0.5).map(ms),
             announce_p99_ms: announces.quantile(0.99).map(ms),
             scrape_p99_ms: scrapes.quantile(0.99).map(ms),
-            refused: number(refused) / thousands(answered + refused),
+            refused: number(refused) / thousands(asked),
             cpu_ms: grown(then.cpu_seconds, now.cpu_seconds)
                 .map(|cpu| ms(cpu) / thousands(answered)),
             database_ms: ms(database) / thousands(announces.count),
@@ -137,6 +135,16 @@ impl Slice {
             written_bytes: written.map(|bytes| number(bytes) / number(announces.count.max(1))),
             wal_mb: later.database.wal_bytes.map(megabytes),
         })
+    }
+
+    /// The time of day of its middle, in seconds.
+    fn time_of_day(&self) -> u32 {
+        let half = Duration::try_from_secs_f64(self.seconds / 2.0).unwrap_or_default();
+        (self.began + half).num_seconds_from_midnight()
+    }
+
+    fn requests_per_second(&self) -> f64 {
+        number(self.asked) / self.seconds.max(f64::MIN_POSITIVE)
     }
 }
 
@@ -176,53 +184,91 @@ fn number(count: u64) -> f64 {
     count as f64
 }
 
-/// What decides, what is told, and what is only shown.
-pub fn figures(before: &[Slice], after: &[Slice]) -> Vec<Figure> {
+/// What decides and what is told; and how much was asked, on which all of that depends.
+pub fn figures(before: &[Slice], after: &[Slice]) -> (Vec<Paired>, Paired) {
     use Good::{Low, Neither};
+    use Reading::{Median, Pooled};
     use Weight::{Essential, Told};
     type Value = fn(&Slice) -> Option<f64>;
-    let rows: [(&str, Weight, Good, Value); 10] = [
-        ("announce p99, ms", Essential, Low, |slice| {
+    let taken = |slices: &[Slice], value: Value| -> Vec<Taken> {
+        let taken = slices.iter().filter_map(|slice| {
+            Some(Taken {
+                at: slice.time_of_day(),
+                value: value(slice)?,
+                of: number(slice.asked),
+            })
+        });
+        taken.collect()
+    };
+    let figure = |name: &str, weight: Weight, good: Good, reading: Reading, value: Value| Paired {
+        name: name.to_owned(),
+        good,
+        weight,
+        least: if reading == Pooled {
+            FEWEST_REFUSED
+        } else {
+            0.0
+        },
+        reading,
+        before: taken(before, value),
+        after: taken(after, value),
+    };
+    let rows: [(&str, Weight, Good, Reading, Value); 9] = [
+        ("announce p99, ms", Essential, Low, Median, |slice| {
             slice.announce_p99_ms
         }),
-        (REFUSED, Essential, Low, |slice| Some(slice.refused)),
-        ("announce p50, ms", Told, Low, |slice| slice.announce_p50_ms),
-        ("scrape p99, ms", Told, Low, |slice| slice.scrape_p99_ms),
-        ("processor, ms for 1,000 answers", Told, Low, |slice| {
-            slice.cpu_ms
+        (
+            "turned away or unconfirmed, of 1,000 requests",
+            Essential,
+            Low,
+            Pooled,
+            |slice| Some(slice.refused),
+        ),
+        ("announce p50, ms", Told, Low, Median, |slice| {
+            slice.announce_p50_ms
         }),
-        ("database, ms for 1,000 announces", Told, Low, |slice| {
-            Some(slice.database_ms)
+        ("scrape p99, ms", Told, Low, Median, |slice| {
+            slice.scrape_p99_ms
         }),
-        ("memory, MB", Told, Low, |slice| slice.resident_mb),
-        ("written to disk, bytes an announce", Told, Low, |slice| {
-            slice.written_bytes
-        }),
+        (
+            "processor, ms for 1,000 answers",
+            Told,
+            Low,
+            Median,
+            |slice| slice.cpu_ms,
+        ),
+        (
+            "database, ms for 1,000 announces",
+            Told,
+            Low,
+            Median,
+            |slice| Some(slice.database_ms),
+        ),
+        ("memory, MB", Told, Low, Median, |slice| slice.resident_mb),
+        (
+            "written to disk, bytes an announce",
+            Told,
+            Low,
+            Median,
+            |slice| slice.written_bytes,
+        ),
         // On a rollback journal there is none, which is not to its credit.
-        ("write-ahead log, MB", Told, Neither, |slice| slice.wal_mb),
-        // It is what was asked.
-        ("requests/s", Told, Neither, |slice| {
-            Some(slice.requests_per_second)
+        ("write-ahead log, MB", Told, Neither, Median, |slice| {
+            slice.wal_mb
         }),
     ];
-    let values =
-        |slices: &[Slice], value: Value| -> Vec<f64> { slices.iter().filter_map(value).collect() };
-    rows.into_iter()
-        .map(|(name, weight, good, value)| Figure {
-            name: name.to_owned(),
-            good,
-            weight,
-            least: if name == REFUSED { FEWEST_REFUSED } else { 0.0 },
-            before: values(before, value),
-            after: values(after, value),
-        })
-        .collect()
+    let rows =
+        rows.map(|(name, weight, good, reading, value)| figure(name, weight, good, reading, value));
+    let asked = figure("requests/s", Told, Neither, Median, |slice| {
+        Some(slice.requests_per_second())
+    });
+    (rows.into(), asked)
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
-    use torrust_tracker_maintenance::evaluation::{Decision, evaluate};
+    use torrust_tracker_maintenance::evaluation::{Decision, evaluate_paired};
 
     use super::super::testing::{self, Played};
     use super::*;
@@ -252,7 +298,7 @@ mod tests {
         let found = slice(&earlier, &later).expect("nothing is in the way");
         assert_eq!((found.announces, found.scrapes), (1_000, 100));
         for (name, value, wanted) in [
-            ("requests/s", Some(found.requests_per_second), 110.0),
+            ("requests/s", Some(found.requests_per_second()), 112.5),
             // 900 of them up to 1 ms, the others up to 10 ms.
             ("p50", found.announce_p50_ms, 500.0 / 900.0),
             ("p99", found.announce_p99_ms, 1.0 + 9.0 * 90.0 / 100.0),
@@ -266,7 +312,7 @@ mod tests {
         ] {
             assert!(close(value, wanted), "{name}: {value:?}, not {wanted}");
         }
-        assert_eq!(figures(&[found], &[]).len(), 10);
+        assert_eq!(figures(&[found], &[]).0.len(), 9);
     }
 
     /// What happened between two looks.
@@ -327,14 +373,14 @@ mod tests {
         assert!(found.refused.abs() < f64::EPSILON);
     }
 
-    #[test]
-    fn the_slowest_and_the_refused_decide_and_what_was_asked_does_not() {
-        let slice = |p99, refused, asked| Slice {
+    /// A slice of a second at midnight.
+    fn a_slice(p99: f64, refused: f64, asked: u64) -> Slice {
+        Slice {
             began: testing::began(),
             seconds: 1.0,
             announces: 1_000,
             scrapes: 0,
-            requests_per_second: asked,
+            asked,
             announce_p50_ms: Some(1.0),
             announce_p99_ms: Some(p99),
             scrape_p99_ms: None,
@@ -344,23 +390,51 @@ mod tests {
             resident_mb: Some(1.0),
             written_bytes: Some(1.0),
             wal_mb: None,
-        };
-        let sides = |before: Slice, after: Slice| {
-            let twice = |slice: Slice| [slice.clone(), slice];
-            evaluate(&figures(&twice(before), &twice(after))).decision
-        };
-        let before = slice(10.0, 0.0, 100.0);
-        for (after, decision) in [
-            (slice(5.0, 0.0, 100.0), Decision::Keep),
-            (slice(10.0, 0.0, 10.0), Decision::Keep),
-            (slice(20.0, 0.0, 100.0), Decision::Revert),
-            (slice(5.0, 1.0, 100.0), Decision::Revert),
-        ] {
-            assert_eq!(sides(before.clone(), after), decision);
         }
-        assert_eq!(
-            evaluate(&figures(&[before], &[])).decision,
-            Decision::Undecided
-        );
+    }
+
+    fn decision(before: &[Slice], after: &[Slice]) -> Decision {
+        let (figures, asked) = figures(before, after);
+        evaluate_paired(&figures, &asked, Duration::from_secs(1)).decision
+    }
+
+    #[test]
+    fn the_slowest_and_the_refused_decide_where_as_much_was_asked() {
+        let twice = |slice: Slice| [slice.clone(), slice];
+        let before = a_slice(10.0, 0.0, 1_000);
+        for (after, wanted) in [
+            (a_slice(5.0, 0.0, 1_000), Decision::Keep),
+            (a_slice(20.0, 0.0, 1_000), Decision::Revert),
+            (a_slice(5.0, 1.0, 1_000), Decision::Revert),
+            (a_slice(10.0, 0.0, 1_250), Decision::Keep),
+            (a_slice(5.0, 0.0, 100), Decision::Undecided),
+            (a_slice(20.0, 0.0, 1_500), Decision::Undecided),
+        ] {
+            let found = decision(&twice(before.clone()), &twice(after.clone()));
+            assert_eq!(found, wanted, "{after:?}");
+        }
+        assert_eq!(decision(&[before], &[]), Decision::Undecided);
+    }
+
+    /// In four of ten slices some were refused: not in the one in the middle.
+    #[test]
+    fn what_was_refused_in_some_slices_was_refused() {
+        let before = vec![a_slice(10.0, 0.0, 1_000); 10];
+        let mut after = before.clone();
+        for slice in &mut after[3..7] {
+            slice.refused = 2.0;
+        }
+        assert_eq!(decision(&before, &after), Decision::Revert);
+        assert_eq!(decision(&after, &before), Decision::Keep);
+    }
+
+    #[test]
+    fn a_slice_is_of_the_time_of_its_middle() {
+        let mut slice = a_slice(1.0, 0.0, 1);
+        slice.seconds = 3_600.0;
+        assert_eq!(slice.time_of_day(), 1_800);
+        slice.began += chrono::TimeDelta::hours(23);
+        slice.seconds = 7_200.0;
+        assert_eq!(slice.time_of_day(), 0);
     }
 }

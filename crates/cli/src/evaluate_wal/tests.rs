@@ -8,7 +8,7 @@ fn kept(phase: Phase, before: &[f64], after: &[f64]) -> Kept {
         seconds: 3_600.0,
         announces: 1_000,
         scrapes: 100,
-        requests_per_second: 1_234.5,
+        asked: 4_444_200,
         announce_p50_ms: Some(0.5),
         announce_p99_ms: Some(*p99),
         scrape_p99_ms: Some(0.25),
@@ -109,13 +109,25 @@ fn the_table_has_every_figure_and_what_it_counts_for() {
     assert_eq!(lines.len(), 11, "{table}");
     assert_eq!(
         lines[1],
-        ["announce p99, ms", "10.5", "5.25", "1.50", "better", "yes"]
+        [
+            "announce p99, ms",
+            "10.5",
+            "5.25",
+            "0.500",
+            "1.61",
+            "better",
+            "yes"
+        ]
     );
-    assert_eq!([lines[10][0], lines[10][4]], ["requests/s", "not judged"]);
+    assert_eq!(
+        [lines[10][0], lines[10][3], lines[10][5]],
+        ["requests/s", "1.00", "not judged"]
+    );
     assert_eq!(
         lines[8],
         [
             "written to disk, bytes an announce",
+            "-",
             "-",
             "-",
             "-",
