@@ -23,7 +23,7 @@ use torrust_tracker_maintenance::window::RunId;
 /// The whole exchange, once the tracker has no reason to wait any more. Longer than the
 /// endpoint gives the driver to reply.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
-/// Most bytes of an answer: a status has a few thousand.
+/// Most bytes of an answer: a status has some ten thousand.
 const ANSWER_LIMIT: usize = 4 << 20;
 
 /// Where the order to go over to WAL is given.

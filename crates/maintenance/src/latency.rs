@@ -9,6 +9,15 @@
 //!                                                          quantile
 //! ```
 //!
+//! The bounds lie eight to the octave, so that a tenth more is seen, and a bucket is found by the
+//! first four bits of a duration. Among them are the classic bounds that Prometheus is told, at which
+//! the counts are exact: a part of an octave that has one of them within it is two buckets.
+//!
+//! ```text
+//!   65.5        73.7        81.9        90.1        98.3  100   106.5        114.7 .. microseconds
+//!     │ bucket    │ bucket    │ bucket    │ bucket    │ b. │ b.   │ bucket      │
+//! ```
+//!
 //! Recording costs two relaxed additions. Those who read meanwhile may see a request in one of
 //! the two and not yet in the other, which among thousands is nothing.
 
@@ -17,18 +26,110 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Upper bounds of the buckets in microseconds, inclusive. One more bucket has none.
-const BOUNDS: [u32; 16] = [
+/// Upper bounds of the classic buckets in microseconds, inclusive. One more bucket has none.
+const CLASSIC: [u64; 16] = [
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
     1_000_000, 2_500_000, 5_000_000, 10_000_000,
 ];
 
+/// An octave has two to the power of this parts, of equal length.
+const PARTS_LOG2: u32 = 3;
+
+/// What is no longer than two to the power of this many nanoseconds, 33 µs, is one part; what is
+/// longer than two to the power of the other, 17 s, is another.
+const FIRST: u32 = 15;
+const LAST: u32 = 34;
+
+/// Parts of all octaves, with the two beyond.
+const PARTS: usize = ((LAST - FIRST) << PARTS_LOG2) as usize + 2;
+
+/// Each classic bound makes two of one part.
+const BUCKETS: usize = PARTS + CLASSIC.len();
+
+/// What is known of buckets before anything is recorded.
+static LAYOUT: Layout = Layout::new();
+
+struct Layout {
+    parts: [Part; PARTS],
+    /// Upper bounds of the buckets in nanoseconds, inclusive. The last bucket has none.
+    bounds: [u64; BUCKETS - 1],
+}
+
+/// A part of an octave.
+#[derive(Clone, Copy)]
+struct Part {
+    /// Its first bucket.
+    bucket: usize,
+    /// What is longer than so many nanoseconds is in the next one.
+    split: u64,
+}
+
+impl Layout {
+    const fn new() -> Self {
+        let mut parts = [Part {
+            bucket: 0,
+            split: u64::MAX,
+        }; PARTS];
+        let mut bounds = [0; BUCKETS - 1];
+        let (mut part, mut bucket, mut classic) = (0, 0, 0);
+        while part < PARTS {
+            let is_last = part + 1 == PARTS;
+            let bound = if is_last { u64::MAX } else { bound(part) };
+            parts[part].bucket = bucket;
+            if classic < CLASSIC.len() && CLASSIC[classic] * 1_000 < bound {
+                parts[part].split = CLASSIC[classic] * 1_000;
+                bounds[bucket] = parts[part].split;
+                bucket += 1;
+                classic += 1;
+            }
+            assert!(classic == CLASSIC.len() || CLASSIC[classic] * 1_000 > bound);
+            if !is_last {
+                bounds[bucket] = bound;
+                bucket += 1;
+            }
+            part += 1;
+        }
+        assert!(classic == CLASSIC.len() && bucket + 1 == BUCKETS);
+        Self { parts, bounds }
+    }
+
+    fn bucket(&self, nanoseconds: u64) -> usize {
+        let Part { bucket, split } = self.parts[part(nanoseconds)];
+        bucket + usize::from(nanoseconds > split)
+    }
+}
+
+/// The most nanoseconds of a part that is not the last.
+const fn bound(part: usize) -> u64 {
+    let per_octave = 1 << PARTS_LOG2;
+    let (octave, parts) = (part / per_octave, part % per_octave);
+    let begins = 1_u64 << (FIRST as usize + octave);
+    begins + ((begins >> PARTS_LOG2) * parts as u64)
+}
+
+/// The part that so many nanoseconds are in. By the first bits of one less, since a bound belongs
+/// to what is below it.
+fn part(nanoseconds: u64) -> usize {
+    let one_less = nanoseconds.saturating_sub(1);
+    let octave = one_less.checked_ilog2().unwrap_or(0);
+    if octave < FIRST {
+        return 0;
+    }
+    if octave >= LAST {
+        return PARTS - 1;
+    }
+    let leading = one_less >> (octave - PARTS_LOG2);
+    let within = leading & ((1 << PARTS_LOG2) - 1);
+    let before = ((octave - FIRST) << PARTS_LOG2) as usize;
+    1 + before + usize::try_from(within).unwrap_or_default()
+}
+
 /// How many requests took how long. On cache lines of its own: what others write beside it
 /// costs whoever records nothing, and the other way round.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(128))]
 pub struct Latencies {
-    buckets: [AtomicU64; BOUNDS.len() + 1],
+    buckets: [AtomicU64; BUCKETS],
     /// Of all together; enough for 584 years.
     nanoseconds: AtomicU64,
 }
@@ -54,13 +155,21 @@ pub struct Bucket {
     pub count: u64,
 }
 
+impl Default for Latencies {
+    fn default() -> Self {
+        Self {
+            buckets: std::array::from_fn(|_| AtomicU64::new(0)),
+            nanoseconds: AtomicU64::new(0),
+        }
+    }
+}
+
 impl Latencies {
     /// So many requests took this long each.
     pub fn record(&self, took: Duration, how_many: u64) {
-        let shorter = |bound: &u32| Duration::from_micros(u64::from(*bound)) < took;
-        let bucket = BOUNDS.partition_point(shorter);
-        self.buckets[bucket].fetch_add(how_many, Ordering::Relaxed);
         let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let bucket = LAYOUT.bucket(nanoseconds);
+        self.buckets[bucket].fetch_add(how_many, Ordering::Relaxed);
         let nanoseconds = nanoseconds.saturating_mul(how_many);
         self.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
     }
@@ -68,8 +177,8 @@ impl Latencies {
     /// What was recorded so far.
     #[must_use]
     pub fn read(&self) -> Distribution {
-        let bounds = BOUNDS.map(|bound| Some(f64::from(bound) / 1e6));
-        let bounds = bounds.into_iter().chain([None]);
+        let bounds = LAYOUT.bounds.iter().map(|bound| Some(number(*bound) / 1e9));
+        let bounds = bounds.chain([None]);
         let buckets = bounds.zip(&self.buckets).map(|(le, count)| Bucket {
             le,
             count: count.load(Ordering::Relaxed),
@@ -115,6 +224,32 @@ impl Distribution {
                 Some(Bucket { count, ..*one })
             })
             .collect()
+    }
+
+    /// The same in classic buckets, 0.1, 0.25, 0.5 ms and so on to 10 s: enough to be drawn, and few
+    /// enough to be kept for years.
+    #[must_use]
+    pub fn classic(&self) -> Self {
+        let is_classic = |bound: f64| {
+            let mut bounds = CLASSIC.iter().map(|bound| number(*bound) / 1e6);
+            bounds.any(|classic| classic.total_cmp(&bound).is_eq())
+        };
+        let mut buckets = Vec::new();
+        let mut count = 0;
+        for (index, bucket) in self.buckets.iter().enumerate() {
+            count += bucket.count;
+            let is_last = index + 1 == self.buckets.len();
+            if is_last || bucket.le.is_none_or(is_classic) {
+                buckets.push(Bucket {
+                    le: bucket.le,
+                    count: std::mem::take(&mut count),
+                });
+            }
+        }
+        Self {
+            buckets,
+            ..self.clone()
+        }
     }
 
     /// How long the part `q` (0 to 1) of the requests took at most, in seconds, as Prometheus
@@ -170,35 +305,64 @@ mod tests {
         found.is_some_and(|found| (found - wanted).abs() < 1e-12)
     }
 
-    #[test]
-    fn a_bound_belongs_to_the_bucket_below_it() {
-        for (microseconds, le) in [
-            (0, Some(0.0001)),
-            (100, Some(0.0001)),
-            (101, Some(0.000_25)),
-            (1_000, Some(0.001)),
-            (10_000_000, Some(10.0)),
-            (10_000_001, None),
-        ] {
-            let read = recorded(&[(microseconds, 3)]).read();
-            assert_eq!(counts(&read), [(le, 3)], "{microseconds}");
-            assert_eq!(read.count, 3);
-        }
-        let just_above = Latencies::default();
-        just_above.record(Duration::from_nanos(100_001), 1);
-        assert_eq!(counts(&just_above.read()), [(Some(0.000_25), 1)]);
+    /// The bound of the bucket that so many nanoseconds are in.
+    fn bound_of(nanoseconds: u64) -> Option<f64> {
+        let latencies = Latencies::default();
+        latencies.record(Duration::from_nanos(nanoseconds), 3);
+        let read = latencies.read();
+        let counts = counts(&read);
+        assert_eq!(counts.len(), 1, "{nanoseconds}: {counts:?}");
+        assert_eq!((counts[0].1, read.count), (3, 3));
+        counts[0].0
     }
 
     #[test]
-    fn the_bounds_are_a_contract() {
-        let read = Latencies::default().read();
-        let bounds: Vec<Option<f64>> = read.buckets.iter().map(|bucket| bucket.le).collect();
+    fn every_bound_belongs_to_the_bucket_below_it() {
+        let bounds = &LAYOUT.bounds;
+        assert!(bounds.is_sorted_by(|one, next| one < next), "{bounds:?}");
+        for (index, bound) in bounds.iter().enumerate() {
+            let le = |index: usize| bounds.get(index).map(|bound| number(*bound) / 1e9);
+            assert_eq!(bound_of(*bound), le(index), "{bound}");
+            assert_eq!(bound_of(*bound + 1), le(index + 1), "{bound} and more");
+        }
+        assert_eq!(bound_of(0), bound_of(32_768));
+        assert_eq!(bound_of(u64::MAX), None);
+    }
+
+    /// What differs by a tenth lies in other buckets, or in the same one far apart.
+    #[test]
+    fn the_bounds_are_close_and_reach_from_33_us_to_17_s() {
+        let bounds = &LAYOUT.bounds;
+        assert_eq!((bounds[0], bounds[bounds.len() - 1]), (1 << 15, 1 << 34));
+        for pair in bounds.windows(2) {
+            let ratio = number(pair[1]) / number(pair[0]);
+            assert!(ratio <= 1.125, "{pair:?}");
+        }
+    }
+
+    #[test]
+    fn the_classic_bounds_are_a_contract_and_exact() {
         let wanted = [
             0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
             2.5, 5.0, 10.0,
         ];
+        let latencies = Latencies::default();
+        for microseconds in CLASSIC {
+            latencies.record(Duration::from_micros(microseconds), 1);
+            latencies.record(Duration::from_nanos(microseconds * 1_000 + 1), 10);
+        }
+        let read = latencies.read();
+        let classic = read.classic();
+        let bounds: Vec<Option<f64>> = classic.buckets.iter().map(|bucket| bucket.le).collect();
         let wanted: Vec<Option<f64>> = wanted.map(Some).into_iter().chain([None]).collect();
         assert_eq!(bounds, wanted);
+        let counts: Vec<u64> = classic.buckets.iter().map(|bucket| bucket.count).collect();
+        assert_eq!((counts[0], counts[16]), (1, 10));
+        assert!(counts[1..16].iter().all(|count| *count == 11), "{counts:?}");
+        assert_eq!((classic.count, classic.seconds), (read.count, read.seconds));
+        // What is classic stays as it is, and so does what has no buckets.
+        assert_eq!(classic.classic(), classic);
+        assert_eq!(Distribution::default().classic(), Distribution::default());
     }
 
     #[test]
@@ -217,7 +381,8 @@ mod tests {
         latencies.record(Duration::from_millis(3), 5);
         let later = latencies.read();
         let between = later.since(&earlier).expect("the same counters");
-        assert_eq!(counts(&between), [(Some(0.005), 5)]);
+        // Three milliseconds are in the fourth part of their octave.
+        assert_eq!(counts(&between), [(bound_of(3_000_000), 5)]);
         assert_eq!(between.count, 5);
         assert!(close(Some(between.seconds), 0.015), "{between:?}");
         // A restart, though there are more requests in all by now.
@@ -236,7 +401,11 @@ mod tests {
     #[test]
     fn quantiles_lie_evenly_within_a_bucket() {
         // 50 up to 0.1 ms, 50 from there to 0.25 ms.
-        let read = recorded(&[(50, 50), (200, 50)]).read();
+        let bucket = |le, count| Bucket { le, count };
+        let read = Distribution::of(
+            vec![bucket(Some(0.0001), 50), bucket(Some(0.000_25), 50)],
+            0.0,
+        );
         for (q, wanted) in [
             (0.0, 0.0),
             (0.25, 0.000_05),
@@ -252,15 +421,26 @@ mod tests {
             );
         }
         // Empty buckets in between count for nothing.
-        let read = recorded(&[(50, 1), (900_000, 1)]).read();
+        let read = recorded(&[(100, 1), (1_000_000, 1)]).read();
         assert!(close(read.quantile(0.5), 0.0001));
-        assert!(close(read.quantile(0.75), 0.75));
+        assert!(close(read.quantile(1.0), 1.0));
         // Of what is above the last bound it is known that it is.
         let read = recorded(&[(20_000_000, 7)]).read();
-        assert!(close(read.quantile(0.5), 10.0));
+        assert!(close(read.quantile(0.5), 17.179_869_184));
         assert_eq!(Latencies::default().read().quantile(0.99), None);
         assert_eq!(Distribution::default().quantile(0.99), None);
         assert_eq!(read.quantile(f64::NAN), None);
+    }
+
+    /// A tenth of what is asked of it is seen.
+    #[test]
+    fn a_quantile_is_as_near_as_its_bucket() {
+        for microseconds in [50, 700, 3_300, 8_000, 48_200, 1_900_000] {
+            let read = recorded(&[(microseconds, 1_000)]).read();
+            let found = read.quantile(0.99).expect("there are some") * 1e6;
+            let ratio = found / number(microseconds);
+            assert!((0.875..1.13).contains(&ratio), "{microseconds}: {found}");
+        }
     }
 
     #[test]

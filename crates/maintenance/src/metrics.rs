@@ -227,7 +227,7 @@ fn of_traffic(traffic: &Traffic) -> Vec<Metric> {
     let answered = doors.iter().flat_map(|(door, at)| {
         [("announce", &at.announces), ("scrape", &at.scrapes)].map(|(request, took)| {
             let labels = [(*door).to_owned(), request.to_owned()];
-            (labels, took.clone())
+            (labels, took.classic())
         })
     });
     // A status from before it was measured has no buckets.

@@ -196,6 +196,41 @@ fn latencies_are_a_histogram() {
     }
 }
 
+/// Of the status' many buckets Prometheus is told the classic ones, and the counts at their bounds
+/// are exact.
+#[test]
+fn the_histogram_has_the_classic_bounds() {
+    let latencies = crate::latency::Latencies::default();
+    for microseconds in [30, 100, 101, 240, 10_000_000, 10_000_001] {
+        latencies.record(Duration::from_micros(microseconds), 1);
+    }
+    let mut status = status();
+    status.traffic.udp.announces = latencies.read();
+    let samples = samples(&render(&status));
+    let of = |le: &str| {
+        let mut named = samples.iter().filter(|(name, _)| {
+            let parts = ["_bucket", "door=\"udp\"", "request=\"announce\"", le];
+            parts.iter().all(|part| name.contains(part))
+        });
+        let found = named.next().map(|(_, count)| *count);
+        assert_eq!(named.next(), None, "{le}");
+        found
+    };
+    for (le, count) in [
+        ("le=\"0.0001\"", 2.0),
+        ("le=\"0.00025\"", 4.0),
+        ("le=\"5.0\"", 4.0),
+        ("le=\"10.0\"", 5.0),
+        ("le=\"+Inf\"", 6.0),
+    ] {
+        assert_eq!(of(le), Some(count), "{le}: {samples:#?}");
+    }
+    let of_all = samples.keys().filter(|name| {
+        name.contains("_bucket") && name.contains("\"udp\"") && name.contains("\"announce\"")
+    });
+    assert_eq!(of_all.count(), 17);
+}
+
 #[test]
 fn what_is_not_known_is_left_out() {
     let mut status = status();
