@@ -45,6 +45,8 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Configuration {
     source: Source,
+    /// As it was given on the command line.
+    path: Option<PathBuf>,
     endpoint: Option<Endpoint>,
     token_file: Option<PathBuf>,
 }
@@ -54,6 +56,7 @@ impl From<Options> for Configuration {
         let path = options.config.as_deref();
         Self {
             source: Source::from_env(PREFIX, Path::new(DEFAULT_PATH), path),
+            path: options.config,
             endpoint: options.endpoint,
             token_file: options.token_file,
         }
@@ -61,6 +64,23 @@ impl From<Options> for Configuration {
 }
 
 impl Configuration {
+    /// The options it was made of, to be typed again.
+    pub fn given(&self) -> Vec<String> {
+        let path = |path: &PathBuf| path.display().to_string();
+        let options = [
+            ("--config", self.path.as_ref().map(path)),
+            (
+                "--endpoint",
+                self.endpoint.as_ref().map(Endpoint::to_string),
+            ),
+            ("--token-file", self.token_file.as_ref().map(path)),
+        ];
+        let given = options
+            .into_iter()
+            .filter_map(|(name, value)| Some([name.to_owned(), value?]));
+        given.flatten().collect()
+    }
+
     /// What it is called in messages.
     pub fn describe(&self) -> String {
         self.source.describe()

@@ -11,11 +11,10 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 use tokio::time::sleep_until;
-use torrust_tracker_maintenance::config::JournalMode;
 use torrust_tracker_maintenance::disk::{self, Disk, Lock};
 use torrust_tracker_maintenance::evaluation::{Decision, Difference, Evaluation, Weight};
 
-use self::course::{Action, Course, Event, FORMAT, Kept, Line, Moment, Phase, Seen, Side, Step};
+use self::course::{Action, Course, Event, FORMAT, Kept, Line, Moment, Phase, Side, Step};
 use crate::client::{self, Client, block_on};
 use crate::configuration::Configuration;
 use crate::exit::{Answer, Exit, Failure};
@@ -96,10 +95,11 @@ impl Arguments {
             let _lock = store.lock()?;
             let kept = self.begin(&client, &store).await?;
             if kept.phase != Phase::Decided {
-                log.begins(&kept, &store.path, configuration);
+                log.begins(&kept, &store.path);
             }
             let course = Course::new(kept, self.now);
-            let kept = follow(course, &client, &store, &log, signals).await?;
+            let again = self.again(&store.path, configuration);
+            let kept = follow(course, &client, &store, &log, signals, &again).await?;
             Ok(answer(&kept, &store.path))
         })
     }
@@ -115,12 +115,24 @@ impl Arguments {
         beside.map_or_else(|| PathBuf::from(STATE), |directory| directory.join(STATE))
     }
 
+    /// What is typed to go on: as this was, but for the spans, which are in the file.
+    fn again(&self, path: &Path, configuration: &Configuration) -> String {
+        let mut words = vec!["torrust-maintenance".to_owned()];
+        words.extend(configuration.given());
+        words.push("evaluate-wal".to_owned());
+        if self.now {
+            words.push("--now".to_owned());
+        }
+        words.extend(["--state".to_owned(), path.display().to_string()]);
+        let quoted: Vec<String> = words.iter().map(|word| shell_word(word)).collect();
+        quoted.join(" ")
+    }
+
     /// What to go on from: what is in the file, else a new beginning, if it makes sense.
     async fn begin(&self, client: &Client, store: &Store) -> Result<Kept, Failure> {
         let plan = |known| course::plan(known, self.slice, self.baseline, self.comparison);
         let endpoint = client.endpoint().to_string();
         if let Some(mut kept) = store.read()? {
-            kept.plan = plan(Some(kept.plan))?;
             if kept.tracker.endpoint != endpoint {
                 let message = format!(
                     "what was measured is of the tracker at {}, and not of that at {endpoint}; if \
@@ -129,6 +141,14 @@ impl Arguments {
                     store.path.display()
                 );
                 return Err(Failure::new(Exit::Usage, "another_tracker", message));
+            }
+            kept.change(plan(Some(kept.plan))?, self.baseline.is_some())?;
+            if kept.phase != Phase::Decided {
+                match client.lets_in().await {
+                    // It is waited for.
+                    Err(error) if may_pass(&error) => {}
+                    tried => tried?,
+                }
             }
             // With what is wanted now; and whether it can be is known at once.
             store.write(&kept)?;
@@ -151,6 +171,7 @@ async fn follow(
     store: &Store,
     log: &Log,
     mut signals: Signals,
+    again: &str,
 ) -> Result<Kept, Failure> {
     let mut saved = course.kept.clone();
     let mut unsaved = false;
@@ -193,7 +214,7 @@ async fn follow(
         }
         let event = tokio::select! {
             biased;
-            why = signals.next() => return Err(interrupted(&course.kept, &store.path, why)),
+            why = signals.next() => return Err(interrupted(&course.kept, &store.path, again, why)),
             event = act(client, &action) => event,
         };
         step = course.step(event, moment());
@@ -204,13 +225,10 @@ async fn act(client: &Client, action: &Action) -> Event {
     match action {
         Action::Look(at) => {
             sleep_until((*at).into()).await;
-            let seen = async {
-                let given = client.status_as_given().await?;
-                let status = client.understand(given.clone())?;
-                Ok::<_, client::Error>(Seen::new(status, &given))
-            };
-            seen.await
-                .map_or_else(|error| Event::Away(error.into()), Event::Seen)
+            match client.status().await {
+                Ok(status) => Event::Seen(Box::new(status)),
+                Err(error) => Event::Away(error.into()),
+            }
         }
         Action::Order => match client.order_wal().await {
             Ok(ordered) => Event::Ordered(Ok(ordered.message)),
@@ -239,7 +257,16 @@ fn may_pass(error: &client::Error) -> bool {
     }
 }
 
-fn interrupted(kept: &Kept, path: &Path, why: &str) -> Failure {
+/// As a shell takes it for one word.
+fn shell_word(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=@%+,".contains(&byte);
+    if !word.is_empty() && word.bytes().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+fn interrupted(kept: &Kept, path: &Path, again: &str, why: &str) -> Failure {
     let order = match kept.phase {
         Phase::Switching => {
             "; if the switch was ordered, the tracker still has the order (DELETE \
@@ -248,10 +275,8 @@ fn interrupted(kept: &Kept, path: &Path, why: &str) -> Failure {
         Phase::Baseline | Phase::Comparing | Phase::Decided => "",
     };
     let message = format!(
-        "ended by {why}: {}, kept in {}{order}; start `torrust-maintenance evaluate-wal --state {}` \
-         to go on",
+        "ended by {why}: {}, kept in {}{order}; start `{again}` to go on",
         kept.extent(),
-        path.display(),
         path.display()
     );
     Failure::new(Exit::Failed, "interrupted", message)
@@ -318,7 +343,7 @@ impl Store {
 }
 
 impl Log {
-    fn begins(&self, kept: &Kept, path: &Path, configuration: &Configuration) {
+    fn begins(&self, kept: &Kept, path: &Path) {
         let [baseline, comparison] = kept.plan.slices();
         let message = format!(
             "{} at {}: {}; {baseline} slices of {} before the switch to WAL and {comparison} after it, \
@@ -330,15 +355,6 @@ impl Log {
             path.display()
         );
         self.write("begins", &message);
-        // It is refused then, which is weeks from now.
-        let settings = configuration.maintenance().ok().flatten();
-        let returns = settings.is_some_and(|it| it.journal_mode == JournalMode::Delete);
-        if returns && matches!(kept.phase, Phase::Baseline | Phase::Switching) {
-            self.warn(
-                "maintenance.journal_mode = \"delete\" is configured, with which the tracker will \
-                 not switch: set it to \"keep\" and restart the tracker before the baseline is complete",
-            );
-        }
     }
 
     fn say(&self, line: &Line) {

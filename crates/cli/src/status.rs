@@ -91,6 +91,7 @@ fn database(database: &DatabaseStatus) -> String {
         path,
         journal_mode,
         switch,
+        not_switchable: _,
         wal_bytes: _,
     } = database;
     let switch = match switch {

@@ -33,6 +33,7 @@ use torrust_tracker_maintenance::readiness::{Access, Listener};
 use torrust_tracker_maintenance::schedule::Schedule;
 use torrust_tracker_maintenance::snapshot::{Watch, Way};
 use torrust_tracker_maintenance::status::{PerDoor, PinnedFile};
+use torrust_tracker_maintenance::switch::NoSwitch;
 use torrust_tracker_maintenance::window::{Cause, Failure, Pause, Rules, Run, RunId};
 use torrust_tracker_maintenance::{readiness, sqlite, verify};
 
@@ -220,6 +221,8 @@ struct Idle {
     go_on: Option<Mutex<mpsc::Receiver<()>>>,
     end: std::result::Result<BackupId, Failure>,
     journal_mode: &'static str,
+    /// Whether it could be ordered to go over to WAL.
+    switch: std::result::Result<(), NoSwitch>,
 }
 
 /// At once, with a backup, in WAL mode.
@@ -229,6 +232,7 @@ impl Default for Idle {
             go_on: None,
             end: Ok(published()),
             journal_mode: "wal",
+            switch: Ok(()),
         }
     }
 }
@@ -301,6 +305,10 @@ impl Engine for Idle {
 
     fn journal_mode(&self) -> String {
         self.journal_mode.to_owned()
+    }
+
+    fn can_switch(&self) -> std::result::Result<(), NoSwitch> {
+        self.switch
     }
 }
 

@@ -1533,6 +1533,7 @@ impl<E: Engine> Driver<E> {
                 path: self.database.clone(),
                 journal_mode: self.engine.journal_mode(),
                 switch: self.order.clone(),
+                not_switchable: not_switchable(&*self.engine),
                 wal_bytes: None,
             },
             started: Some(self.started),
@@ -1892,6 +1893,10 @@ fn taker(rules: &Rules) -> Taker {
     rules.lease.map_or(Taker::Tracker, |_| Taker::Sidecar)
 }
 
+fn not_switchable(engine: &impl Engine) -> Option<String> {
+    engine.can_switch().err().map(|no| no.to_string())
+}
+
 fn blank_status(
     engine: &impl Engine,
     parts: &Parts,
@@ -1912,6 +1917,7 @@ fn blank_status(
             path: parts.database.clone(),
             journal_mode: engine.journal_mode(),
             switch: None,
+            not_switchable: not_switchable(engine),
             wal_bytes: None,
         },
         started: Some(started),

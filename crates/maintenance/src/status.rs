@@ -532,6 +532,9 @@ pub struct DatabaseStatus {
     /// The order to go over to WAL in the next run; `null` if there is none.
     #[serde(default)]
     pub switch: Option<Order>,
+    /// Why such an order would be refused, whatever mode it is in; `null`: it would not be.
+    #[serde(default)]
+    pub not_switchable: Option<String>,
     /// Bytes of the write-ahead log's file at this moment; `null` if there is none.
     #[serde(default)]
     pub wal_bytes: Option<u64>,

@@ -20,9 +20,9 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use torrust_tracker_maintenance::evaluation::{Evaluation, evaluate_paired};
 use torrust_tracker_maintenance::status::Status;
+use torrust_tracker_maintenance::switch::{NotSwitched, WAL};
 use torrust_tracker_maintenance::window::RunId;
 
 use super::figures::{self, LeftOut, Slice};
@@ -31,9 +31,6 @@ use crate::units;
 
 /// Of the state file.
 pub const FORMAT: u32 = 2;
-
-/// The journal mode that is evaluated.
-const WAL: &str = "wal";
 
 /// Between two looks at a tracker that is waited for.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -48,6 +45,10 @@ const MISSING_AT_MOST: u32 = 3;
 /// Seconds, where nothing else was said.
 const HOUR: u64 = 3_600;
 const WEEK: u64 = 7 * 24 * HOUR;
+
+/// In so many slices of a baseline, with so many announces together, something has to be stored.
+const STORED_WITHIN: usize = 3;
+const STORED_AMONG: u64 = 10_000;
 
 /// Fewest slices of a side: how far one is from itself is not known.
 const LEAST: u64 = 2;
@@ -77,6 +78,8 @@ pub struct Tracker {
     pub endpoint: String,
     /// With its version: two of them are not as fast as each other.
     pub service: String,
+    /// Of what is linked into it, which may be another though the service calls itself the same.
+    pub version: String,
     pub database: PathBuf,
 }
 
@@ -147,27 +150,6 @@ struct Ordered {
     started: Option<DateTime<Utc>>,
 }
 
-/// What a tracker says.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    status: Box<Status>,
-    switch: Option<Switch>,
-}
-
-/// An order that has not been carried out: `database.switch` of a status.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Switch {
-    /// Why the last run did not.
-    #[serde(default)]
-    failed: Option<NotSwitched>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-struct NotSwitched {
-    run: RunId,
-    reason: String,
-}
-
 /// Both clocks.
 #[derive(Debug, Clone, Copy)]
 pub struct Moment {
@@ -179,7 +161,7 @@ pub struct Moment {
 #[derive(Debug)]
 pub enum Event {
     /// The tracker has answered.
-    Seen(Seen),
+    Seen(Box<Status>),
     /// It has not, or not so that anything follows; that may pass.
     Away(Failure),
     /// It was told to switch, with its words; or will not.
@@ -255,18 +237,6 @@ impl Side {
     }
 }
 
-impl Seen {
-    /// Of a status as the tracker gave it.
-    pub fn new(status: Status, given: &Value) -> Self {
-        let switch = given["database"]["switch"].clone();
-        Self {
-            status: Box::new(status),
-            // What cannot be understood is an order all the same.
-            switch: serde_json::from_value(switch).unwrap_or(Some(Switch { failed: None })),
-        }
-    }
-}
-
 impl Kept {
     /// Begins with a tracker, if there is anything to be found out about it.
     pub fn begin(
@@ -283,6 +253,7 @@ impl Kept {
             tracker: Tracker {
                 endpoint,
                 service: status.service.clone(),
+                version: status.version.clone(),
                 database: status.database.path.clone(),
             },
             began: now,
@@ -312,21 +283,73 @@ impl Kept {
         }
     }
 
+    /// With other spans, from an operator's options; `said`: of the baseline there was one.
+    pub fn change(&mut self, plan: Plan, said: bool) -> Result<(), Failure> {
+        let is_over = self.phase != Phase::Baseline;
+        if said && is_over && plan.baseline_seconds != self.plan.baseline_seconds {
+            let message = format!(
+                "--baseline: the baseline is over, with {} slices, and the database is on its way to \
+                 WAL or there, so it can be made neither longer nor shorter; leave --baseline out, or \
+                 begin anew with another --state",
+                self.before.slices.len()
+            );
+            return Err(Failure::new(Exit::Usage, "usage", message));
+        }
+        self.plan = plan;
+        let [_, needed] = plan.slices();
+        if self.phase == Phase::Decided && !self.after.has(needed) {
+            self.phase = Phase::Comparing;
+        }
+        Ok(())
+    }
+
     fn another(&self, status: &Status) -> Option<Failure> {
         let Tracker {
-            service, database, ..
+            service,
+            version,
+            database,
+            ..
         } = &self.tracker;
-        if (&status.service, &status.database.path) == (service, database) {
+        let is_same = &status.service == service && &status.database.path == database;
+        if is_same && &status.version == version {
+            return None;
+        }
+        let message = if is_same {
+            format!(
+                "the tracker was updated in the middle: what was measured is of {service} with version \
+                 {version} of its maintenance, and what answers has {}; figures of two cannot be \
+                 compared; go back to that version to go on, or name another file with --state to \
+                 begin anew",
+                status.version
+            )
+        } else {
+            format!(
+                "what was measured is of {service} with the database {}, and what answers is {} with \
+                 {}: figures of two cannot be compared; name another file with --state to begin anew",
+                database.display(),
+                status.service,
+                status.database.path.display()
+            )
+        };
+        Some(Failure::new(Exit::Usage, "another_tracker", message))
+    }
+
+    /// That there is nothing to be found out: the journal matters to what is stored alone.
+    fn nothing_stored(&self) -> Option<Failure> {
+        let slices = &self.before.slices;
+        let announces: u64 = slices.iter().map(|slice| slice.announces).sum();
+        let is_enough = slices.len() >= STORED_WITHIN && announces >= STORED_AMONG;
+        if !is_enough || slices.iter().any(|slice| slice.database_ms > 0.0) {
             return None;
         }
         let message = format!(
-            "what was measured is of {service} with the database {}, and what answers is {} with \
-             {}: figures of two cannot be compared; name another file with --state to begin anew",
-            database.display(),
-            status.service,
-            status.database.path.display()
+            "nothing was stored in {} slices with {announces} announces, so there is nothing to find \
+             out: a journal mode matters only to what is written; if completed downloads are to be \
+             stored (persistent_torrent_completed_stat in [core.tracker_policy]), enable that and begin \
+             anew with another --state",
+            slices.len()
         );
-        Some(Failure::new(Exit::Usage, "another_tracker", message))
+        Some(Failure::new(Exit::NotApplicable, "nothing_stored", message))
     }
 }
 
@@ -339,7 +362,7 @@ fn unfit(status: &Status) -> Option<Failure> {
             "{} does not tell how long requests take: it is of an earlier version; update it first",
             status.service
         );
-        return refusal("not_told", message);
+        return refusal("no_figures", message);
     }
     match status.database.journal_mode.as_str() {
         WAL => {
@@ -354,7 +377,8 @@ fn unfit(status: &Status) -> Option<Failure> {
             let message = format!("{database} is no SQLite file, and has no journal mode");
             refusal("not_sqlite", message)
         }
-        _ => None,
+        // It would be refused when the baseline is complete.
+        _ => refusal("switch_refused", status.database.not_switchable.clone()?),
     }
 }
 
@@ -424,25 +448,27 @@ impl Course {
         }
     }
 
-    fn seen(&mut self, seen: &Seen, moment: Moment, says: &mut Vec<Line>) -> Action {
-        let status = &seen.status;
+    fn seen(&mut self, status: &Status, moment: Moment, says: &mut Vec<Line>) -> Action {
         if let Some(failure) = self.kept.another(status) {
             return Action::End(Err(failure));
         }
         self.started = status.started;
         match self.kept.phase {
-            Phase::Baseline => self.baseline(seen, moment, says),
-            Phase::Switching => self.switching(seen, moment, says),
+            Phase::Baseline => self.baseline(status, moment, says),
+            Phase::Switching => self.switching(status, moment, says),
             Phase::Comparing => self.comparing(status, moment, says),
             Phase::Decided => Action::End(Ok(())),
         }
     }
 
-    fn baseline(&mut self, seen: &Seen, moment: Moment, says: &mut Vec<Line>) -> Action {
-        if let Some(failure) = unfit(&seen.status) {
+    fn baseline(&mut self, status: &Status, moment: Moment, says: &mut Vec<Line>) -> Action {
+        if let Some(failure) = unfit(status) {
             return Action::End(Err(failure));
         }
-        let action = self.collect(&seen.status, moment, says);
+        let action = self.collect(status, moment, says);
+        if let Some(failure) = self.kept.nothing_stored() {
+            return Action::End(Err(failure));
+        }
         let [needed, _] = self.kept.plan.slices();
         if !self.kept.before.has(needed) {
             return action;
@@ -450,17 +476,16 @@ impl Course {
         self.kept.phase = Phase::Switching;
         self.mark = None;
         say(says, "baseline", "the baseline is complete");
-        self.switching(seen, moment, says)
+        self.switching(status, moment, says)
     }
 
-    fn switching(&mut self, seen: &Seen, moment: Moment, says: &mut Vec<Line>) -> Action {
-        let Seen { status, switch } = seen;
+    fn switching(&mut self, status: &Status, moment: Moment, says: &mut Vec<Line>) -> Action {
         if status.database.journal_mode == WAL {
             self.kept.phase = Phase::Comparing;
             say(says, "switched", "the database is in WAL mode");
             return self.collect(status, moment, says);
         }
-        let Some(switch) = switch else {
+        let Some(switch) = &status.database.switch else {
             return self.without_order(status, moment, says);
         };
         self.has_order();

@@ -61,10 +61,6 @@ impl Played {
         self.0["started"] = json!(at);
     }
 
-    pub fn given(&self) -> Value {
-        self.0.clone()
-    }
-
     pub fn status(&self) -> Status {
         serde_json::from_value(self.0.clone()).expect("a status")
     }

@@ -28,6 +28,7 @@ fn kept(phase: Phase, before: &[f64], after: &[f64]) -> Kept {
         tracker: Tracker {
             endpoint: "127.0.0.1:1414".to_owned(),
             service: "torrust-tracker 3.0.0".to_owned(),
+            version: "0.1.0".to_owned(),
             database: "./sqlite3.db".into(),
         },
         began: testing::began(),
@@ -197,4 +198,17 @@ fn two_do_not_collect_into_one_file() {
     assert_eq!((second.exit, second.error), (Exit::Busy, "busy"));
     drop(first);
     assert!(store.lock().is_ok());
+}
+
+#[test]
+fn what_is_to_be_typed_is_one_word_to_a_shell() {
+    for (word, typed) in [
+        ("unix:/run/t.sock", "unix:/run/t.sock"),
+        ("[::1]:1414", "'[::1]:1414'"),
+        ("my state.json", "'my state.json'"),
+        ("it's", "'it'\\''s'"),
+        ("", "''"),
+    ] {
+        assert_eq!(shell_word(word), typed);
+    }
 }

@@ -107,6 +107,48 @@ fn what_is_in_wal_already_is_refused() -> Result {
     Ok(())
 }
 
+/// A week later would be too late: it is known from the status, whatever configuration is here.
+#[test]
+fn a_tracker_that_would_not_switch_is_refused_at_once() -> Result {
+    let tracker = Tracker::start(Idle {
+        journal_mode: "delete",
+        switch: Err(NoSwitch::Configured),
+        ..Idle::default()
+    })?;
+    let home = Home::at(tracker.address)?;
+    let output = home.run(&["evaluate-wal", "--json"])?;
+    assert_eq!(output.code, 3, "{output:?}");
+    let error = output.error()?;
+    assert_eq!(error["error"], "switch_refused");
+    let message = error["message"].as_str().ok_or("a message")?;
+    assert!(message.contains("journal_mode = \"delete\""), "{message}");
+    assert!(!home.path("evaluate-wal.json").exists(), "nothing is begun");
+    Ok(())
+}
+
+/// The line can be typed as it is.
+#[test]
+fn what_was_interrupted_says_how_to_go_on_with_the_same_options() -> Result {
+    let (tracker, gate, home) = on_a_rollback_journal()?;
+    let endpoint = format!("--endpoint={}", tracker.address);
+    let mut child = home
+        .command(&[&LONG[..], &["--now", &endpoint]].concat())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let lines = BufReader::new(child.stderr.take().ok_or("it is piped")?).lines();
+    let mut evaluation = Evaluation { child, lines };
+    evaluation.says("begins")?;
+    evaluation.slice(&gate)?;
+    let (_, said) = evaluation.told("-TERM")?;
+    let line = format!(
+        "--endpoint {} evaluate-wal --now --state state.json`",
+        tracker.address
+    );
+    assert!(said.contains(&line), "{line}: {said}");
+    Ok(())
+}
+
 #[test]
 fn before_anything_was_measured_there_is_no_report() -> Result {
     let home = Home::new()?;

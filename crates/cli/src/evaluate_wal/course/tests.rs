@@ -1,4 +1,4 @@
-use serde_json::json;
+use serde_json::{Value, json};
 use torrust_tracker_maintenance::evaluation::Decision;
 
 use super::super::testing::{self, Played};
@@ -86,8 +86,7 @@ impl Bench {
 
     /// The tracker says what it says.
     fn look(&mut self) {
-        let seen = Seen::new(self.tracker.status(), &self.tracker.given());
-        self.event(Event::Seen(seen));
+        self.event(Event::Seen(Box::new(self.tracker.status())));
     }
 
     /// So many seconds of load, and a look.
@@ -105,6 +104,11 @@ impl Bench {
                 None => status[field] = value,
             }
         });
+    }
+
+    fn set_in_udp(&mut self, field: &str, value: Value) {
+        let change = |status: &mut Value| status["traffic"]["udp"][field] = value;
+        self.tracker.change(change);
     }
 
     /// As far as the order.
@@ -436,14 +440,19 @@ fn it_goes_on_in_each_phase_where_it_was() {
 #[test]
 fn what_is_in_wal_already_has_nothing_to_be_compared_with() {
     type Change = fn(&mut Played);
-    let cases: [(&str, Change); 3] = [
+    let cases: [(&str, Change); 4] = [
         ("already_wal", |tracker| {
             tracker.change(|status| status["database"]["journal_mode"] = json!("wal"));
         }),
         ("not_sqlite", |tracker| {
             tracker.change(|status| status["database"]["journal_mode"] = json!("none"));
         }),
-        ("not_told", |tracker| {
+        ("switch_refused", |tracker| {
+            tracker.change(|status| {
+                status["database"]["not_switchable"] = json!("it is configured to go back");
+            });
+        }),
+        ("no_figures", |tracker| {
             tracker.change(|status| {
                 status.as_object_mut().expect("an object").remove("traffic");
             });
@@ -485,6 +494,8 @@ fn what_leaves_wal_before_it_was_compared_ends_it_and_can_go_on() {
 fn another_tracker_is_not_mixed_with_it() {
     for (pointer, value) in [
         ("service", json!("torrust-tracker 3.0.1")),
+        // Of which the service's name says nothing.
+        ("version", json!("0.2.0")),
         ("database/path", json!("./other.db")),
     ] {
         let mut bench = started(false);
@@ -493,6 +504,66 @@ fn another_tracker_is_not_mixed_with_it() {
         bench.load(10);
         assert_eq!(bench.ended(), Err("another_tracker"), "{pointer}");
     }
+}
+
+#[test]
+fn where_nothing_is_stored_there_is_nothing_to_find_out() {
+    for (stored, wanted) in [(0.0, Some("nothing_stored")), (0.5, None)] {
+        let mut bench = started(false);
+        for _ in 0..2 {
+            bench.tracker.announce(5_000, 0);
+            bench.load(10);
+            bench.next_look();
+        }
+        bench.set_in_udp("database_seconds", json!(stored));
+        bench.load(10);
+        if let Some(error) = wanted {
+            assert_eq!(bench.ended(), Err(error));
+        } else {
+            assert_eq!(bench.action, Action::Order);
+        }
+        assert_eq!(bench.slices(), [3, 0], "what was measured is kept");
+    }
+}
+
+#[test]
+fn spans_are_changed_where_that_can_still_be() {
+    let longer = |baseline_seconds, comparison_seconds| Plan {
+        baseline_seconds,
+        comparison_seconds,
+        ..PLAN
+    };
+    let mut bench = started(false);
+    bench.load(10);
+    let mut kept = bench.kept().clone();
+    assert_eq!(kept.change(longer(60, 30), true), Ok(()));
+    assert_eq!(kept.plan.slices(), [6, 3]);
+
+    bench.baseline();
+    bench.ordered();
+    bench.switched("20261122T030000Z-abcd");
+    for _ in 0..3 {
+        bench.load(10);
+    }
+    assert_eq!(bench.ended(), Ok(()));
+    // It is over; what is said once more is no change.
+    let mut kept = bench.kept().clone();
+    let refused = kept.change(longer(60, 30), true).expect_err("it is over");
+    assert_eq!(refused.exit, Exit::Usage);
+    assert!(refused.message.contains("--baseline"), "{refused:?}");
+    assert_eq!(kept.change(PLAN, true), Ok(()));
+    assert_eq!((&kept, kept.phase), (bench.kept(), Phase::Decided));
+    assert_eq!(kept.change(longer(30, 20), false), Ok(()));
+    assert_eq!(kept.phase, Phase::Decided, "it has enough");
+    // A longer comparison than was had goes on.
+    assert_eq!(kept.change(longer(30, 50), false), Ok(()));
+    assert_eq!(kept.phase, Phase::Comparing);
+    let mut bench = Bench::with(bench.tracker, kept, false);
+    bench.load(10);
+    assert_eq!(bench.slices(), [4, 0]);
+    bench.load(10);
+    assert_eq!(bench.ended(), Ok(()));
+    assert_eq!(bench.phase(), Phase::Decided);
 }
 
 #[test]
