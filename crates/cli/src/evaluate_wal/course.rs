@@ -35,6 +35,15 @@ pub const FORMAT: u32 = 2;
 /// Between two looks at a tracker that is waited for.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// The longest between two looks within a slice: what was seen last before a run ends the slice.
+const LOOK_WITHIN: Duration = Duration::from_secs(60);
+
+/// A slice ends so long before a window begins, if that is known.
+const BEFORE_WINDOW: Duration = Duration::from_secs(2);
+
+/// After so many slices in a row that were left out it is said what to choose.
+const LEFT_OUT_AT_MOST: u32 = 3;
+
 /// By how much a slice may be longer than it should be: half as much, and in any case this.
 const LONGER_AT_MOST: Duration = Duration::from_secs(5);
 
@@ -123,6 +132,10 @@ pub struct Course {
     at_once: bool,
     /// The beginning of the slice in progress.
     mark: Option<Mark>,
+    /// The last look within it.
+    last: Option<Mark>,
+    /// How many slices in a row were left out.
+    left_out: u32,
     /// The tracker does not answer, which was said.
     away: bool,
     /// When the tracker was started that answered last.
@@ -219,6 +232,11 @@ impl Plan {
     pub fn slices(&self) -> [u64; 2] {
         let slice = self.slice_seconds.max(1);
         [self.baseline_seconds, self.comparison_seconds].map(|span| span.div_ceil(slice))
+    }
+
+    /// What a slice that a run ended must have at least.
+    fn shortest(&self) -> Duration {
+        self.slice() / 2
     }
 
     fn longest(&self) -> Duration {
@@ -390,6 +408,8 @@ impl Course {
             kept,
             at_once,
             mark: None,
+            last: None,
+            left_out: 0,
             away: false,
             started: None,
             ordered: None,
@@ -475,6 +495,7 @@ impl Course {
         }
         self.kept.phase = Phase::Switching;
         self.mark = None;
+        self.last = None;
         say(says, "baseline", "the baseline is complete");
         self.switching(status, moment, says)
     }
@@ -553,47 +574,91 @@ impl Course {
         Action::End(Ok(()))
     }
 
-    /// Ends the slice in progress, if it is long enough, and begins the next one.
+    /// Ends the slice in progress, if it is long enough or a run has begun, and begins the next
+    /// one.
     fn collect(&mut self, status: &Status, moment: Moment, says: &mut Vec<Line>) -> Action {
-        let plan = self.kept.plan;
+        let here = Mark {
+            at: moment.now,
+            utc: moment.utc,
+            status: Box::new(status.clone()),
+        };
         if let Some(mark) = self.mark.take() {
-            let length = moment.now.saturating_duration_since(mark.at);
-            if length < plan.slice() {
-                let due = mark.at + plan.slice();
+            let length = here.at.saturating_duration_since(mark.at);
+            let had_run = figures::had_run(&mark.status, status);
+            if length < self.kept.plan.slice() && !had_run {
+                let due = self.due(&mark, &here);
                 self.mark = Some(mark);
+                self.last = Some(here);
                 return Action::Look(due);
             }
-            let slice = if length > plan.longest() {
-                Err(LeftOut::TooLong)
-            } else {
-                Slice::between(&mark.status, status, mark.utc, length)
-            };
-            let side = match self.kept.phase {
-                Phase::Baseline | Phase::Switching => &mut self.kept.before,
-                Phase::Comparing | Phase::Decided => &mut self.kept.after,
-            };
-            match slice {
-                Ok(slice) => {
-                    side.slices.push(slice);
-                    say(says, "slice", self.kept.extent());
-                }
-                Err(why) => {
-                    side.leave_out(why);
-                    let message = format!("{}; a slice was left out: {why}", self.kept.extent());
-                    say(says, "left_out", message);
-                }
-            }
+            let end = if had_run { self.last.take() } else { None };
+            let slice = self.slice(&mark, end.as_ref().unwrap_or(&here));
+            self.last = None;
+            self.count(slice, says);
         }
         // What begins within a run would be left out.
         if status.run.is_some() {
             return self.look_again(moment);
         }
-        self.mark = Some(Mark {
-            at: moment.now,
-            utc: moment.utc,
-            status: Box::new(status.clone()),
+        let due = self.due(&here, &here);
+        self.mark = Some(here);
+        Action::Look(due)
+    }
+
+    /// What lies between two looks, if it counts.
+    fn slice(&self, mark: &Mark, end: &Mark) -> Result<Slice, LeftOut> {
+        let plan = self.kept.plan;
+        let length = end.at.saturating_duration_since(mark.at);
+        if length > plan.longest() {
+            return Err(LeftOut::TooLong);
+        }
+        let slice = Slice::between(&mark.status, &end.status, mark.utc, length)?;
+        if length < plan.shortest() {
+            return Err(LeftOut::Run);
+        }
+        Ok(slice)
+    }
+
+    fn count(&mut self, slice: Result<Slice, LeftOut>, says: &mut Vec<Line>) {
+        let side = match self.kept.phase {
+            Phase::Baseline | Phase::Switching => &mut self.kept.before,
+            Phase::Comparing | Phase::Decided => &mut self.kept.after,
+        };
+        match slice {
+            Ok(slice) => {
+                self.left_out = 0;
+                side.slices.push(slice);
+                say(says, "slice", self.kept.extent());
+            }
+            Err(why) => {
+                self.left_out += 1;
+                side.leave_out(why);
+                let message = format!("{}; a slice was left out: {why}", self.kept.extent());
+                say(says, "left_out", message);
+                if self.left_out == LEFT_OUT_AT_MOST {
+                    let message = format!(
+                        "warning: {LEFT_OUT_AT_MOST} slices in a row were left out, the last because \
+                         {why}; {}",
+                        why.remedy()
+                    );
+                    say(says, "warning", message);
+                }
+            }
+        }
+    }
+
+    /// When to look next: at the end of the slice, or within it so that as much as can be is had of
+    /// it should a run begin.
+    fn due(&self, mark: &Mark, here: &Mark) -> Instant {
+        let end = (mark.at + self.kept.plan.slice()).min(here.at + LOOK_WITHIN);
+        let window = here.status.next.and_then(|next| {
+            let left = (next.begins - here.utc).to_std().ok()?;
+            left.checked_sub(BEFORE_WINDOW)
         });
-        Action::Look(moment.now + plan.slice())
+        window
+            // It is looked at that moment already.
+            .filter(|left| !left.is_zero())
+            .map_or(end, |left| end.min(here.at + left))
     }
 
     fn look_again(&self, moment: Moment) -> Action {

@@ -69,6 +69,22 @@ impl fmt::Display for LeftOut {
     }
 }
 
+impl LeftOut {
+    /// What to choose where it happens again and again.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::Restart => "find out why the tracker is restarted so often",
+            Self::Run => {
+                "half a slice must be free of runs: begin anew with a shorter --slice and another \
+                 --state, or let windows be further apart"
+            }
+            Self::JournalMode => "find out who changes the journal mode",
+            Self::TooQuiet => "begin anew with a longer --slice and another --state",
+            Self::TooLong => "find out why the tracker does not answer at its endpoint",
+        }
+    }
+}
+
 impl Slice {
     /// What lies between two readings, the second of which is so much younger.
     pub fn between(
@@ -80,9 +96,7 @@ impl Slice {
         if earlier.started != later.started {
             return Err(LeftOut::Restart);
         }
-        let newest = |status: &Status| status.runs.first().map(|run| run.id.clone());
-        let no_run = |status: &Status| status.run.is_none();
-        if !no_run(earlier) || !no_run(later) || newest(earlier) != newest(later) {
+        if had_run(earlier, later) {
             return Err(LeftOut::Run);
         }
         if earlier.database.journal_mode != later.database.journal_mode {
@@ -146,6 +160,12 @@ impl Slice {
     fn requests_per_second(&self) -> f64 {
         number(self.asked) / self.seconds.max(f64::MIN_POSITIVE)
     }
+}
+
+/// Whether a run was on at either reading, or ended between the two.
+pub fn had_run(earlier: &Status, later: &Status) -> bool {
+    let newest = |status: &Status| status.runs.first().map(|run| run.id.clone());
+    earlier.run.is_some() || later.run.is_some() || newest(earlier) != newest(later)
 }
 
 /// Whether the tracker tells how long requests take: one of an earlier version does not.

@@ -261,6 +261,81 @@ fn no_slice_begins_in_a_run() {
     assert_eq!(bench.slices(), [2, 1]);
 }
 
+/// As with slices of a day and a window every night.
+#[test]
+fn a_run_cuts_a_slice_and_what_is_long_enough_counts() {
+    let mut bench = started(false);
+    for (had, counts) in [(6, true), (4, false), (5, true)] {
+        let [slices, left_out] = bench.slices();
+        let run = format!("20261122T0{had}0000Z-abcd");
+        bench.load(had);
+        assert_eq!(bench.slices(), [slices, left_out], "it is not over");
+        bench.set("run", testing::run());
+        bench.load(3);
+        let wanted = [slices + u64::from(counts), left_out + u64::from(!counts)];
+        assert_eq!(bench.slices(), wanted, "{had}");
+        if counts {
+            let slice = bench.kept().before.slices.last().expect("it counts");
+            assert_eq!(
+                Duration::from_secs_f64(slice.seconds),
+                Duration::from_secs(had)
+            );
+            assert_eq!(slice.announces, 1_000, "of what came before the run");
+        }
+        bench.set("run", Value::Null);
+        bench.set("runs", json!([testing::ended(&run)]));
+        bench.load(5);
+    }
+    assert_eq!(bench.slices(), [2, 1]);
+}
+
+/// One that was not seen, between two looks, ends it as well.
+#[test]
+fn it_looks_just_before_a_window_and_every_minute() {
+    let plan = Plan {
+        slice_seconds: 86_400,
+        baseline_seconds: 2 * 86_400,
+        comparison_seconds: 2 * 86_400,
+    };
+    let tracker = Played::new("delete");
+    let kept = Kept::begin(&tracker.status(), "here".to_owned(), plan, testing::began());
+    let mut bench = Bench::with(tracker, kept.expect("it can be evaluated"), false);
+    assert_eq!(bench.next_look(), 60);
+    bench.load(60);
+    assert_eq!(bench.next_look(), 120);
+    bench.set(
+        "next",
+        json!({ "begins": "2026-11-22T13:00:30Z", "ends": "2026-11-22T13:05:00Z" }),
+    );
+    bench.load(13 * 3_600 - 60);
+    assert_eq!(bench.next_look(), 13 * 3_600 + 28);
+    bench.load(28);
+    bench.set("runs", json!([testing::ended("20261122T130030Z-abcd")]));
+    bench.load(300);
+    assert_eq!(bench.slices(), [1, 0]);
+    let seconds = bench.kept().before.slices[0].seconds;
+    assert_eq!(
+        Duration::from_secs_f64(seconds),
+        Duration::from_secs(13 * 3_600 + 28)
+    );
+}
+
+#[test]
+fn what_is_left_out_again_and_again_is_explained_once() {
+    let mut bench = started(false);
+    for round in 0..5 {
+        bench.set(
+            "runs",
+            json!([testing::ended(&format!("2026112{round}T030000Z-abcd"))]),
+        );
+        bench.load(10);
+    }
+    assert_eq!(bench.slices(), [0, 5]);
+    let warnings = bench.said.iter().filter(|event| **event == "warning");
+    assert_eq!(warnings.count(), 1);
+    assert_eq!(bench.said[2..4], ["left_out", "warning"]);
+}
+
 #[test]
 fn a_look_before_its_time_ends_no_slice() {
     let mut bench = started(false);
