@@ -446,9 +446,10 @@ fn text(kept: &Kept, evaluation: &Evaluation) -> String {
         (so_far, "start it again to go on, without --report")
     };
     let remarks = evaluation.remarks.iter();
-    let remarks: String = remarks
+    let remarks: Vec<String> = remarks
         .map(|remark| format!("remark     {remark}\n"))
         .collect();
+    let remarks = remarks.concat();
     format!(
         "{}\n\n{}\n\n{remarks}rule       {RULE}\ndecision   {decision}\nto do      {to_do}",
         head.join("\n"),

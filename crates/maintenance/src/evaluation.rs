@@ -1008,8 +1008,8 @@ mod tests {
             figure(some(), some()[..1].to_vec()).verdict,
             Verdict::Unknown
         );
-        let same = figure(none(), none());
-        assert_eq!((same.verdict, same.ratio), (Verdict::Same, None));
+        let alike = figure(none(), none());
+        assert_eq!((alike.verdict, alike.ratio), (Verdict::Same, None));
         assert_eq!(figure(none(), some()).verdict, Verdict::Worse);
     }
 }
