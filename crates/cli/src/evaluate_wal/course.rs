@@ -9,6 +9,9 @@
 //!                          └─┘ order it, again after a restart of the tracker
 //! ```
 //!
+//! A slice ends when it is long enough, or where a run begins: the status is read within it, too, so
+//! that what came before the run is had.
+//!
 //! What was measured and the phase are [`Kept`] in a file; everything else is forgotten when the
 //! tool ends, and found out anew: the slice in progress is lost, and an order that the tracker
 //! still has shows in its status.
@@ -328,8 +331,8 @@ impl Kept {
             database,
             ..
         } = &self.tracker;
-        let is_same = &status.service == service && &status.database.path == database;
-        if is_same && &status.version == version {
+        let is_same = status.service == *service && status.database.path == *database;
+        if is_same && status.version == *version {
             return None;
         }
         let message = if is_same {
