@@ -587,7 +587,9 @@ impl Course {
         };
         if let Some(mark) = self.mark.take() {
             let length = here.at.saturating_duration_since(mark.at);
-            let had_run = figures::had_run(&mark.status, status);
+            // One that was restarted has forgotten its runs, which is none.
+            let had_run =
+                mark.status.started == status.started && figures::had_run(&mark.status, status);
             if length < self.kept.plan.slice() && !had_run {
                 let due = self.due(&mark, &here);
                 self.mark = Some(mark);

@@ -320,6 +320,19 @@ fn it_looks_just_before_a_window_and_every_minute() {
     );
 }
 
+/// Its runs are gone from the status, which is not another run.
+#[test]
+fn a_restart_within_a_slice_is_no_run() {
+    let mut bench = started(false);
+    bench.set("runs", json!([testing::ended("20261122T030000Z-abcd")]));
+    bench.load(10);
+    bench.load(2);
+    bench.tracker.restart("2026-11-22T04:00:00Z");
+    bench.load(2);
+    bench.load(6);
+    assert!(bench.left_out(LeftOut::Restart), "{:?}", bench.kept());
+}
+
 #[test]
 fn what_is_left_out_again_and_again_is_explained_once() {
     let mut bench = started(false);
