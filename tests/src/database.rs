@@ -227,8 +227,7 @@ pub fn command_line(path: &Path, sql: &str) -> Result<String> {
 /// # Errors
 /// When it is not one, or `to` cannot be written.
 pub fn unpack(artifact: &Path, to: &Path) -> Result<()> {
-    let packed =
-        File::open(artifact).with_context(|| format!("opening {}", artifact.display()))?;
+    let packed = File::open(artifact).with_context(|| format!("opening {}", artifact.display()))?;
     zstd::stream::copy_decode(packed, File::create(to)?)
         .with_context(|| format!("unpacking {}", artifact.display()))
 }

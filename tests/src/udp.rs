@@ -77,7 +77,8 @@ impl UdpClient {
     /// When it cannot be sent.
     pub async fn post_connect(&mut self) -> Result<TransactionId> {
         let transaction_id = self.next_transaction();
-        self.write(&ConnectRequest { transaction_id }.into()).await?;
+        self.write(&ConnectRequest { transaction_id }.into())
+            .await?;
         Ok(transaction_id)
     }
 
