@@ -12,7 +12,7 @@
 //!
 //! Upstream is the published program, with its own lock file, built apart and without what
 //! `.cargo/config.toml` compiles into `SQLite` for us
-//! ([`binaries::upstream_apart`](crate::binaries::upstream_apart)). Trackers are configured
+//! ([`binaries::upstream_apart`]). Trackers are configured
 //! alike, so neither has a `[maintenance]`: the gate is there, and open.
 //!
 //! What goes wrong with one measurement is a flaw of the outcome, and the others are done all
