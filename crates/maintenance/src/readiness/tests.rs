@@ -913,6 +913,8 @@ async fn the_status_follows_the_driver() -> Result {
     // Of the moment of the answer.
     let process = std::mem::take(&mut status.process);
     assert!(process.cpu_seconds.is_some() && process.resident_bytes > Some(0));
+    let traffic = std::mem::take(&mut status.traffic);
+    assert!(traffic.udp.announces.count == 0 && !traffic.udp.announces.buckets.is_empty());
     assert_eq!(status, serving());
 
     server.published.send_replace(published(Phase::Copying));
