@@ -419,12 +419,14 @@ fn file(mode: Mode) -> String {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::fs;
 
     use chrono::DateTime;
     use torrust_tracker_maintenance::evaluation::evaluate;
 
     use super::*;
     use crate::experiment::capacity::tests::tried;
+    use crate::experiment::docs;
     use crate::experiment::machine::tests::machine;
     use crate::experiment::wal::figures::figures;
     use crate::experiment::wal::{Round, Saturation, Switch};
@@ -634,5 +636,21 @@ pub(super) mod tests {
             &text(&silent),
             &["the time in the database, which this tracker does not tell"],
         );
+    }
+
+    /// The page is written by a command, the configuration by hand.
+    #[test]
+    fn the_default_configuration_is_what_follows_from_the_page() {
+        let page = fs::read_to_string(docs().join("wal.md")).expect("the page");
+        let line = page.lines().find(|line| line.starts_with(FOLLOWS));
+        let line = line.expect("what follows for the configuration");
+        let configuration = docs().join("../config/tracker.toml");
+        let configuration = fs::read_to_string(configuration).expect("the configuration");
+        let settings: Vec<_> = line.split('`').skip(3).step_by(2).collect();
+        assert_eq!(settings.len(), 2, "{line}");
+        for setting in settings {
+            let set = |line: &str| line.starts_with(setting);
+            assert!(configuration.lines().any(set), "{setting} in tracker.toml");
+        }
     }
 }
