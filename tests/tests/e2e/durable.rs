@@ -18,6 +18,7 @@ use end_to_end::{PATIENCE, database, soak_in_full, until};
 use http::{Method, Request, header};
 use http_body_util::Full;
 use hyper::body::Bytes;
+use rustix::process::Signal;
 
 use crate::support::{MIB, alone, done};
 
@@ -157,11 +158,13 @@ impl Life {
         )?;
         let alive = power::recorder_of(tracker.pid()?)?;
         // Killed, as a last checkpoint would only make it easier.
-        tracker.kill().await?;
+        tracker.signal(Signal::KILL)?;
+        // Who traces a process reaps it first; until then it has ended and cannot be waited for.
         until("the recorder to end", PATIENCE, async || {
             Ok((!alive.exists()).then_some(()))
         })
         .await?;
+        tracker.exited(PATIENCE).await?;
         let database = setup.database().canonicalize()?;
         let recording = Recording::read(&recorded, &database, content)?;
         let did = recording.done();
