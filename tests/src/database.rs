@@ -113,11 +113,11 @@ impl Seeds {
         Ok(Self(tempfile::tempdir_in(directory)?))
     }
 
-    /// As [`make`]; and it is on the disk when this returns.
+    /// As [`make`], but for what it returns: how many bytes it has. It is on the disk then.
     ///
     /// # Errors
     /// As [`make`].
-    pub fn plant(&self, path: &Path, bytes: u64, journal: &str) -> Result<()> {
+    pub fn plant(&self, path: &Path, bytes: u64, journal: &str) -> Result<u64> {
         ensure!(!path.exists(), "{} exists", path.display());
         let seed = self.0.path().join(format!("{bytes}.db"));
         if !seed.exists() {
@@ -125,8 +125,9 @@ impl Seeds {
         }
         fs::copy(&seed, path)?;
         set_journal_mode(&open(path)?, journal)?;
-        File::open(path)?.sync_all()?;
-        Ok(())
+        let file = File::open(path)?;
+        file.sync_all()?;
+        Ok(file.metadata()?.len())
     }
 }
 

@@ -10,8 +10,11 @@ pub mod wal;
 pub mod window;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use clap::Args;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Where the documentation has a tracker built that commits with `synchronous = FULL`.
@@ -76,6 +79,60 @@ impl Judgement {
             .map(|one| format!("DOES NOT HOLD: {one}"));
         let unknown = self.unknown.iter().map(|one| format!("NOT KNOWN: {one}"));
         broken.chain(unknown).collect()
+    }
+}
+
+/// What becomes of an outcome: the options that each experiment has.
+#[derive(Debug, Args)]
+pub struct Output {
+    /// Where the result is written as JSON; while it is measured, what there is by then.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Measures nothing: writes the documents of such a result.
+    #[arg(long, conflicts_with = "json")]
+    from: Option<PathBuf>,
+    /// Writes the page and its drawings.
+    #[arg(long)]
+    write_docs: bool,
+    /// Where they are written: the documentation of the workspace.
+    #[arg(long, default_value_os_t = docs())]
+    docs: PathBuf,
+}
+
+impl Output {
+    /// The result that documents are asked of, if nothing is to be measured.
+    ///
+    /// # Errors
+    /// As [`read`].
+    pub fn given<T: DeserializeOwned>(&self) -> Result<Option<T>> {
+        self.from.as_deref().map(read).transpose()
+    }
+
+    /// Writes a result, or what there is of it, if it is to be kept.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn keep(&self, outcome: &impl Serialize) -> Result<()> {
+        match &self.json {
+            Some(path) => write(path, &format!("{:#}\n", serde_json::to_value(outcome)?)),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the document, or prints its text, and says what it shows.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn show(&self, document: &Document, judgement: &Judgement) -> Result<ExitCode> {
+        if self.write_docs {
+            document.write(&self.docs)?;
+        } else {
+            print!("{}", document.text);
+        }
+        for line in judgement.lines() {
+            eprintln!("{line}");
+        }
+        Ok(ExitCode::from(judgement.exit_code()))
     }
 }
 

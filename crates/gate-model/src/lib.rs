@@ -128,6 +128,15 @@ impl Future for Listener<'_> {
     }
 }
 
+/// A thread of the model, in the same world.
+fn beside<T: 'static>(
+    world: &Arc<World>,
+    act: impl FnOnce(&World) -> T + 'static,
+) -> JoinHandle<T> {
+    let world = Arc::clone(world);
+    thread::spawn(move || act(&world))
+}
+
 /// The gate and what it protects.
 #[derive(Default)]
 struct World {
@@ -197,12 +206,7 @@ fn model(run: impl Fn() + Sync + Send + 'static) {
 fn who_got_in_has_left_when_the_gate_is_drained() {
     model(|| {
         let world = Arc::new(World::default());
-        let announces: Vec<_> = (0..2)
-            .map(|_| {
-                let world = Arc::clone(&world);
-                thread::spawn(move || world.announce())
-            })
-            .collect();
+        let announces: Vec<_> = (0..2).map(|_| beside(&world, World::announce)).collect();
         let seen = world.close_and_drain();
         let entered = announces
             .into_iter()
@@ -219,9 +223,8 @@ fn who_got_in_has_left_when_the_gate_is_drained() {
 fn a_gate_that_opens_again_loses_and_invents_nobody() {
     model(|| {
         let world = Arc::new(World::default());
-        let announce = thread::spawn({
-            let world = Arc::clone(&world);
-            move || usize::from(world.announce()) + usize::from(world.announce())
+        let announce = beside(&world, |world| {
+            usize::from(world.announce()) + usize::from(world.announce())
         });
         world.close_and_drain();
         world.open();
@@ -237,10 +240,7 @@ fn a_gate_that_opens_again_loses_and_invents_nobody() {
 fn a_second_closure_drains_as_the_first() {
     model(|| {
         let world = Arc::new(World::default());
-        let announce = thread::spawn({
-            let world = Arc::clone(&world);
-            move || world.announce()
-        });
+        let announce = beside(&world, World::announce);
         world.close_and_drain();
         world.open();
         world.close_and_drain();
@@ -254,10 +254,7 @@ fn all_who_wait_get_in_when_the_gate_opens() {
         let world = Arc::new(World::default());
         world.turnstile.close();
         let announces: Vec<_> = (0..2)
-            .map(|_| {
-                let world = Arc::clone(&world);
-                thread::spawn(move || world.announce_in_time())
-            })
+            .map(|_| beside(&world, World::announce_in_time))
             .collect();
         world.open();
         for announce in announces {
@@ -273,10 +270,7 @@ fn who_waits_gets_in_though_the_gate_closes_again_at_once() {
     model(|| {
         let world = Arc::new(World::default());
         world.turnstile.close();
-        let announce = thread::spawn({
-            let world = Arc::clone(&world);
-            move || world.announce_in_time()
-        });
+        let announce = beside(&world, World::announce_in_time);
         world.open();
         world.close_and_drain();
         world.open();
@@ -289,10 +283,7 @@ fn who_waits_gets_in_though_the_gate_closes_again_at_once() {
 fn who_waits_for_a_closed_gate_hears_of_it() {
     model(|| {
         let world = Arc::new(World::default());
-        let waits = thread::spawn({
-            let world = Arc::clone(&world);
-            move || block_on(world.turnstile.closed())
-        });
+        let waits = beside(&world, |world| block_on(world.turnstile.closed()));
         world.turnstile.close();
         waits.join().expect("it does not panic");
     });

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use end_to_end::experiment::{self, rates};
+use end_to_end::experiment::{self, Output, rates};
 
 /// Compares announce rates with upstream's.
 ///
@@ -54,41 +54,22 @@ struct Arguments {
     /// Only cases whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
-    /// Where the result is written as JSON, after each round of a case what there is by then.
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// Measures nothing: writes the documents of such a result.
-    #[arg(long, conflicts_with = "json")]
-    from: Option<PathBuf>,
-    /// Writes the page and its drawings.
-    #[arg(long)]
-    write_docs: bool,
-    /// Where they are written: the documentation of the workspace.
-    #[arg(long, default_value_os_t = experiment::docs())]
-    docs: PathBuf,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    let outcome = outcome(&arguments).await?;
-    let document = rates::document(&outcome)?;
-    if arguments.write_docs {
-        document.write(&arguments.docs)?;
-    } else {
-        print!("{}", document.text);
-    }
-    let judgement = rates::judge(&outcome);
-    for line in judgement.lines() {
-        eprintln!("{line}");
-    }
-    Ok(ExitCode::from(judgement.exit_code()))
+    let outcome = match arguments.output.given()? {
+        Some(outcome) => outcome,
+        None => measure(&arguments).await?,
+    };
+    let (document, judgement) = (rates::document(&outcome)?, rates::judge(&outcome));
+    arguments.output.show(&document, &judgement)
 }
 
-async fn outcome(arguments: &Arguments) -> Result<rates::Outcome> {
-    if let Some(path) = &arguments.from {
-        return experiment::read(path);
-    }
+async fn measure(arguments: &Arguments) -> Result<rates::Outcome> {
     ensure!(
         arguments.rounds > 0 && arguments.seconds > 0 && arguments.own_seconds > 0,
         "--rounds, --seconds and --own-seconds: at least 1, or nothing is measured"
@@ -110,12 +91,6 @@ async fn outcome(arguments: &Arguments) -> Result<rates::Outcome> {
             moderate: arguments.moderate,
         },
     };
-    let keep = |outcome: &rates::Outcome| match &arguments.json {
-        Some(path) => {
-            let text = format!("{:#}\n", serde_json::to_value(outcome)?);
-            experiment::write(path, &text)
-        }
-        None => Ok(()),
-    };
+    let keep = |outcome: &rates::Outcome| arguments.output.keep(outcome);
     rates::run(&options, experiment::command("announce_rates"), keep).await
 }

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use end_to_end::experiment::{self, wal};
+use end_to_end::experiment::{self, Output, wal};
 use end_to_end::generator::Plan;
 
 /// Measures the journal modes of the database under load, and decides.
@@ -53,44 +53,23 @@ struct Arguments {
     /// Seconds of each rate that is tried.
     #[arg(long, default_value_t = 4)]
     probe: u64,
-    /// Where the result is written as JSON.
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// Measures nothing: writes the documents of such a result.
-    #[arg(long, conflicts_with = "json")]
-    from: Option<PathBuf>,
-    /// Writes the page and its drawings.
-    #[arg(long)]
-    write_docs: bool,
-    /// Where they are written: the documentation of the workspace.
-    #[arg(long, default_value_os_t = experiment::docs())]
-    docs: PathBuf,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    let outcome = outcome(&arguments).await?;
-    if let Some(path) = &arguments.json {
-        experiment::write(path, &format!("{:#}\n", serde_json::to_value(&outcome)?))?;
-    }
-    let document = wal::document(&outcome)?;
-    if arguments.write_docs {
-        document.write(&arguments.docs)?;
-    } else {
-        print!("{}", document.text);
-    }
-    let judgement = wal::judge(&outcome);
-    for line in judgement.lines() {
-        eprintln!("{line}");
-    }
-    Ok(ExitCode::from(judgement.exit_code()))
+    let outcome = match arguments.output.given()? {
+        Some(outcome) => outcome,
+        None => measure(&arguments).await?,
+    };
+    arguments.output.keep(&outcome)?;
+    let (document, judgement) = (wal::document(&outcome)?, wal::judge(&outcome));
+    arguments.output.show(&document, &judgement)
 }
 
-async fn outcome(arguments: &Arguments) -> Result<wal::Outcome> {
-    if let Some(path) = &arguments.from {
-        return experiment::read(path);
-    }
+async fn measure(arguments: &Arguments) -> Result<wal::Outcome> {
     ensure!(
         arguments.rounds >= 2,
         "--rounds: at least two, or nothing is known of the noise"

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use end_to_end::experiment::{self, window};
+use end_to_end::experiment::{self, Output, window};
 use end_to_end::generator::Plan;
 
 /// Measures a window under load, and beside it: stop, cp, start.
@@ -50,41 +50,22 @@ struct Arguments {
     /// Seconds before the first of these that all are compared with.
     #[arg(long, default_value_t = 60)]
     windows_before: u64,
-    /// Where the result is written as JSON, after each case what there is by then.
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// Measures nothing: writes the documents of such a result.
-    #[arg(long, conflicts_with = "json")]
-    from: Option<PathBuf>,
-    /// Writes the page and its drawings.
-    #[arg(long)]
-    write_docs: bool,
-    /// Where they are written: the documentation of the workspace.
-    #[arg(long, default_value_os_t = experiment::docs())]
-    docs: PathBuf,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    let outcome = outcome(&arguments).await?;
-    let document = window::document(&outcome)?;
-    if arguments.write_docs {
-        document.write(&arguments.docs)?;
-    } else {
-        print!("{}", document.text);
-    }
-    let judgement = window::judge(&outcome);
-    for line in judgement.lines() {
-        eprintln!("{line}");
-    }
-    Ok(ExitCode::from(judgement.exit_code()))
+    let outcome = match arguments.output.given()? {
+        Some(outcome) => outcome,
+        None => measure(&arguments).await?,
+    };
+    let (document, judgement) = (window::document(&outcome)?, window::judge(&outcome));
+    arguments.output.show(&document, &judgement)
 }
 
-async fn outcome(arguments: &Arguments) -> Result<window::Outcome> {
-    if let Some(path) = &arguments.from {
-        return experiment::read(path);
-    }
+async fn measure(arguments: &Arguments) -> Result<window::Outcome> {
     let options = window::Options {
         directory: arguments.directory.clone(),
         megabytes: arguments.megabytes.clone(),
@@ -102,12 +83,6 @@ async fn outcome(arguments: &Arguments) -> Result<window::Outcome> {
             before: arguments.windows_before,
         }),
     };
-    let keep = |outcome: &window::Outcome| match &arguments.json {
-        Some(path) => {
-            let text = format!("{:#}\n", serde_json::to_value(outcome)?);
-            experiment::write(path, &text)
-        }
-        None => Ok(()),
-    };
+    let keep = |outcome: &window::Outcome| arguments.output.keep(outcome);
     window::run(&options, experiment::command("window_experiment"), keep).await
 }

@@ -378,8 +378,7 @@ async fn window(
     journal: &str,
 ) -> Result<Case> {
     let setup = setup(&options.directory, journal)?;
-    seeds.plant(&setup.database(), bytes, journal)?;
-    let bytes = size(&setup.database())?;
+    let bytes = seeds.plant(&setup.database(), bytes, journal)?;
     let tracker = setup.start().await?;
     let endpoint = tracker.endpoint()?;
     let status = Before::ask(endpoint).await?;
@@ -428,8 +427,7 @@ async fn windows_in_turn(
     journal: &str,
 ) -> Result<Repeated> {
     let setup = setup(&options.directory, journal)?;
-    seeds.plant(&setup.database(), repeat.megabytes * 1_000_000, journal)?;
-    let bytes = size(&setup.database())?;
+    let bytes = seeds.plant(&setup.database(), repeat.megabytes * 1_000_000, journal)?;
     let tracker = setup.start().await?;
     let endpoint = tracker.endpoint()?;
     let status = Before::ask(endpoint).await?;
@@ -555,8 +553,7 @@ async fn stop(
     journal: &str,
 ) -> Result<Case> {
     let setup = setup(&options.directory, journal)?.set("maintenance", "enabled", "false");
-    seeds.plant(&setup.database(), bytes, journal)?;
-    let bytes = size(&setup.database())?;
+    let bytes = seeds.plant(&setup.database(), bytes, journal)?;
     let mut tracker = setup.start().await?;
     let mut session = Session::start(plan, &tracker, Duration::from_secs(5)).await?;
     session
@@ -636,13 +633,6 @@ async fn peers(tracker: &Tracker, plan: &Plan) -> Result<i64> {
         .iter()
         .map(|[seeders, _, leechers]| i64::from(seeders + leechers));
     Ok(peers.sum())
-}
-
-/// From its metadata: a live database is not opened.
-fn size(path: &Path) -> Result<u64> {
-    Ok(std::fs::metadata(path)
-        .with_context(|| format!("{}", path.display()))?
-        .len())
 }
 
 #[cfg(test)]

@@ -94,7 +94,6 @@ impl Queue {
 
     /// Takes announces in, or drops what there is no room for.
     pub fn arrive(&self, announces: impl IntoIterator<Item = Announce>) {
-        let counters = self.counters();
         let mut state = self.lock();
         let was_empty = state.hold.is_empty();
         for announce in announces {
@@ -103,40 +102,43 @@ impl Queue {
             if !open {
                 self.close(&mut state);
             }
-            let event = announce.request.event;
-            match state.hold.arrive(announce.peer(), event, announce, open) {
-                Arrival::Queued => {}
-                Arrival::Held => counters.hold(),
-                Arrival::Merged(_) => counters.merge(),
-                Arrival::TurnedAway(_) => counters.turn_away(),
-            }
+            self.take_in(&mut state, announce, open);
         }
-        let wake = was_empty && !state.hold.is_empty();
-        drop(state);
-        if wake {
-            self.changed.notify_one();
-        }
+        self.wake(state, was_empty);
     }
 
     /// Takes over what has been taken in by whoever passes by, in the order of its arrival. It
     /// counts as what waited here: a closed gate holds it, however many it holds.
     pub fn take_over(&self, announces: impl IntoIterator<Item = Announce>) {
-        let counters = self.counters();
         let mut state = self.lock();
+        let was_empty = state.hold.is_empty();
         for announce in announces {
-            let event = announce.request.event;
-            match state.hold.arrive(announce.peer(), event, announce, true) {
-                Arrival::Queued => {}
-                Arrival::Held => counters.hold(),
-                Arrival::Merged(_) => counters.merge(),
-                Arrival::TurnedAway(_) => counters.turn_away(),
-            }
+            self.take_in(&mut state, announce, true);
         }
         if !self.gate.is_open() {
             self.close(&mut state);
         }
+        self.wake(state, was_empty);
+    }
+
+    fn take_in(&self, state: &mut State, announce: Announce, open: bool) {
+        let counters = self.counters();
+        let event = announce.request.event;
+        match state.hold.arrive(announce.peer(), event, announce, open) {
+            Arrival::Queued => {}
+            Arrival::Held => counters.hold(),
+            Arrival::Merged(_) => counters.merge(),
+            Arrival::TurnedAway(_) => counters.turn_away(),
+        }
+    }
+
+    /// Tells the executor, which waits for nothing but an empty queue.
+    fn wake(&self, state: MutexGuard<'_, State>, was_empty: bool) {
+        let is_empty = state.hold.is_empty();
         drop(state);
-        self.changed.notify_one();
+        if was_empty && !is_empty {
+            self.changed.notify_one();
+        }
     }
 
     /// A pass for announces that need not wait: the gate is open, nothing waits, and nothing
