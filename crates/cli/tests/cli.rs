@@ -174,6 +174,7 @@ impl Home {
             method: Way::Pages,
             pause_ms: 12.0,
             copy_seconds: 0.5,
+            rested_seconds: 0.0,
             wal_growth: None,
             bandwidth: None,
             dump: None,

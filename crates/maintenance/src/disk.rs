@@ -21,13 +21,14 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{
     DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt as _, fchown,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{Advice, CWD, IFlags, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -39,21 +40,22 @@ pub use self::fault::Loss;
 use self::fault::{Fault, Seam};
 use self::guard::Guard;
 pub use self::lock::{Hold, Lock};
+pub use self::steady::Steady;
 
 mod claim;
 mod direct;
 mod fault;
 mod guard;
 mod lock;
+mod steady;
 
 /// Symbolic links in a row before they are taken for a circle, as in Linux.
 const LINKS: u32 = 40;
 
-/// Bytes read at a time by [`read_ahead`].
-const AHEAD: usize = 1 << 20;
-
-/// A device that took longer for these was busy, or asleep.
-const REST_AT_MOST: Duration = Duration::from_millis(100);
+/// Bytes that are read or written at a time by what has time, so that a service's sync waits
+/// behind no more than that: on a device of 1 GB/s an eighth of a millisecond. See
+/// [`File::by_requests`].
+pub const REQUEST: usize = 128 << 10;
 
 /// Bytes that are given back at a time by [`Disk::remove_gradually`].
 const PIECE: u64 = 32 << 20;
@@ -640,6 +642,7 @@ impl Disk {
             inner,
             path: path.to_owned(),
             seam: Arc::clone(&self.seam),
+            next: None,
         }
     }
 
@@ -662,6 +665,8 @@ pub struct File {
     inner: fs::File,
     path: PathBuf,
     seam: Arc<Seam>,
+    /// Where the next read begins, of a file that is read by requests.
+    next: Option<u64>,
 }
 
 impl File {
@@ -820,6 +825,20 @@ impl File {
             .map_err(|source| Error::new("set the owner and the mode of", &self.path, source))
     }
 
+    /// The same file, to be read in order, at most [`REQUEST`] bytes at a time: the kernel reads what it
+    /// is asked for (`POSIX_FADV_RANDOM`, `posix_fadvise(2)`), and is asked for one request
+    /// ahead of what was read.
+    ///
+    /// By itself it would read ahead of who reads in order by as much at once as the device was
+    /// set up for (`read_ahead_kb`): megabytes, and a service's sync waits behind each of them,
+    /// whatever the priority is. Advice only: a refusal changes nothing.
+    #[must_use]
+    pub fn by_requests(mut self) -> Self {
+        set_readahead(&self.inner, false);
+        self.next = Some(0);
+        self
+    }
+
     /// Asks the kernel to drop this file's pages from its cache: so that a read-back comes
     /// from the device, and so that a backup does not push out the pages of the database
     /// in service. Advice only: what is not synced stays, and a refusal changes nothing.
@@ -848,7 +867,16 @@ pub struct Attributes {
 impl Read for File {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.seam.count()?;
-        self.inner.read(buffer)
+        let most = match self.next {
+            Some(_) => buffer.len().min(REQUEST),
+            None => buffer.len(),
+        };
+        let read = self.inner.read(&mut buffer[..most])?;
+        if let Some(next) = &mut self.next {
+            *next += read as u64;
+            will_read(&self.inner, *next);
+        }
+        Ok(read)
     }
 }
 
@@ -872,7 +900,9 @@ impl Write for File {
 impl Seek for File {
     fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
         self.seam.count()?;
-        self.inner.seek(position)
+        let found = self.inner.seek(position)?;
+        self.next = self.next.map(|_| found);
+        Ok(found)
     }
 }
 
@@ -881,14 +911,9 @@ impl Seek for File {
 /// is many times slower than in one go. Never for a live database. An aid and no operation:
 /// what cannot be read is for the one who then needs it to report.
 ///
-/// Of the disk's time it takes half: what reads as fast as it can is what a service's
-/// commits wait behind, where the scheduler knows of no priorities. And it leaves alone what
-/// is too large to stay in the cache: that would push out the pages of the database in
-/// service, and its own beginning before its end is reached.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "measures how long a read takes, and leaves the disk to others for as long"
-)]
+/// It reads by requests, see [`File::by_requests`], and leaves alone what is too large to stay in
+/// the cache: that would push out the pages of the database in service, and its own beginning
+/// before its end is reached. `SQLite` reads that with the kernel's readahead.
 pub fn read_ahead(path: &Path, is_enough: impl Fn() -> bool) {
     let Some(mut file) = regular(path) else {
         return;
@@ -898,14 +923,33 @@ pub fn read_ahead(path: &Path, is_enough: impl Fn() -> bool) {
     if !is_worth_caching(bytes, available(&memory)) {
         return;
     }
-    let mut buffer = vec![0; AHEAD];
+    set_readahead(&file, false);
+    let mut buffer = vec![0; REQUEST];
     while !is_enough() {
-        let began = Instant::now();
         if !file.read(&mut buffer).is_ok_and(|read| read > 0) {
             return;
         }
-        std::thread::sleep(began.elapsed().min(REST_AT_MOST));
     }
+}
+
+/// Whether the kernel is to read ahead of who reads in order, as it does unless it is told.
+pub(crate) fn set_readahead(file: &fs::File, ahead: bool) {
+    let advice = if ahead {
+        Advice::Normal
+    } else {
+        Advice::Random
+    };
+    let _ = rustix::fs::fadvise(file, 0, None, advice);
+}
+
+/// Asks the kernel for the request at this offset, without waiting for it.
+pub(crate) fn will_read(file: &fs::File, offset: u64) {
+    let _ = rustix::fs::fadvise(
+        file,
+        offset,
+        NonZeroU64::new(REQUEST as u64),
+        Advice::WillNeed,
+    );
 }
 
 /// Asks the kernel to drop a file's pages from its cache, as [`File::forget_cached`], after

@@ -17,7 +17,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 
@@ -28,7 +28,7 @@ use crate::driver::{Engine, LOG_TARGET, NotPinned, Pauses, Pinned, Published};
 use crate::excerpt;
 use crate::priority::{self, Work};
 use crate::publication::{self, Made, Publisher};
-use crate::snapshot::{self, RawCopy, Streamed, Watch, Way};
+use crate::snapshot::{self, Leisure, Limits, RawCopy, Streamed, Watch, Way};
 use crate::sqlite::{self, Database, Facts, Journal, Pin, PinError, PinHandle, Seal};
 use crate::status::PinnedFile;
 use crate::switch::NoSwitch;
@@ -42,6 +42,10 @@ pub(crate) mod room;
 pub use estimate::{Estimate, Refusal, Subject};
 pub use forecast::{Basis, Forecast, Known, Streaming, Taking};
 use pace::Pace;
+
+/// What part of the limit to the log's growth, and of what is left of the window, a copy may take
+/// its time with: it hurries in time to keep within both.
+const LEISURE: u32 = 4;
 
 /// A run on a SQLite database, with a catalogue to publish to.
 #[derive(Debug)]
@@ -222,6 +226,20 @@ impl BackupEngine {
         Some(self.database.wal_bytes().ok()?.saturating_sub(before))
     }
 
+    /// What a copy may take its time with; `None` where announces wait for it.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a part of what is left until a deadline the window has set"
+    )]
+    fn leisure(&self, run: &Run, pin: &Pin) -> Option<Leisure> {
+        let waits = pin.facts.journal.blocks_writers() || self.announces == Announces::Pause;
+        let now = Instant::now();
+        (!waits).then(|| Leisure {
+            log_growth: self.backup.wal_limit / u64::from(LEISURE),
+            until: now + run.ends.saturating_duration_since(now) / LEISURE,
+        })
+    }
+
     /// Takes the database over to WAL, as was ordered, and says how much of the limit is left.
     fn switch(&self, limit: Duration, watch: &Watch) -> Result<Duration, NotPinned> {
         let left = self
@@ -355,7 +373,7 @@ impl Engine for BackupEngine {
 
     fn copy(
         &self,
-        _run: &Run,
+        run: &Run,
         prepared: &Prepared,
         pin: &Pin,
         watch: &Watch,
@@ -388,7 +406,11 @@ impl Engine for BackupEngine {
                 })
             }
             Way::File | Way::Pages | Way::Dump => {
-                snapshot::copy_pinned(pin, method, &raw, disk, bandwidth, watch)
+                let limits = Limits {
+                    bandwidth,
+                    leisure: self.leisure(run, pin),
+                };
+                snapshot::copy_pinned(pin, method, &raw, disk, limits, watch)
                     .map(Held::Raw)
                     .map_err(failed)
             }

@@ -24,6 +24,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Row};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{self, Disk};
+use crate::priority;
 use crate::snapshot::Watch;
 use crate::sqlite::{self, Database, Journal};
 use crate::verify::immutable_uri;
@@ -258,7 +259,11 @@ fn open(source: &Path, to: &Path, watch: &Watch) -> rusqlite::Result<Connection>
 
     let connection = Connection::open_with_flags(to, flags | OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     let watched = watch.clone();
-    connection.progress_handler(INSTRUCTIONS, Some(move || watched.cancelled().is_some()))?;
+    let looked = move || {
+        priority::give_way();
+        watched.cancelled().is_some()
+    };
+    connection.progress_handler(INSTRUCTIONS, Some(looked))?;
     // Nobody else knows the file, and one that is not finished is thrown away: no journal
     // and one sync at the end, which is ours. What the source has was allowed there.
     connection.execute_batch(&format!(

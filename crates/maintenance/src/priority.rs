@@ -44,6 +44,15 @@ pub(crate) fn of_processor() {
     let _ = lowered;
 }
 
+/// Lets others have the processor, if some wait for it (`sched_yield(2)`). Called between two
+/// pieces of work by what keeps a processor busy: that it is nice to others only says how much it
+/// gets of one. Who wakes up, to answer a client, still waits until the scheduler takes it away
+/// from the one that has it, and that may be for milliseconds. zstd takes as long for a piece at
+/// its higher levels, and its own threads never ask.
+pub(crate) fn give_way() {
+    std::thread::yield_now();
+}
+
 /// To the kernel, process 0 is the thread that asks.
 fn this_thread() -> Target {
     Target::Process(Pid::from_raw(0))

@@ -156,6 +156,7 @@ struct Stored {
     files: Option<StoredFiles>,
     method: Way,
     seconds: f64,
+    rested: f64,
     report: Report,
     warnings: Vec<String>,
 }
@@ -243,6 +244,7 @@ impl Publisher<'_> {
             files,
             method: raw.method,
             seconds: raw.seconds,
+            rested: raw.rested,
             report,
             warnings,
         };
@@ -299,6 +301,7 @@ impl Publisher<'_> {
             files,
             method: Way::Stream,
             seconds,
+            rested: 0.0,
             report,
             warnings,
         };
@@ -326,6 +329,7 @@ impl Publisher<'_> {
             files,
             method: Way::Dump,
             seconds: made.seconds,
+            rested: 0.0,
             report: Report {
                 depth: Depth::Quick,
                 rows: made.rows,
@@ -382,6 +386,7 @@ impl Publisher<'_> {
             files,
             method,
             seconds,
+            rested,
             report,
             mut warnings,
         } = stored;
@@ -426,6 +431,7 @@ impl Publisher<'_> {
             method,
             pause_ms: milliseconds(pause),
             copy_seconds: seconds,
+            rested_seconds: rested,
             wal_growth,
             bandwidth: self.backup.bandwidth,
             dump,

@@ -32,7 +32,7 @@ use crate::driver::Published;
 use crate::engine::{Known, room};
 use crate::priority::{self, Work};
 use crate::publication::{Made, Publisher};
-use crate::snapshot::{self, RawCopy, Watch};
+use crate::snapshot::{self, Limits, RawCopy, Watch};
 use crate::sqlite::{self, Facts, Journal, Pin};
 use crate::status::PinnedFile;
 use crate::window::{Cause, Failure, RunId};
@@ -185,7 +185,11 @@ pub fn take(
         let copied = match from {
             Origin::Path(path) => snapshot::copy_beside(path, bytes, &raw, disk, bandwidth, watch),
             Origin::Pin(pin) => {
-                snapshot::copy_pinned(pin, Method::Auto, &raw, disk, bandwidth, watch)
+                let limits = Limits {
+                    bandwidth,
+                    leisure: None,
+                };
+                snapshot::copy_pinned(pin, Method::Auto, &raw, disk, limits, watch)
             }
         };
         copied.map_err(|error| Failure::other(&error))

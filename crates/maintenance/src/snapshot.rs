@@ -2,14 +2,14 @@
 //!
 //! ```text
 //!   pin ── database file ──┬─ clone ──▶ FICLONE ─────────────▶ raw ──▶ synced
-//!                          ├─ file ───▶ read_at 1 MiB ─▶ write past the cache ─▶ SHA-256
+//!                          ├─ file ───▶ read_at ─▶ write past the cache ─▶ SHA-256
 //!                          │                            └─▶ raw ──▶ synced as it grows
 //!                          ├─ pages ──▶ backup API ─────────▶ raw ──▶ synced at the end
 //!                          └─ stream ─▶ read_at ──▶ zstd ──▶ artifact, for want of room
 //! ```
 //!
 //! `file` reads the database file itself, which the pin holds still, as fast as the disk
-//! goes. Where database and copy lie on one file system that copies on write, a clone takes
+//! goes where announces wait for it, else with rests ([`Leisure`]). Where database and copy lie on one file system that copies on write, a clone takes
 //! its place, in milliseconds. `pages` asks `SQLite` for page after page: slower by half,
 //! but it depends on nothing except that the pinned connection sees its snapshot. All show
 //! the same database; `pages` may count up the schema and change counters in the header.
@@ -42,11 +42,14 @@ use crate::sqlite::{self, Pin};
 use crate::verify;
 
 mod clone;
+mod ease;
 mod file;
 mod pages;
 mod stream;
 mod sync;
 mod watch;
+
+use ease::Ease;
 
 #[cfg(test)]
 mod tests;
@@ -55,8 +58,29 @@ pub use clone::possible as can_clone;
 pub use stream::{Streamed, stream};
 pub use watch::{Progress, Watch};
 
-/// Bytes read and written at once, and so the most between two looks at the watch.
+/// Bytes read and written at once by a copy that hurries, and so the most between two looks at
+/// the watch. At ease it is [`disk::REQUEST`].
 const CHUNK: usize = 1 << 20;
+
+/// What a copy may take of the machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes a second that are read; `None`: as many as can be had.
+    pub bandwidth: Option<u64>,
+    /// For as long as what the copy may take its time, because writers go on. `None`: it hurries
+    /// from the beginning.
+    pub leisure: Option<Leisure>,
+}
+
+/// What a copy may take its time with: it leaves half of the time it writes to those who commit
+/// to the same disk, until either is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leisure {
+    /// Bytes the write-ahead log may grow by.
+    pub log_growth: u64,
+    /// The time.
+    pub until: Instant,
+}
 
 /// A finished, durable raw copy.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,6 +96,8 @@ pub struct RawCopy {
     pub method: Way,
     /// Seconds from the call until it was durable.
     pub seconds: f64,
+    /// Seconds of these it left the disk to others.
+    pub rested: f64,
 }
 
 /// How a pinned database was got hold of, as manifests have it. What the operator chose
@@ -170,7 +196,7 @@ pub enum Error {
 }
 
 /// Copies the pinned database to the new file `raw`, makes it durable, and lets go of the
-/// pin: as soon as that is done, and on every error. `bandwidth` is in bytes a second.
+/// pin: as soon as that is done, and on every error.
 ///
 /// # Errors
 ///
@@ -180,10 +206,10 @@ pub fn copy(
     method: Method,
     raw: &Path,
     disk: &Disk,
-    bandwidth: Option<u64>,
+    limits: Limits,
     watch: &Watch,
 ) -> Result<RawCopy, Error> {
-    let copied = copy_pinned(&pin, method, raw, disk, bandwidth, watch);
+    let copied = copy_pinned(&pin, method, raw, disk, limits, watch);
     pin.release(watch);
     copied
 }
@@ -199,17 +225,18 @@ pub fn copy_pinned(
     method: Method,
     raw: &Path,
     disk: &Disk,
-    bandwidth: Option<u64>,
+    limits: Limits,
     watch: &Watch,
 ) -> Result<RawCopy, Error> {
     let still = still(pin);
-    let pace = Pace::new(bandwidth, &still, watch);
+    let pace = Pace::new(limits.bandwidth, &still, watch);
     watch.begin("copying", Some(pin.facts.bytes()));
     let source = match method {
         Method::Pages => None,
         Method::File => Some(file::open(pin)?),
         Method::Auto => file::open(pin).ok(),
     };
+    let mut rested = Duration::ZERO;
     let (method, sha256) = match source {
         None => {
             pages::copy(pin, raw, disk, &pace)?;
@@ -220,13 +247,21 @@ pub fn copy_pinned(
             if clone::copy(file, pin.facts.bytes(), &target, disk, &pace)? {
                 (Way::Clone, None)
             } else {
+                let ease = limits
+                    .leisure
+                    .map(|leisure| Ease::begin(file, pin.path(), leisure));
+                if ease.is_none() {
+                    disk::set_readahead(file, true);
+                }
                 let source = file::Source {
                     path: pin.path(),
                     bytes: pin.facts.bytes(),
+                    ease,
                     read: &|buffer, offset| file.read_exact_at(buffer, offset),
                 };
-                let sha256 = file::copy(&source, target, disk, &pace)?;
-                (Way::File, Some(sha256))
+                let made = file::copy(&source, target, disk, &pace)?;
+                rested = made.rested;
+                (Way::File, Some(made.sha256))
             }
         }
     };
@@ -238,6 +273,7 @@ pub fn copy_pinned(
         sha256,
         method,
         seconds: pace.began.elapsed().as_secs_f64(),
+        rested: rested.as_secs_f64(),
     })
 }
 
@@ -277,12 +313,13 @@ pub fn clone_pinned(
         sha256: None,
         method: Way::Clone,
         seconds: pace.began.elapsed().as_secs_f64(),
+        rested: 0.0,
     }))
 }
 
 /// Copies a database file that another process holds still to the new file `raw`, and makes
-/// it durable. `bytes` is what its pages take, as that process says; `bandwidth` is in bytes
-/// a second. The copy is good only if that process says afterwards that the file was still
+/// it durable, hurrying: of who writes meanwhile only that process knows. `bytes` is what its
+/// pages take, as that process says, `bandwidth` is in bytes a second. The copy is good only if that process says afterwards that the file was still
 /// throughout.
 ///
 /// **Never in the process that has the database open**: the descriptor that is closed here
@@ -319,9 +356,10 @@ pub fn copy_beside(
     let source = file::Source {
         path,
         bytes,
+        ease: None,
         read: &|buffer, offset| file.read_exact_at(buffer, offset),
     };
-    let sha256 = file::copy(&source, disk.create(raw)?, disk, &pace)?;
+    let sha256 = file::copy(&source, disk.create(raw)?, disk, &pace)?.sha256;
     // After the last byte was read, or it says nothing about that one.
     still()?;
     Ok(RawCopy {
@@ -330,6 +368,7 @@ pub fn copy_beside(
         sha256: Some(sha256),
         method: Way::File,
         seconds: pace.began.elapsed().as_secs_f64(),
+        rested: 0.0,
     })
 }
 

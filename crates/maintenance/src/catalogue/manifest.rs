@@ -61,6 +61,9 @@ pub struct Manifest {
     /// Seconds from ready to the durable raw copy; where there is none, to the end of the
     /// work under the pin.
     pub copy_seconds: f64,
+    /// Seconds of these the copy left the disk to those who write.
+    #[serde(default)]
+    pub rested_seconds: f64,
     /// Bytes the write-ahead log's file grew by while the database was pinned; `None`: there is
     /// no log, or it was not looked at.
     #[serde(default)]
@@ -259,6 +262,7 @@ mod tests {
         for since in [
             "driver",
             "bandwidth",
+            "rested_seconds",
             "wal_growth",
             "compression_level",
             "verify_seconds",
@@ -269,6 +273,7 @@ mod tests {
         let read = Manifest::parse(&serde_json::to_vec(&json)?)?;
         let expected = Manifest {
             bandwidth: None,
+            rested_seconds: 0.0,
             wal_growth: None,
             compression_level: None,
             verify_seconds: None,

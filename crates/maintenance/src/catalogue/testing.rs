@@ -46,6 +46,7 @@ pub(crate) fn manifest(id: &BackupId, database: Artifact) -> Manifest {
         method: Way::File,
         pause_ms: 4.25,
         copy_seconds: 0.5,
+        rested_seconds: 0.1,
         wal_growth: Some(0),
         bandwidth: None,
         dump: None,

@@ -1,7 +1,7 @@
 //! Writing past the kernel's cache (`O_DIRECT`, open(2)).
 //!
-//! What is copied under a pin is written at once to the device. Written through the cache
-//! it would be copied once more in memory, which takes most of the processor time of a
+//! What is copied under a pin, and what is stored of it, is written at once to the device.
+//! Written through the cache it would be copied once more in memory, which takes most of the processor time of a
 //! copy, and gigabytes would wait to be written back, behind which every commit that is
 //! synced to the same disk has to wait in its turn.
 
@@ -43,6 +43,18 @@ impl Direct {
     #[must_use]
     pub fn path(&self) -> &Path {
         self.file.path()
+    }
+
+    /// The file, to be synced.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Whether what is written next goes past the cache, if it is whole blocks.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.is_direct
     }
 
     /// The flags of the descriptor, with `direct` for that one.

@@ -8,8 +8,9 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 #[cfg(test)]
@@ -206,15 +207,19 @@ impl Unsynced {
     }
 
     fn begun(&mut self, file: &fs::File) -> io::Result<()> {
-        let entry = (file.try_clone()?, Vec::new());
+        // Anew, not a second descriptor: written to past the cache, that could not be read
+        // into any place in memory.
+        let anew = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let anew = OpenOptions::new().read(true).write(true).open(anew)?;
+        let entry = (anew, Vec::new());
         self.contents.insert(identity(file)?, entry);
         Ok(())
     }
 
     /// A file that was not begun here was there before, and cannot lose anything.
     fn synced(&mut self, file: &fs::File) -> io::Result<()> {
-        if let Some((_, bytes)) = self.contents.get_mut(&identity(file)?) {
-            *bytes = read_back(file)?;
+        if let Some((anew, bytes)) = self.contents.get_mut(&identity(file)?) {
+            *bytes = read_back(anew)?;
         }
         Ok(())
     }

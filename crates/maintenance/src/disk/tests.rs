@@ -416,7 +416,7 @@ fn reading_ahead_ends_with_the_file_and_when_told_to_and_at_once_at_what_is_none
     read_ahead(Path::new("/dev/zero"), never);
     read_ahead(&bench.path(""), never);
     read_ahead(&bench.path("missing"), never);
-    fs::write(bench.path("file"), vec![1; 3 * AHEAD + 1])?;
+    fs::write(bench.path("file"), vec![1; 3 * REQUEST + 1])?;
     for enough in [1, 3, 5, 6] {
         let asked = std::cell::Cell::new(0);
         read_ahead(&bench.path("file"), || {

@@ -220,8 +220,11 @@ impl Known<'_> {
                 // One that was slowed down on purpose says nothing about the disk.
                 && (earlier.bandwidth.is_none() || way == Way::Clone)
         };
-        let rate =
-            |earlier: &&Manifest| as_rate(earlier.copied_bytes()) / earlier.copy_seconds.max(0.001);
+        // As fast as it is when it hurries.
+        let rate = |earlier: &&Manifest| {
+            let seconds = earlier.copy_seconds - earlier.rested_seconds;
+            as_rate(earlier.copied_bytes()) / seconds.max(0.001)
+        };
         let recent = self.earlier.iter().filter(telling).take(RECENT);
         recent.map(rate).reduce(f64::max)
     }

@@ -1,6 +1,6 @@
 //! One backup on its way there.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::store::Kind;
 use super::{Error, Remote, check};
 use crate::catalogue::{Artifact, Backup, BackupId, Catalogue, MANIFEST, SUMS};
 use crate::config::Readback;
-use crate::disk::{self, File, Hold};
+use crate::disk::{self, File, Hold, Steady};
 use crate::snapshot::Watch;
 use crate::verify;
 
@@ -309,17 +309,18 @@ impl Remote {
         }
         watch.begin("uploading", Some(artifact.stored_bytes));
         let mut parts = Parts::of(from, artifact, self.settings.part_size, self)?;
-        let mut file = self.disk.private().create(&temporary)?;
+        // By and by: gigabytes at once would hold up the commits of others.
+        let mut file = Steady::new(self.disk.private().create(&temporary)?);
         while let Some(bytes) = parts.next()? {
             check(watch)?;
             let began = instant();
-            // Synced part by part: gigabytes at once would hold up the commits of others.
-            file.fill(&bytes)?;
-            file.forget_cached();
+            file.write_all(&bytes)
+                .map_err(|error| disk::Error::new("write", &temporary, error))?;
             watch.advance(bytes.len() as u64);
             self.keep_pace(bytes.len() as u64, began).await;
         }
         parts.finish()?;
+        file.finish()?;
         self.disk.rename(&temporary, to)?;
         Ok(self.disk.sync_dir(disk::parent(to))?)
     }
@@ -419,7 +420,7 @@ impl Parts {
         part_bytes: u64,
         remote: &Remote,
     ) -> Result<Self, Error> {
-        let file = remote.disk.open(from)?;
+        let file = remote.disk.open(from)?.by_requests();
         let size = file.size()?;
         if size != artifact.stored_bytes {
             let finding = format!("it has {size} bytes, not {}", artifact.stored_bytes);

@@ -10,7 +10,8 @@
 //! write while the next chunk is read and the last one hashed. Past the cache
 //! ([`Direct`]), so that commits of the service do not wait behind gigabytes that are yet
 //! to be written. What is left to sync then is short: the sizes of the file, and what the
-//! device keeps to itself. A copy that is given up waits for no sync: the pin must come
+//! device keeps to itself. While there is time for those who write, it goes by smaller pieces and
+//! rests ([`Ease`]). A copy that is given up waits for no sync: the pin must come
 //! back at once.
 
 use std::fs::File;
@@ -18,12 +19,15 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::{self, ScopedJoinHandle};
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
+use super::ease::Ease;
 use super::sync::Syncer;
 use super::{CHUNK, Error, Pace};
 use crate::disk::{self, Aligned, Direct, Disk};
+use crate::priority;
 use crate::sqlite::{Identity, Pin, kept};
 
 /// Chunks in memory at once: enough that reading goes on while a few wait to be hashed.
@@ -38,17 +42,38 @@ pub(super) struct Source<'a> {
     pub(super) path: &'a Path,
     /// Bytes to copy.
     pub(super) bytes: u64,
+    /// That there is time for those who write meanwhile.
+    pub(super) ease: Option<Ease<'a>>,
     /// Fills the buffer from this offset on.
     pub(super) read: &'a dyn Fn(&mut [u8], u64) -> io::Result<()>,
 }
 
-/// Copies to the new file `target`, syncs it, and returns the SHA-256 of what was read.
+impl Source<'_> {
+    /// Bytes read and written at a time.
+    fn chunk(&self) -> usize {
+        if self.ease.as_ref().is_some_and(Ease::lasts) {
+            disk::REQUEST
+        } else {
+            CHUNK
+        }
+    }
+}
+
+/// What a copy came to.
+pub(super) struct Made {
+    /// SHA-256 of what was read.
+    pub(super) sha256: String,
+    /// How long it left the disk to others.
+    pub(super) rested: Duration,
+}
+
+/// Copies to the new file `target` and syncs it.
 pub(super) fn copy(
     source: &Source<'_>,
     target: disk::File,
     disk: &Disk,
     pace: &Pace<'_>,
-) -> Result<String, Error> {
+) -> Result<Made, Error> {
     let syncer = Syncer::of(disk.open(target.path())?, pace.watch)?;
     let target = Direct::new(target);
 
@@ -63,6 +88,7 @@ pub(super) fn copy(
         let hasher = scope.spawn(move || hash(&to_hash, &used));
         let writer = Writer {
             target,
+            ease: source.ease.as_ref(),
             pace,
             syncer,
         };
@@ -77,11 +103,11 @@ pub(super) fn copy(
         // The reader is gone, and with it its end of the first channel: the others finish,
         // one after the other. Whoever stops before the one in front of it has the cause.
         let (wrote, sum) = (joined(writer, "writing"), joined(hasher, "hashing"));
-        let syncer = wrote??;
-        let sum = sum?;
+        let (syncer, rested) = wrote??;
+        let sha256 = sum?;
         read?;
         syncer.finish()?;
-        Ok(sum)
+        Ok(Made { sha256, rested })
     })
 }
 
@@ -137,7 +163,8 @@ impl Reader<'_> {
     /// Hands on the chunk at `offset`; says how many bytes that were.
     fn step(&self, offset: u64, left: u64) -> Result<u64, Error> {
         let mut chunk = self.free.recv().map_err(|_| Error::Panicked("hashing"))?;
-        chunk.set_len(usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK)));
+        let most = self.source.chunk();
+        chunk.set_len(usize::try_from(left).map_or(most, |left| left.min(most)));
         (self.source.read)(&mut chunk, offset).map_err(|source| Error::Io {
             doing: "read",
             path: self.source.path.into(),
@@ -153,24 +180,36 @@ impl Reader<'_> {
 /// Writes chunks in their order, and says what can be synced; the rest is left to sync.
 struct Writer<'a> {
     target: Direct,
+    ease: Option<&'a Ease<'a>>,
     pace: &'a Pace<'a>,
     syncer: Syncer,
 }
 
 impl Writer<'_> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "measures how long a write takes, and leaves the disk to others for as long"
+    )]
     fn run(
         mut self,
         to_write: &Receiver<Aligned>,
         written: &SyncSender<Aligned>,
-    ) -> Result<Syncer, Error> {
+    ) -> Result<(Syncer, Duration), Error> {
         let mut unsynced = 0;
+        let mut rested = Duration::ZERO;
         for chunk in to_write {
             self.pace.go_on()?;
+            let began = Instant::now();
             self.target.write_all(&chunk).map_err(|source| Error::Io {
                 doing: "write",
                 path: self.target.path().into(),
                 source,
             })?;
+            if let Some(ease) = self.ease.filter(|ease| ease.lasts()) {
+                let wrote = Instant::now();
+                self.pace.watch.pause(ease.rest(wrote - began, wrote));
+                rested += wrote.elapsed();
+            }
             unsynced += chunk.len() as u64;
             let gone = |_| Error::Panicked("hashing");
             written.send(chunk).map_err(gone)?;
@@ -179,7 +218,7 @@ impl Writer<'_> {
                 self.syncer.sync()?;
             }
         }
-        Ok(self.syncer)
+        Ok((self.syncer, rested))
     }
 }
 
@@ -187,6 +226,7 @@ fn hash(chunks: &Receiver<Aligned>, used: &SyncSender<Aligned>) -> String {
     let mut sum = Sha256::new();
     for chunk in chunks {
         sum.update(&*chunk);
+        priority::give_way();
         // The reader does not want it back once it has read everything.
         let _ = used.send(chunk);
     }

@@ -21,7 +21,7 @@ use std::path::Path;
 use super::{Error, Pace, Watch, file};
 use crate::catalogue::Artifact;
 use crate::config::{Compression, Depth};
-use crate::disk::Disk;
+use crate::disk::{self, Disk};
 use crate::encryption::Seal;
 use crate::sqlite::Pin;
 use crate::verify::{self, Encoding, Report};
@@ -58,8 +58,10 @@ pub fn stream(
     let still = super::still(pin);
     let pace = Pace::new(bandwidth, &still, watch);
     pace.go_on()?;
+    let source = file::open(pin)?;
+    disk::set_readahead(source, false);
     let mut from = Reader {
-        source: file::open(pin)?,
+        source,
         total: pin.facts.bytes(),
         done: 0,
         pace: &pace,
@@ -103,6 +105,7 @@ impl Read for Reader<'_> {
         self.source
             .read_exact_at(&mut buffer[..length], self.done)?;
         self.done += length as u64;
+        disk::will_read(self.source, self.done);
         Ok(length)
     }
 }

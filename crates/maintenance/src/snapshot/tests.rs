@@ -39,9 +39,24 @@ fn way(method: Method) -> Way {
     }
 }
 
+/// So many bytes a second.
+fn by(bandwidth: u64) -> Limits {
+    Limits {
+        bandwidth: Some(bandwidth),
+        ..Limits::default()
+    }
+}
+
 fn run(fixture: &Fixture, pin: Pin, method: Method, name: &str) -> Result<RawCopy, Error> {
     let raw = fixture.directory.path().join(name);
-    copy(pin, method, &raw, &Disk::default(), None, &Watch::default())
+    copy(
+        pin,
+        method,
+        &raw,
+        &Disk::default(),
+        Limits::default(),
+        &Watch::default(),
+    )
 }
 
 /// That the copy is a sound database, and how many rows it has.
@@ -87,7 +102,14 @@ fn a_copy_is_the_pinned_database_whatever_writers_do() {
         });
         let raw = fixture.directory.path().join("raw");
         let watch = Watch::default();
-        let copied = copy_pinned(&pin, method, &raw, &Disk::default(), None, &watch);
+        let copied = copy_pinned(
+            &pin,
+            method,
+            &raw,
+            &Disk::default(),
+            Limits::default(),
+            &watch,
+        );
         drop(stop);
         writer.join().expect("every commit went through");
         assert!(fixture.bytes() == before, "the file changed under the pin");
@@ -144,16 +166,8 @@ fn copied_beside_a_second_process(
     let raw = fixture.directory.path().join("raw");
     let watch = Watch::default();
     let (copied, outlasted) = thread::scope(|scope| {
-        let copying = scope.spawn(|| {
-            copy_pinned(
-                &pin,
-                method,
-                &raw,
-                &Disk::default(),
-                Some(bandwidth),
-                &watch,
-            )
-        });
+        let copying = scope
+            .spawn(|| copy_pinned(&pin, method, &raw, &Disk::default(), by(bandwidth), &watch));
         while watch.progress().is_none_or(|progress| progress.done == 0) {
             thread::yield_now();
         }
@@ -238,7 +252,14 @@ fn every_page_size_and_an_empty_database_can_be_copied() {
             .pin(Duration::from_secs(20), &Watch::default())
             .expect("idle");
         let raw = directory.path().join("raw");
-        let copied = copy(pin, method, &raw, &Disk::default(), None, &Watch::default());
+        let copied = copy(
+            pin,
+            method,
+            &raw,
+            &Disk::default(),
+            Limits::default(),
+            &Watch::default(),
+        );
         assert_eq!(copied.expect("nothing fails").bytes, 0);
     }
 }
@@ -277,7 +298,7 @@ fn cancelling_in_the_middle_ends_the_copy_and_the_pin() {
             let watch = watch.clone();
             let raw = fixture.directory.path().join("raw");
             // Years for the second chunk: only the watch can end this.
-            move || copy(pin, method, &raw, &Disk::default(), Some(1), &watch)
+            move || copy(pin, method, &raw, &Disk::default(), by(1), &watch)
         });
         while watch.progress().is_none_or(|progress| progress.done == 0) {
             thread::yield_now();
@@ -304,7 +325,7 @@ fn a_pin_that_is_ended_under_a_copy_is_gone_at_once_and_the_copy_fails() {
             let watch = watch.clone();
             let raw = fixture.directory.path().join("raw");
             // Years for the second chunk, and nobody cancels the watch.
-            move || copy(pin, method, &raw, &Disk::default(), Some(1), &watch)
+            move || copy(pin, method, &raw, &Disk::default(), by(1), &watch)
         });
         while watch.progress().is_none_or(|progress| progress.done == 0) {
             thread::yield_now();
@@ -371,7 +392,7 @@ fn a_clone_is_the_pinned_database_and_stays_it() {
             let raw = fixture.directory.path().join("raw");
             let watch = Watch::default();
             // No byte is read, so none is waited for.
-            let copied = copy(pin, method, &raw, &Disk::default(), Some(1), &watch);
+            let copied = copy(pin, method, &raw, &Disk::default(), by(1), &watch);
             let copied = copied.expect("nothing fails");
             assert_eq!((copied.method, &copied.sha256), (Way::Clone, &None));
             assert_eq!(copied.bytes, before.len() as u64);
@@ -411,7 +432,14 @@ fn where_there_is_no_clone_the_bytes_are_copied() {
     for other in [btrfs.directory(), memory_dir()] {
         let raw = other.path().join("raw");
         let (disk, watch) = (Disk::default(), Watch::default());
-        let copied = copy(fixture.pin(), Method::Auto, &raw, &disk, None, &watch);
+        let copied = copy(
+            fixture.pin(),
+            Method::Auto,
+            &raw,
+            &disk,
+            Limits::default(),
+            &watch,
+        );
         let copied = copied.expect("nothing fails");
         assert_eq!(copied.method, Way::File);
         assert!(copied.sha256.is_some());
@@ -442,7 +470,7 @@ fn a_database_that_btrfs_does_not_copy_on_write_is_cloned_too() {
         Method::Auto,
         &raw,
         &Disk::default(),
-        None,
+        Limits::default(),
         &Watch::default(),
     );
     let copied = copied.expect("nothing fails");
@@ -480,7 +508,14 @@ fn a_clone_that_fails_fails_the_copy() {
     // 0 creates the copy; 1 clones.
     let raw = fixture.directory.path().join("raw");
     let (disk, watch) = (Disk::failing_at(1), Watch::default());
-    let failed = copy(fixture.pin(), Method::Auto, &raw, &disk, None, &watch);
+    let failed = copy(
+        fixture.pin(),
+        Method::Auto,
+        &raw,
+        &disk,
+        Limits::default(),
+        &watch,
+    );
     assert!(
         matches!(&failed, Err(Error::Disk(error)) if error.doing == "clone into"),
         "{failed:?}"
@@ -521,7 +556,7 @@ fn nothing_that_reads_the_pinned_file_costs_its_locks() {
             method,
             &raw,
             &Disk::default(),
-            None,
+            Limits::default(),
             &Watch::default(),
         )
         .expect("nothing fails");

@@ -17,17 +17,15 @@ use zstd::zstd_safe::{CParameter, DParameter};
 use super::Error;
 use crate::catalogue::Artifact;
 use crate::config::Compression;
-use crate::disk::{self, Disk, File};
+use crate::disk::{self, Disk, Steady};
 use crate::encryption::{Closed, Identities, Seal};
+use crate::priority;
 use crate::snapshot::Watch;
 
 /// Bytes moved at a time. A fixed buffer: memory must not grow with the database.
-const CHUNK: usize = 256 << 10;
+const CHUNK: usize = disk::REQUEST;
 /// The step of a watch in which an artifact is read back.
 const READING_BACK: &str = "reading back";
-/// Bytes written between two syncs. Many small ones, because one sync of gigabytes makes
-/// every commit of the database in service wait for it.
-const SYNC_EVERY: u64 = 4 << 20;
 /// Largest zstd window written (4 MiB, as its base-2 logarithm), and read back.
 const WINDOW_LOG: u32 = 22;
 /// zstd's level while a pin holds: the lowest there is, three times as fast as level 3.
@@ -86,7 +84,7 @@ pub fn store(
         (Compression::None, Some(_)) => "encrypting",
         (Compression::Zstd(_), _) => "compressing",
     };
-    let mut from = disk.open(raw)?;
+    let mut from = disk.open(raw)?.by_requests();
     let size = from.size()?;
     let encoding = Encoding::patient(compression).sealed(seal);
     watch.begin(doing, Some(size));
@@ -106,7 +104,7 @@ pub(crate) fn compress_from(
 ) -> Result<Artifact, Error> {
     let writing = |error| disk::Error::new("write", artifact, error);
     let mut from = Summed::new(from);
-    let to = Summed::new(Synced::new(disk.create(artifact)?));
+    let to = Summed::new(Steady::new(disk.create(artifact)?));
     let mut encoder = encoding.encoder(to, size).map_err(writing)?;
     pump(&mut from, &mut encoder, watch).map_err(|stopped| match stopped {
         Stopped::Cancelled(why) => Error::Cancelled { why },
@@ -192,7 +190,7 @@ pub fn unpack(
     if expected.encrypted.is_some() && identities.is_none() {
         return Err(closed(path, expected, None));
     }
-    let mut sink = Synced::new(disk.create(to)?);
+    let mut sink = Steady::new(disk.create(to)?);
     let doing = READING_BACK;
     decode(path, expected, identities, doing, &mut sink, disk, watch)?;
     Ok(sink.finish()?)
@@ -303,44 +301,6 @@ impl<T: Write> Write for Summed<T> {
     }
 }
 
-/// Writes a file and syncs it every [`SYNC_EVERY`] bytes.
-pub(super) struct Synced {
-    file: File,
-    unsynced: u64,
-}
-
-impl Synced {
-    pub(super) fn new(file: File) -> Self {
-        Self { file, unsynced: 0 }
-    }
-
-    pub(super) fn finish(self) -> Result<(), disk::Error> {
-        let path = self.file.path();
-        self.file
-            .sync_all()
-            .map_err(|error| disk::Error::new("sync", path, error))?;
-        self.file.forget_cached();
-        Ok(())
-    }
-}
-
-impl Write for Synced {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(buffer)?;
-        self.unsynced += written as u64;
-        if self.unsynced >= SYNC_EVERY {
-            self.unsynced = 0;
-            self.file.sync_data()?;
-            self.file.forget_cached();
-        }
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
 /// What stopped [`pump`].
 pub(super) enum Stopped {
     Reading(io::Error),
@@ -365,14 +325,16 @@ pub(super) fn pump(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(Stopped::Reading(error)),
         };
+        priority::give_way();
         to.write_all(&buffer[..read]).map_err(Stopped::Writing)?;
+        priority::give_way();
         watch.advance(read as u64);
     }
 }
 
 /// The sum of a file, as it is read from the device.
 pub(crate) fn checksum(path: &Path, disk: &Disk, watch: &Watch) -> Result<Sum, Error> {
-    let file = disk.open(path)?;
+    let file = disk.open(path)?.by_requests();
     watch.begin("checksumming", Some(file.size()?));
     file.forget_cached();
     let mut file = Summed::new(file);
@@ -560,7 +522,7 @@ fn decode(
     disk: &Disk,
     watch: &Watch,
 ) -> Result<(), Error> {
-    let file = disk.open(path)?;
+    let file = disk.open(path)?.by_requests();
     // What has been written a moment ago would otherwise be compared with memory.
     file.forget_cached();
     let size = file.size()?;

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
 
-use super::artifact::{Synced, failed, pump};
+use super::artifact::{failed, pump};
 use super::{Error, Report, structure};
 use crate::catalogue::{Foreign, Form};
 use crate::config::Depth;
-use crate::disk::{self, Disk, File};
+use crate::disk::{self, Disk, File, Steady};
 use crate::snapshot::Watch;
 
 /// The database header (<https://www.sqlite.org/fileformat2.html>, 1.3).
@@ -60,7 +60,7 @@ pub fn unpack_foreign(
     // Shows before anything is written that it is a database at all.
     let size = unpacked_size(foreign, disk)?;
     let mut from = reader(foreign, disk)?;
-    let mut sink = Synced::new(disk.create(to)?);
+    let mut sink = Steady::new(disk.create(to)?);
     watch.begin("unpacking", Some(size));
     pump(&mut from, &mut sink, watch).map_err(|stopped| failed(&foreign.path, stopped))?;
     sink.finish()?;

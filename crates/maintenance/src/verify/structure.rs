@@ -13,6 +13,7 @@ use super::{Error, Report};
 use crate::catalogue::Manifest;
 use crate::config::Depth;
 use crate::disk;
+use crate::priority;
 use crate::snapshot::Watch;
 
 /// What a watch is told is being done. How far that is cannot be told: `SQLite` counts
@@ -20,8 +21,10 @@ use crate::snapshot::Watch;
 pub(crate) const CHECKING: &str = "checking";
 /// Findings after which `SQLite` stops looking.
 const MOST_FINDINGS: u32 = 100;
-/// Virtual machine instructions between two looks at the watch.
-const INSTRUCTIONS: i32 = 10_000;
+/// Steps of `SQLite` between two looks at the watch, at each of which others may have the
+/// processor: pages while it walks the trees, about a millisecond, instructions after that. To
+/// count the rows of a table is one step.
+const STEPS: i32 = 100;
 
 /// Bytes a second of `quick_check` and of `integrity_check` until they were measured: those
 /// of the machine the figures of the documentation are of.
@@ -145,8 +148,11 @@ fn check(path: &Path, depth: Depth, watch: &Watch) -> Result<BTreeMap<String, u6
 /// Has statements end when the watch is cancelled.
 fn end_with(connection: &Connection, watch: &Watch) -> Result<(), Failure> {
     let watched = watch.clone();
-    let cancelled = move || watched.cancelled().is_some();
-    Ok(connection.progress_handler(INSTRUCTIONS, Some(cancelled))?)
+    let looked = move || {
+        priority::give_way();
+        watched.cancelled().is_some()
+    };
+    Ok(connection.progress_handler(STEPS, Some(looked))?)
 }
 
 /// The rows of a database that is sound.

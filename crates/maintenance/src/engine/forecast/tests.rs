@@ -24,6 +24,7 @@ fn manifest(method: Way, raw_bytes: u64, copy_seconds: f64) -> Manifest {
     Manifest {
         method,
         copy_seconds,
+        rested_seconds: 0.0,
         ..testing::manifest(&id, artifact)
     }
 }
@@ -112,6 +113,20 @@ fn a_pause_is_reckoned_by_the_best_of_the_last_copies_of_its_kind() {
         };
         assert_eq!(pause(pausing), expected);
     }
+}
+
+#[test]
+fn what_a_copy_rested_does_not_count() {
+    let settings = settings("");
+    let hurried = manifest(Way::File, GB, 2.0);
+    let rested = Manifest {
+        rested_seconds: 3.0,
+        ..manifest(Way::File, GB, 5.0)
+    };
+    let slow = manifest(Way::File, GB, 5.0);
+    let expected = pause(known(&settings, &[&hurried]));
+    assert_eq!(pause(known(&settings, &[&rested])), expected);
+    assert_ne!(pause(known(&settings, &[&slow])), expected);
 }
 
 #[test]
