@@ -136,8 +136,8 @@ fn compared(outcome: &Outcome) -> String {
     format!(
         "## What was compared, and how\n\n\
          - **Upstream** is the program of the published crate torrust-tracker 3.0.0, with its own \
-         lock file (SQLite 3.46; ours has {sqlite}) and its own release profile, which optimises \
-         across crates as ours does not. {upstream}\n\
+         lock file (SQLite 3.46; ours has {sqlite}) and its own release profile, which, as ours, \
+         optimises across crates. {upstream}\n\
          - **The configuration** is the same for both: no statistics of usage, torrents without \
          peers stay, no `[maintenance]`, so that the gate is there and open. *Memory*: \
          `persistent_torrent_completed_stat = false`, at two log thresholds. *Stored*: `true`, at \
